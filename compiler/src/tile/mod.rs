@@ -1,0 +1,27 @@
+//! Tile IR: one program for each kernel, as SSA over tiles.
+//!
+//! A tile is a block of elements with a static shape; a scalar is a tile of rank zero. A [`Program`] says what *one* instance
+//! of a grid computes: it asks for its [`Operation::ProgramId`], loads tiles of its tensor arguments, computes, and
+//! stores. How tiles map to threads, vectors, registers and shared memory is left to the targets, so that the same program becomes
+//! PTX and host code.
+//!
+//! Rules that every program keeps and [`verify`] checks:
+//!
+//! - values are defined before they are used, in the block that uses them or in one that encloses it;
+//! - shapes agree exactly: nothing broadcasts by itself ([`Operation::Broadcast`] does);
+//! - every tensor access is masked by the tensor's extents: what lies outside reads as the access's `other` value (zero unless it
+//!   says otherwise) and is not written. So no program needs its sizes to be multiples of its tiles;
+//! - programs of one grid run in any order and at the same time: no two of them may write the same element, and none may
+//!   read what another writes.
+
+mod builder;
+mod print;
+mod program;
+mod verify;
+
+pub use builder::Builder;
+pub use program::{
+    Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
+    Literal, Operation, Predicate, Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,
+};
+pub use verify::{VerifyError, verify};

@@ -1,0 +1,358 @@
+//! Checks that a program keeps the rules of the Tile IR.
+
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use super::program::{
+    Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
+    Literal, Operation, Program, TileType, UnaryOperation, Value,
+};
+
+/// What is wrong with a program, and in which instruction.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("kernel @{kernel}: {instruction}: {problem}")]
+pub struct VerifyError {
+    /// Name of the program.
+    pub kernel: String,
+    /// The instruction, by its result or its kind.
+    pub instruction: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Checks a program; every pass that makes or changes one does so.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn verify(program: &Program) -> Result<(), VerifyError> {
+    let mut verifier = Verifier { program, defined: vec![false; program.types.len()] };
+    verifier.header().and_then(|()| verifier.block(&program.body)).map_err(|(instruction, problem)| VerifyError {
+        kernel: program.name.clone(),
+        instruction,
+        problem,
+    })
+}
+
+type Check = Result<(), String>;
+
+struct Verifier<'a> {
+    program: &'a Program,
+    defined: Vec<bool>,
+}
+
+fn require(condition: bool, problem: impl FnOnce() -> String) -> Check {
+    if condition { Ok(()) } else { Err(problem()) }
+}
+
+impl<'a> Verifier<'a> {
+    fn header(&self) -> Result<(), (String, String)> {
+        let at = |problem: String| ("arguments".to_string(), problem);
+        let name_is_symbol = !self.program.name.is_empty()
+            && self.program.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !self.program.name.starts_with(|c: char| c.is_ascii_digit());
+        require(name_is_symbol, || "the name must be letters, digits and underscores".into()).map_err(at)?;
+        for argument in &self.program.arguments {
+            match argument {
+                Argument::Tensor(tensor) => {
+                    require(tensor.extents.len() == tensor.strides.len(), || {
+                        format!(
+                            "@{} has {} extents and {} strides",
+                            tensor.name,
+                            tensor.extents.len(),
+                            tensor.strides.len()
+                        )
+                    })
+                    .map_err(at)?;
+                    require(tensor.alignment.is_power_of_two(), || {
+                        format!("@{}: alignment is not a power of two", tensor.name)
+                    })
+                    .map_err(at)?;
+                    for &dimension in tensor.extents.iter().chain(&tensor.strides) {
+                        self.dimension(dimension).map_err(at)?;
+                    }
+                }
+                Argument::Integer { name, divisor } => {
+                    require(divisor.is_power_of_two(), || format!("@{name}: divisor is not a power of two"))
+                        .map_err(at)?;
+                }
+                Argument::Float { .. } => {}
+            }
+        }
+        for GridExtent::Tiles { dimension, block } in self.program.grid {
+            self.dimension(dimension).map_err(at)?;
+            require(block > 0, || "a grid block is empty".into()).map_err(at)?;
+        }
+        for (position, tile) in self.program.types.iter().enumerate() {
+            require(!tile.is_empty(), || format!("%{position} has no elements")).map_err(at)?;
+        }
+        Ok(())
+    }
+
+    fn dimension(&self, dimension: Dimension) -> Check {
+        let Dimension::Argument(index) = dimension else {
+            return Ok(());
+        };
+        match self.program.arguments.get(index.0 as usize) {
+            Some(Argument::Integer { .. }) => Ok(()),
+            _ => Err(format!("argument {} is used as an extent and is not an integer", index.0)),
+        }
+    }
+
+    fn block(&mut self, block: &Block) -> Result<(), (String, String)> {
+        for instruction in &block.instructions {
+            let name = || match instruction.results.first() {
+                Some(result) => result.to_string(),
+                None => "store".to_string(),
+            };
+            for operand in instruction.operation.operands() {
+                self.used(operand).map_err(|problem| (name(), problem))?;
+            }
+            if let Operation::For { body, .. } = &instruction.operation {
+                for &parameter in &body.parameters {
+                    self.define(parameter).map_err(|problem| (name(), problem))?;
+                }
+                self.check(instruction).map_err(|problem| (name(), problem))?;
+                self.block(body)?;
+                for &value in &body.yields {
+                    self.used(value).map_err(|problem| (name(), problem))?;
+                }
+                self.end_scope(body);
+            } else {
+                self.check(instruction).map_err(|problem| (name(), problem))?;
+            }
+            for &result in &instruction.results {
+                self.define(result).map_err(|problem| (name(), problem))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a loop's body defines is not visible after the loop.
+    fn end_scope(&mut self, block: &Block) {
+        for value in block.parameters.iter().chain(block.instructions.iter().flat_map(|i| i.results.iter())) {
+            self.defined[value.0 as usize] = false;
+        }
+    }
+
+    fn used(&self, value: Value) -> Check {
+        match self.defined.get(value.0 as usize) {
+            Some(true) => Ok(()),
+            Some(false) => Err(format!("{value} is not defined here")),
+            None => Err(format!("{value} has no type")),
+        }
+    }
+
+    fn define(&mut self, value: Value) -> Check {
+        match self.defined.get_mut(value.0 as usize) {
+            Some(defined) if !*defined => {
+                *defined = true;
+                Ok(())
+            }
+            Some(_) => Err(format!("{value} is defined twice")),
+            None => Err(format!("{value} has no type")),
+        }
+    }
+
+    fn type_of(&self, value: Value) -> &'a TileType {
+        self.program.type_of(value)
+    }
+
+    fn is(&self, value: Value, shape: &[u32], element: Element) -> Check {
+        let expected = TileType::new(shape, element);
+        require(*self.type_of(value) == expected, || {
+            format!("{value} is {} where {expected} is needed", self.type_of(value))
+        })
+    }
+
+    fn same(&self, a: Value, b: Value) -> Check {
+        require(self.type_of(a) == self.type_of(b), || {
+            format!("{a} is {} and {b} is {}", self.type_of(a), self.type_of(b))
+        })
+    }
+
+    fn literal(&self, literal: Literal, element: Element) -> Check {
+        require(matches!(literal, Literal::Float(_)) == element.is_float(), || {
+            format!("{literal} is no constant of {}", element.name())
+        })
+    }
+
+    fn access(
+        &self,
+        tensor: ArgumentIndex,
+        coordinates: &[Coordinate],
+        mask: Option<Value>,
+        store: bool,
+    ) -> Result<TileType, String> {
+        let argument = self.program.tensor(tensor).ok_or_else(|| format!("argument {} is not a tensor", tensor.0))?;
+        let allowed = match argument.access {
+            Access::Read => !store,
+            Access::Write => store,
+            Access::ReadWrite => true,
+        };
+        require(allowed, || format!("@{} is declared {}", argument.name, argument.access.name()))?;
+        require(coordinates.len() == argument.extents.len(), || {
+            format!("@{} has {} dimensions, the access {}", argument.name, argument.extents.len(), coordinates.len())
+        })?;
+        let mut shape: SmallVec<[u32; 3]> = SmallVec::new();
+        for coordinate in coordinates {
+            match *coordinate {
+                Coordinate::At(value) => self.is(value, &[], Element::I32)?,
+                Coordinate::Block { start, length } => {
+                    self.is(start, &[], Element::I32)?;
+                    shape.push(length);
+                }
+                Coordinate::Gather(value) => {
+                    let tile = self.type_of(value);
+                    require(tile.shape.len() == 1, || format!("{value} gathers and is {tile}, not of rank 1"))?;
+                    self.is(value, &tile.shape, Element::I32)?;
+                    shape.push(tile.shape[0]);
+                }
+            }
+        }
+        if let Some(mask) = mask {
+            self.is(mask, &shape, Element::Bool)?;
+        }
+        Ok(TileType { shape, element: argument.element })
+    }
+
+    fn check(&self, instruction: &Instruction) -> Check {
+        let operation = &instruction.operation;
+        if let Operation::For { lower, upper, step, initial, body } = operation {
+            return self.check_loop(&instruction.results, [*lower, *upper], *step, initial, body);
+        }
+        if let Operation::Store { tensor, coordinates, mask, value } = operation {
+            let tile = self.access(*tensor, coordinates, *mask, true)?;
+            require(instruction.results.is_empty(), || "a store has no result".into())?;
+            return self.is(*value, &tile.shape, tile.element);
+        }
+        let &[result] = instruction.results.as_slice() else {
+            return Err(format!("{} results where there is one", instruction.results.len()));
+        };
+        let tile = self.types(result)?;
+        match operation {
+            Operation::ProgramId(axis) => {
+                require(*axis < 3, || format!("a grid has no axis {axis}"))?;
+                self.is(result, &[], Element::I32)
+            }
+            Operation::Argument(index) => match self.program.arguments.get(index.0 as usize) {
+                Some(Argument::Integer { .. }) => self.is(result, &[], Element::I32),
+                Some(Argument::Float { .. }) => self.is(result, &[], Element::F32),
+                _ => Err(format!("argument {} is not a scalar", index.0)),
+            },
+            Operation::Constant(literal) => self.literal(*literal, tile.element),
+            Operation::Iota => require(tile.shape.len() == 1 && tile.element == Element::I32, || {
+                format!("iota gives i32 of rank 1, not {tile}")
+            }),
+            Operation::Unary(kind, value) => {
+                let integer = matches!(kind, UnaryOperation::Negate | UnaryOperation::Absolute);
+                let fits = match kind {
+                    UnaryOperation::Not => tile.element == Element::Bool,
+                    _ => tile.element.is_float() || (integer && tile.element != Element::Bool),
+                };
+                require(fits, || format!("{} does not take {}", kind.name(), tile.element.name()))?;
+                self.same(*value, result)
+            }
+            Operation::Binary(kind, a, b) => {
+                use BinaryOperation as B;
+                let fits = match kind {
+                    B::Power => tile.element.is_float(),
+                    B::And | B::Or | B::Xor => !tile.element.is_float(),
+                    B::ShiftLeft | B::ShiftRightLogical => !tile.element.is_float() && tile.element != Element::Bool,
+                    B::MultiplyHighUnsigned => tile.element == Element::I32,
+                    _ => tile.element != Element::Bool,
+                };
+                require(fits, || format!("{} does not take {}", kind.name(), tile.element.name()))?;
+                self.same(*a, result)?;
+                self.same(*b, result)
+            }
+            Operation::Compare(_, a, b) => {
+                self.same(*a, *b)?;
+                self.is(result, &self.type_of(*a).shape, Element::Bool)
+            }
+            Operation::Select(condition, a, b) => {
+                self.is(*condition, &tile.shape, Element::Bool)?;
+                self.same(*a, result)?;
+                self.same(*b, result)
+            }
+            Operation::Cast(value) => self.is(result, &self.type_of(*value).shape, tile.element),
+            Operation::Bitcast(value) => {
+                let from = self.type_of(*value);
+                require(from.element.bytes() == tile.element.bytes(), || format!("{from} and {tile} differ in width"))?;
+                self.is(result, &from.shape, tile.element)
+            }
+            Operation::Broadcast { value, axes } => {
+                let from = self.type_of(*value);
+                require(from.element == tile.element, || format!("{from} becomes {tile}"))?;
+                require(axes.len() == from.shape.len(), || format!("{} axes for {from}", axes.len()))?;
+                require(axes.windows(2).all(|pair| pair[0] < pair[1]), || "axes must increase".into())?;
+                for (axis, extent) in axes.iter().zip(&from.shape) {
+                    require(tile.shape.get(usize::from(*axis)) == Some(extent), || {
+                        format!("dimension of {extent} does not fit axis {axis} of {tile}")
+                    })?;
+                }
+                Ok(())
+            }
+            Operation::Transpose(value) => {
+                let from = self.type_of(*value);
+                require(from.shape.len() == 2, || format!("{from} has not two dimensions"))?;
+                self.is(result, &[from.shape[1], from.shape[0]], from.element)
+            }
+            Operation::Reduce { value, axis, .. } => {
+                let from = self.type_of(*value);
+                let mut shape = from.shape.clone();
+                require(usize::from(*axis) < shape.len(), || format!("{from} has no axis {axis}"))?;
+                require(from.element != Element::Bool, || "bool does not reduce: cast it".into())?;
+                shape.remove(usize::from(*axis));
+                self.is(result, &shape, from.element)
+            }
+            Operation::Dot { lhs, rhs, accumulator } => self.check_dot(*lhs, *rhs, *accumulator, result),
+            Operation::Load { tensor, coordinates, mask, other } => {
+                let loaded = self.access(*tensor, coordinates, *mask, false)?;
+                self.literal(*other, loaded.element)?;
+                self.is(result, &loaded.shape, loaded.element)
+            }
+            Operation::Store { .. } | Operation::For { .. } => unreachable!("checked above"),
+        }
+    }
+
+    fn types(&self, value: Value) -> Result<&'a TileType, String> {
+        self.program.types.get(value.0 as usize).ok_or_else(|| format!("{value} has no type"))
+    }
+
+    fn check_dot(&self, lhs: Value, rhs: Value, accumulator: Value, result: Value) -> Check {
+        let (a, b, c) = (self.type_of(lhs), self.type_of(rhs), self.type_of(accumulator));
+        let fits = match (a.shape.as_slice(), b.shape.as_slice(), c.shape.as_slice()) {
+            ([m, k], [k2, n], [m2, n2]) => k == k2 && m == m2 && n == n2,
+            _ => false,
+        };
+        require(fits, || format!("{a} times {b} does not add to {c}"))?;
+        let sum = if a.element == Element::F64 { Element::F64 } else { Element::F32 };
+        require(a.element == b.element && a.element.is_float() && c.element == sum, || {
+            format!("no dot of {} and {} into {}", a.element.name(), b.element.name(), c.element.name())
+        })?;
+        self.same(accumulator, result)
+    }
+
+    fn check_loop(&self, results: &[Value], bounds: [Value; 2], step: u32, initial: &[Value], body: &Block) -> Check {
+        for bound in bounds {
+            self.is(bound, &[], Element::I32)?;
+        }
+        require(step > 0, || "the step is zero".into())?;
+        let Some((induction, carried)) = body.parameters.split_first() else {
+            return Err("the body has no induction variable".into());
+        };
+        self.is(*induction, &[], Element::I32)?;
+        let counts = [carried.len(), initial.len(), body.yields.len(), results.len()];
+        require(counts.iter().all(|&count| count == counts[0]), || {
+            format!("carried values, initial values, yields and results differ in number: {counts:?}")
+        })?;
+        for position in 0..carried.len() {
+            self.types(body.yields[position])?;
+            self.types(results[position])?;
+            self.same(carried[position], initial[position])?;
+            self.same(carried[position], body.yields[position])?;
+            self.same(carried[position], results[position])?;
+        }
+        Ok(())
+    }
+}
