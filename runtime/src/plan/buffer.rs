@@ -20,9 +20,7 @@ impl TensorSpecification {
     /// Bytes of the tensor for these symbol values.
     pub fn bytes(&self, symbols: &[u64]) -> Result<u64, ExtentError> {
         let elements = Extent::Product(self.shape.clone()).evaluate(symbols)?;
-        self.element
-            .bytes(elements)
-            .ok_or_else(|| ExtentError::Overflow(format!("bytes of `{}`", self.name)))
+        self.element.bytes(elements).ok_or_else(|| ExtentError::Overflow(format!("bytes of `{}`", self.name)))
     }
 }
 
@@ -41,10 +39,7 @@ pub struct ParameterSpecification {
 impl ParameterSpecification {
     /// Bytes of the tensor; `None` where that overflows.
     pub fn bytes(&self) -> Option<u64> {
-        let elements = self
-            .shape
-            .iter()
-            .try_fold(1u64, |product, dimension| product.checked_mul(*dimension))?;
+        let elements = self.shape.iter().try_fold(1u64, |product, dimension| product.checked_mul(*dimension))?;
         self.element.bytes(elements)
     }
 }
@@ -74,17 +69,8 @@ pub struct CacheSpecification {
 impl CacheSpecification {
     /// Bytes of a cache of `pages` pages; `None` where that overflows.
     pub fn bytes(&self, pages: u64) -> Option<u64> {
-        let dimensions = [
-            self.layers,
-            2,
-            pages,
-            self.page_size,
-            self.heads,
-            self.head_dimension,
-        ];
-        let elements = dimensions
-            .iter()
-            .try_fold(1u64, |product, dimension| product.checked_mul(*dimension))?;
+        let dimensions = [self.layers, 2, pages, self.page_size, self.heads, self.head_dimension];
+        let elements = dimensions.iter().try_fold(1u64, |product, dimension| product.checked_mul(*dimension))?;
         self.element.bytes(elements)
     }
 }

@@ -117,8 +117,7 @@ impl FromStr for ElementType {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let row = TABLE.iter().find(|row| row.1 == text);
-        row.map(|row| row.0)
-            .ok_or_else(|| UnknownElementType(text.into()))
+        row.map(|row| row.0).ok_or_else(|| UnknownElementType(text.into()))
     }
 }
 

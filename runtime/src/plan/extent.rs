@@ -74,9 +74,7 @@ impl Extent {
             for term in terms {
                 match term {
                     // A sum of constants that overflows stays unfolded, and evaluates to the error it is.
-                    Extent::Constant(value) if constant.checked_add(value).is_some() => {
-                        constant += value
-                    }
+                    Extent::Constant(value) if constant.checked_add(value).is_some() => constant += value,
                     other => rest.push(other),
                 }
             }
@@ -98,9 +96,7 @@ impl Extent {
             };
             for factor in factors {
                 match factor {
-                    Extent::Constant(value) if constant.checked_mul(value).is_some() => {
-                        constant *= value
-                    }
+                    Extent::Constant(value) if constant.checked_mul(value).is_some() => constant *= value,
                     other => rest.push(other),
                 }
             }
@@ -174,20 +170,14 @@ impl Extent {
         match self {
             Extent::Constant(value) => Ok(*value),
             Extent::Symbol(index) => {
-                let unknown = ExtentError::UnknownSymbol {
-                    index: *index,
-                    count: symbols.len(),
-                };
+                let unknown = ExtentError::UnknownSymbol { index: *index, count: symbols.len() };
                 symbols.get(*index).copied().ok_or(unknown)
             }
-            Extent::Sum(operands) => operands.iter().try_fold(0u64, |sum, operand| {
-                sum.checked_add(operand.evaluate(symbols)?)
-                    .ok_or_else(overflow)
-            }),
+            Extent::Sum(operands) => operands
+                .iter()
+                .try_fold(0u64, |sum, operand| sum.checked_add(operand.evaluate(symbols)?).ok_or_else(overflow)),
             Extent::Product(operands) => operands.iter().try_fold(1u64, |product, operand| {
-                product
-                    .checked_mul(operand.evaluate(symbols)?)
-                    .ok_or_else(overflow)
+                product.checked_mul(operand.evaluate(symbols)?).ok_or_else(overflow)
             }),
             Extent::CeilDiv(value, divisor) => match divisor.evaluate(symbols)? {
                 0 => Err(ExtentError::DivisionByZero(self.to_string())),
@@ -209,19 +199,11 @@ impl Extent {
         match self {
             Extent::Constant(_) => Ok(()),
             Extent::Symbol(index) if *index < symbol_count => Ok(()),
-            Extent::Symbol(index) => Err(ExtentError::UnknownSymbol {
-                index: *index,
-                count: symbol_count,
-            }),
-            Extent::Max(operands) | Extent::Min(operands) if operands.is_empty() => {
-                Err(ExtentError::NoOperands)
+            Extent::Symbol(index) => Err(ExtentError::UnknownSymbol { index: *index, count: symbol_count }),
+            Extent::Max(operands) | Extent::Min(operands) if operands.is_empty() => Err(ExtentError::NoOperands),
+            Extent::Sum(operands) | Extent::Product(operands) | Extent::Max(operands) | Extent::Min(operands) => {
+                operands.iter().try_for_each(|operand| operand.check_within(symbol_count, depth))
             }
-            Extent::Sum(operands)
-            | Extent::Product(operands)
-            | Extent::Max(operands)
-            | Extent::Min(operands) => operands
-                .iter()
-                .try_for_each(|operand| operand.check_within(symbol_count, depth)),
             Extent::CeilDiv(value, divisor) => {
                 value.check_within(symbol_count, depth)?;
                 divisor.check_within(symbol_count, depth)?;
@@ -235,10 +217,7 @@ impl Extent {
 
     /// The extent as text, with `names[i]` for symbol `i` (`$i` where there is no such name).
     pub fn display<'a>(&'a self, names: &'a [String]) -> impl fmt::Display + 'a {
-        Named {
-            extent: self,
-            names,
-        }
+        Named { extent: self, names }
     }
 }
 
@@ -253,16 +232,10 @@ fn single_or(mut operands: Vec<Extent>, otherwise: impl FnOnce(Vec<Extent>) -> E
     }
 }
 
-fn reduce(
-    operands: &[Extent],
-    symbols: &[u64],
-    choose: impl Fn(u64, u64) -> u64,
-) -> Result<u64, ExtentError> {
+fn reduce(operands: &[Extent], symbols: &[u64], choose: impl Fn(u64, u64) -> u64) -> Result<u64, ExtentError> {
     let (first, rest) = operands.split_first().ok_or(ExtentError::NoOperands)?;
     let first = first.evaluate(symbols)?;
-    rest.iter().try_fold(first, |chosen, operand| {
-        Ok(choose(chosen, operand.evaluate(symbols)?))
-    })
+    rest.iter().try_fold(first, |chosen, operand| Ok(choose(chosen, operand.evaluate(symbols)?)))
 }
 
 impl From<u64> for Extent {
@@ -289,11 +262,7 @@ impl<T: Into<Extent>> Mul<T> for Extent {
 
 impl fmt::Display for Extent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Named {
-            extent: self,
-            names: &[],
-        }
-        .fmt(formatter)
+        Named { extent: self, names: &[] }.fmt(formatter)
     }
 }
 
@@ -304,22 +273,13 @@ struct Named<'a> {
 }
 
 impl Named<'_> {
-    fn list(
-        &self,
-        operands: &[Extent],
-        separator: &str,
-        formatter: &mut fmt::Formatter<'_>,
-    ) -> fmt::Result {
+    fn list(&self, operands: &[Extent], separator: &str, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("(")?;
         for (index, extent) in operands.iter().enumerate() {
             if index > 0 {
                 formatter.write_str(separator)?;
             }
-            Named {
-                extent,
-                names: self.names,
-            }
-            .fmt(formatter)?;
+            Named { extent, names: self.names }.fmt(formatter)?;
         }
         formatter.write_str(")")
     }
@@ -327,10 +287,7 @@ impl Named<'_> {
 
 impl fmt::Display for Named<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = |extent| Named {
-            extent,
-            names: self.names,
-        };
+        let named = |extent| Named { extent, names: self.names };
         match self.extent {
             Extent::Constant(value) => write!(formatter, "{value}"),
             Extent::Symbol(index) => match self.names.get(*index) {
@@ -386,26 +343,11 @@ mod tests {
 
     #[test]
     fn what_has_no_value_is_an_error() {
-        assert!(matches!(
-            (tokens() * 2).evaluate(&[u64::MAX]),
-            Err(ExtentError::Overflow(_))
-        ));
-        assert!(matches!(
-            (tokens() + 1).evaluate(&[u64::MAX]),
-            Err(ExtentError::Overflow(_))
-        ));
-        assert!(matches!(
-            Extent::from(1).ceil_div(tokens()).evaluate(&[0]),
-            Err(ExtentError::DivisionByZero(_))
-        ));
-        assert_eq!(
-            Extent::symbol(2).evaluate(&[1, 2]),
-            Err(ExtentError::UnknownSymbol { index: 2, count: 2 })
-        );
-        assert_eq!(
-            Extent::Max(vec![]).evaluate(&[]),
-            Err(ExtentError::NoOperands)
-        );
+        assert!(matches!((tokens() * 2).evaluate(&[u64::MAX]), Err(ExtentError::Overflow(_))));
+        assert!(matches!((tokens() + 1).evaluate(&[u64::MAX]), Err(ExtentError::Overflow(_))));
+        assert!(matches!(Extent::from(1).ceil_div(tokens()).evaluate(&[0]), Err(ExtentError::DivisionByZero(_))));
+        assert_eq!(Extent::symbol(2).evaluate(&[1, 2]), Err(ExtentError::UnknownSymbol { index: 2, count: 2 }));
+        assert_eq!(Extent::Max(vec![]).evaluate(&[]), Err(ExtentError::NoOperands));
     }
 
     #[test]

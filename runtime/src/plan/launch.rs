@@ -51,10 +51,7 @@ pub struct Partition {
 
 impl Default for Partition {
     fn default() -> Partition {
-        Partition {
-            grain: 1,
-            balance: Balance::Static,
-        }
+        Partition { grain: 1, balance: Balance::Static }
     }
 }
 
@@ -129,10 +126,7 @@ impl Eq for Argument {}
 impl Argument {
     /// A whole buffer.
     pub fn buffer(reference: BufferReference) -> Argument {
-        Argument::Buffer {
-            reference,
-            byte_offset: Extent::Constant(0),
-        }
+        Argument::Buffer { reference, byte_offset: Extent::Constant(0) }
     }
 
     /// The kind of parameter this is an argument for.

@@ -10,14 +10,11 @@ mod launch;
 mod validate;
 
 pub use buffer::{
-    BUFFER_ALIGNMENT, CacheSpecification, ConstantSpecification, ParameterSpecification, Slot,
-    TensorSpecification,
+    BUFFER_ALIGNMENT, CacheSpecification, ConstantSpecification, ParameterSpecification, Slot, TensorSpecification,
 };
 pub use element::{ElementType, UnknownElementType};
 pub use extent::{Extent, ExtentError, MAXIMUM_DEPTH};
-pub use launch::{
-    Argument, Balance, BufferReference, Guard, Kernel, Launch, ParameterKind, Partition,
-};
+pub use launch::{Argument, Balance, BufferReference, Guard, Kernel, Launch, ParameterKind, Partition};
 pub use validate::PlanError;
 
 use serde::{Deserialize, Serialize};

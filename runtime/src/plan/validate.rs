@@ -2,10 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{
-    Argument, BUFFER_ALIGNMENT, BufferReference, Extent, ExtentError, Kernel, Launch,
-    ParameterKind, Plan,
-};
+use super::{Argument, BUFFER_ALIGNMENT, BufferReference, Extent, ExtentError, Kernel, Launch, ParameterKind, Plan};
 
 /// What is wrong with a plan, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,14 +36,10 @@ pub enum PlanError {
         name: String,
     },
     /// A symbol is the dimension of no input and the pages of no cache, so that nothing gives it a value.
-    #[error(
-        "malformed plan: symbol `{0}` is a dimension of no input and the page count of no cache"
-    )]
+    #[error("malformed plan: symbol `{0}` is a dimension of no input and the page count of no cache")]
     UnboundSymbol(String),
     /// The arguments of a launch do not match the parameters of its kernel.
-    #[error(
-        "malformed plan: {place}: kernel `{kernel}` takes {expected:?}, the launch passes {found:?}"
-    )]
+    #[error("malformed plan: {place}: kernel `{kernel}` takes {expected:?}, the launch passes {found:?}")]
     Arguments {
         /// The launch.
         place: String,
@@ -79,18 +72,9 @@ impl Plan {
     /// What executes a plan relies on it.
     pub fn validate(&self) -> Result<(), PlanError> {
         unique("symbols", self.symbols.iter())?;
-        unique(
-            "inputs and caches",
-            self.inputs
-                .iter()
-                .map(|i| &i.name)
-                .chain(self.caches.iter().map(|c| &c.name)),
-        )?;
+        unique("inputs and caches", self.inputs.iter().map(|i| &i.name).chain(self.caches.iter().map(|c| &c.name)))?;
         unique("outputs", self.outputs.iter().map(|output| &output.name))?;
-        unique(
-            "parameters",
-            self.parameters.iter().map(|parameter| &parameter.name),
-        )?;
+        unique("parameters", self.parameters.iter().map(|parameter| &parameter.name))?;
         unique("kernels", self.kernels.iter().map(|kernel| &kernel.name))?;
         self.validate_buffers()?;
         self.validate_symbols()?;
@@ -104,12 +88,7 @@ impl Plan {
     }
 
     fn extent(&self, extent: &Extent, place: impl FnOnce() -> String) -> Result<(), PlanError> {
-        extent
-            .check(self.symbols.len())
-            .map_err(|error| PlanError::Extent {
-                place: place(),
-                error,
-            })
+        extent.check(self.symbols.len()).map_err(|error| PlanError::Extent { place: place(), error })
     }
 
     fn validate_buffers(&self) -> Result<(), PlanError> {
@@ -123,21 +102,13 @@ impl Plan {
         }
         for parameter in &self.parameters {
             if parameter.bytes().is_none() {
-                return Err(value(
-                    format!("parameter `{}`", parameter.name),
-                    "its size does not fit 64 bits",
-                ));
+                return Err(value(format!("parameter `{}`", parameter.name), "its size does not fit 64 bits"));
             }
         }
         for cache in &self.caches {
             let place = || format!("cache `{}`", cache.name);
             in_range(cache.pages, self.symbols.len(), "symbol", place)?;
-            let dimensions = [
-                cache.layers,
-                cache.heads,
-                cache.head_dimension,
-                cache.page_size,
-            ];
+            let dimensions = [cache.layers, cache.heads, cache.head_dimension, cache.page_size];
             if dimensions.contains(&0) {
                 return Err(value(place(), "a dimension is 0"));
             }
@@ -148,10 +119,7 @@ impl Plan {
         for (index, constant) in self.constants.iter().enumerate() {
             let place = || format!("constant {index}");
             if !constant.offset.is_multiple_of(BUFFER_ALIGNMENT) {
-                return Err(value(
-                    place(),
-                    &format!("its offset is not a multiple of {BUFFER_ALIGNMENT}"),
-                ));
+                return Err(value(place(), &format!("its offset is not a multiple of {BUFFER_ALIGNMENT}")));
             }
             if constant.offset.checked_add(constant.bytes).is_none() {
                 return Err(value(place(), "its end does not fit 64 bits"));
@@ -180,29 +148,17 @@ impl Plan {
         let place = || format!("launch {index} ({})", launch.label);
         in_range(launch.kernel, self.kernels.len(), "kernel", place)?;
         let kernel = &self.kernels[launch.kernel];
-        for extent in launch
-            .grid
-            .iter()
-            .chain(launch.guard.iter().map(|guard| &guard.extent))
-        {
+        for extent in launch.grid.iter().chain(launch.guard.iter().map(|guard| &guard.extent)) {
             self.extent(extent, place)?;
         }
         let found: Vec<_> = launch.arguments.iter().map(Argument::kind).collect();
         if found != kernel.parameters {
             let (kernel, expected) = (kernel.name.clone(), kernel.parameters.clone());
-            return Err(PlanError::Arguments {
-                place: place(),
-                kernel,
-                expected,
-                found,
-            });
+            return Err(PlanError::Arguments { place: place(), kernel, expected, found });
         }
         for argument in &launch.arguments {
             match argument {
-                Argument::Buffer {
-                    reference,
-                    byte_offset,
-                } => {
+                Argument::Buffer { reference, byte_offset } => {
                     let (what, position, count) = self.locate(*reference);
                     in_range(position, count, what, place)?;
                     self.extent(byte_offset, place)?;
@@ -210,10 +166,7 @@ impl Plan {
                 Argument::Integer(extent) => self.extent(extent, place)?,
                 Argument::Float(number) if number.is_finite() => {}
                 Argument::Float(number) => {
-                    return Err(value(
-                        place(),
-                        &format!("the argument {number} is not finite"),
-                    ));
+                    return Err(value(place(), &format!("the argument {number} is not finite")));
                 }
             }
         }
@@ -236,74 +189,35 @@ impl Plan {
 fn validate_kernel(kernel: &Kernel) -> Result<(), PlanError> {
     let place = || format!("kernel `{}`", kernel.name);
     // The name becomes a file name inside the artifact and a symbol, so it is held to what both allow.
-    let starts_well = kernel
-        .name
-        .starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-    if !starts_well
-        || !kernel
-            .name
-            .chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
-    {
-        return Err(value(
-            place(),
-            "its name is not made of letters, digits and underscores",
-        ));
+    let starts_well = kernel.name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    if !starts_well || !kernel.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+        return Err(value(place(), "its name is not made of letters, digits and underscores"));
     }
     if kernel.block_threads == 0 || kernel.block_threads > MAXIMUM_BLOCK_THREADS {
-        return Err(value(
-            place(),
-            &format!("{} threads in a block", kernel.block_threads),
-        ));
+        return Err(value(place(), &format!("{} threads in a block", kernel.block_threads)));
     }
     if kernel.partition.grain == 0 {
         return Err(value(place(), "its grain is 0"));
     }
     if kernel.scratch_bytes > MAXIMUM_SCRATCH_BYTES {
-        return Err(value(
-            place(),
-            &format!("{} bytes of scratch", kernel.scratch_bytes),
-        ));
+        return Err(value(place(), &format!("{} bytes of scratch", kernel.scratch_bytes)));
     }
     Ok(())
 }
 
 fn value(place: String, problem: &str) -> PlanError {
-    PlanError::Value {
-        place,
-        problem: problem.into(),
-    }
+    PlanError::Value { place, problem: problem.into() }
 }
 
-fn in_range(
-    index: usize,
-    count: usize,
-    what: &'static str,
-    place: impl FnOnce() -> String,
-) -> Result<(), PlanError> {
-    if index < count {
-        Ok(())
-    } else {
-        Err(PlanError::Index {
-            place: place(),
-            what,
-            index,
-            count,
-        })
-    }
+fn in_range(index: usize, count: usize, what: &'static str, place: impl FnOnce() -> String) -> Result<(), PlanError> {
+    if index < count { Ok(()) } else { Err(PlanError::Index { place: place(), what, index, count }) }
 }
 
-fn unique<'a>(
-    what: &'static str,
-    names: impl Iterator<Item = &'a String>,
-) -> Result<(), PlanError> {
+fn unique<'a>(what: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), PlanError> {
     let mut seen = HashSet::new();
     for name in names {
         if !seen.insert(name) {
-            return Err(PlanError::Duplicate {
-                what,
-                name: name.clone(),
-            });
+            return Err(PlanError::Duplicate { what, name: name.clone() });
         }
     }
     Ok(())
@@ -324,14 +238,8 @@ mod tests {
         };
         plan.inputs.push(tensor("x"));
         plan.outputs.push(tensor("y"));
-        plan.parameters.push(ParameterSpecification {
-            name: "w".into(),
-            element: ElementType::F32,
-            shape: vec![4],
-        });
-        plan.slots.push(Slot {
-            bytes: tokens.clone() * 16,
-        });
+        plan.parameters.push(ParameterSpecification { name: "w".into(), element: ElementType::F32, shape: vec![4] });
+        plan.slots.push(Slot { bytes: tokens.clone() * 16 });
         plan.kernels.push(Kernel {
             name: "add".into(),
             hash: "00".into(),
@@ -364,9 +272,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut Plan)) -> String {
         let mut plan = plan();
         change(&mut plan);
-        plan.validate()
-            .expect_err("the plan is malformed")
-            .to_string()
+        plan.validate().expect_err("the plan is malformed").to_string()
     }
 
     #[test]
@@ -380,10 +286,7 @@ mod tests {
     #[test]
     fn every_index_is_checked() {
         let message = refused(|plan| plan.launches[0].kernel = 1);
-        assert_eq!(
-            message,
-            "malformed plan: launch 0 (add): kernel 1 does not exist, there are 1"
-        );
+        assert_eq!(message, "malformed plan: launch 0 (add): kernel 1 does not exist, there are 1");
         let references = [
             BufferReference::Input(1),
             BufferReference::Output(1),
@@ -393,8 +296,7 @@ mod tests {
             BufferReference::Constant(0),
         ];
         for reference in references {
-            let message =
-                refused(|plan| plan.launches[0].arguments[0] = Argument::buffer(reference));
+            let message = refused(|plan| plan.launches[0].arguments[0] = Argument::buffer(reference));
             assert!(message.contains("does not exist"), "{message}");
         }
         let message = refused(|plan| plan.slots[0].bytes = Extent::symbol(3));
@@ -404,10 +306,7 @@ mod tests {
     #[test]
     fn arguments_must_match_parameters() {
         let message = refused(|plan| plan.launches[0].arguments[3] = Argument::Float(1.0));
-        assert!(
-            message.contains("kernel `add` takes [Buffer, Buffer, Buffer, Integer]"),
-            "{message}"
-        );
+        assert!(message.contains("kernel `add` takes [Buffer, Buffer, Buffer, Integer]"), "{message}");
         refused(|plan| plan.launches[0].arguments.truncate(3));
         let message = refused(|plan| {
             plan.kernels[0].parameters[3] = ParameterKind::Float;
@@ -421,25 +320,16 @@ mod tests {
         let message = refused(|plan| {
             plan.intern_symbol("U");
         });
-        assert!(
-            message.contains("symbol `U` is a dimension of no input"),
-            "{message}"
-        );
+        assert!(message.contains("symbol `U` is a dimension of no input"), "{message}");
         let message = refused(|plan| plan.inputs.push(plan.inputs[0].clone()));
-        assert!(
-            message.contains("two inputs and caches are named `x`"),
-            "{message}"
-        );
+        assert!(message.contains("two inputs and caches are named `x`"), "{message}");
     }
 
     #[test]
     fn kernel_names_cannot_escape_the_artifact() {
         for name in ["../evil", "", "9lives", "a b", "a\0"] {
             let message = refused(|plan| plan.kernels[0].name = name.into());
-            assert!(
-                message.contains("letters, digits and underscores"),
-                "{message}"
-            );
+            assert!(message.contains("letters, digits and underscores"), "{message}");
         }
     }
 }
