@@ -1,0 +1,137 @@
+//! Which tokens of which sequences go into the next step.
+
+use super::FinishReason;
+
+/// The inputs of `@step`, on the host. T tokens, B sequences, P pages a sequence, R rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Token ids, T. Tokens of one sequence are consecutive and in order.
+    pub tokens: Vec<i32>,
+    /// Each token's position in its sequence, T.
+    pub positions: Vec<i32>,
+    /// Each token's sequence: a row of the page table, T.
+    pub sequences: Vec<i32>,
+    /// The cache pages of each sequence, B × P, row-major. Rows shorter than P are filled up with page 0, which no token reads.
+    pub page_table: Vec<i32>,
+    /// B.
+    pub batch: usize,
+    /// P.
+    pub pages_per_sequence: usize,
+    /// The tokens whose logits are wanted, R.
+    pub rows: Vec<i32>,
+}
+
+impl Step {
+    /// One whole sequence from its beginning, in the pages 0, 1, …, with the logits of every token.
+    pub fn whole_sequence(ids: &[u32], page_size: usize) -> Self {
+        let count = ids.len() as i32;
+        let pages = ids.len().div_ceil(page_size.max(1));
+        Self {
+            tokens: ids.iter().map(|&id| id as i32).collect(),
+            positions: (0..count).collect(),
+            sequences: vec![0; ids.len()],
+            page_table: (0..pages as i32).collect(),
+            batch: 1,
+            pages_per_sequence: pages,
+            rows: (0..count).collect(),
+        }
+    }
+}
+
+/// A sequence that is being generated.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// The request it belongs to.
+    pub request: usize,
+    /// Prompt and new tokens.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub prompt: usize,
+    /// How many of them have keys and values in the cache.
+    pub cached: usize,
+    /// Its pages, enough for all that it may become.
+    pub pages: Vec<u32>,
+    /// Set when it has ended.
+    pub finish: Option<FinishReason>,
+}
+
+impl Sequence {
+    pub fn new(request: usize, tokens: Vec<u32>, pages: Vec<u32>) -> Self {
+        Self {
+            request,
+            prompt: tokens.len(),
+            tokens,
+            cached: 0,
+            pages,
+            finish: None,
+        }
+    }
+
+    pub fn new_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+}
+
+/// A step, and what it means to the sequences.
+#[derive(Debug)]
+pub(super) struct PlannedStep {
+    pub inputs: Step,
+    /// For each row of logits, the sequence it continues (an index into the active sequences).
+    pub sampled: Vec<usize>,
+    /// How many of the tokens are prompt tokens.
+    pub prompt_tokens: usize,
+}
+
+/// Plans the next step: every decoding sequence's one token first, so that prompts never starve them, then prompt chunks in
+/// order up to the limit. Counts the tokens as cached.
+pub(super) fn plan_step(active: &mut [Sequence], limit: usize, page_size: usize) -> PlannedStep {
+    let mut budget = limit;
+    let mut taken: Vec<(usize, usize)> = Vec::new();
+    for decoding in [true, false] {
+        for (slot, sequence) in active.iter().enumerate() {
+            let pending = sequence.tokens.len() - sequence.cached;
+            if (sequence.cached >= sequence.prompt) == decoding && budget > 0 {
+                let count = pending.min(budget);
+                budget -= count;
+                taken.push((slot, count));
+            }
+        }
+    }
+
+    let mut inputs = Step {
+        batch: taken.len(),
+        ..Step::default()
+    };
+    let mut sampled = Vec::new();
+    let mut prompt_tokens = 0;
+    for (row, &(slot, count)) in taken.iter().enumerate() {
+        let sequence = &mut active[slot];
+        let chunk = sequence.cached..sequence.cached + count;
+        prompt_tokens += chunk.end.min(sequence.prompt).saturating_sub(chunk.start);
+        for position in chunk.clone() {
+            inputs.tokens.push(sequence.tokens[position] as i32);
+            inputs.positions.push(position as i32);
+            inputs.sequences.push(row as i32);
+        }
+        sequence.cached = chunk.end;
+        inputs.pages_per_sequence = inputs
+            .pages_per_sequence
+            .max(chunk.end.div_ceil(page_size.max(1)));
+        if chunk.end == sequence.tokens.len() {
+            inputs.rows.push(inputs.tokens.len() as i32 - 1);
+            sampled.push(slot);
+        }
+    }
+    for &(slot, _) in &taken {
+        let pages = &active[slot].pages;
+        inputs.page_table.extend(
+            (0..inputs.pages_per_sequence)
+                .map(|page| pages.get(page).map_or(0, |&page| page as i32)),
+        );
+    }
+    PlannedStep {
+        inputs,
+        sampled,
+        prompt_tokens,
+    }
+}

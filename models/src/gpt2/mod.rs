@@ -1,0 +1,5 @@
+//! GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"), as Hugging Face folders hold it.
+
+mod config;
+
+pub use config::{Activation, Gpt2Config};
