@@ -105,10 +105,7 @@ impl Checkpoint {
     pub fn open_index(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(ModelError::file("read", path))?;
         let index: Index = serde_json::from_slice(&text).map_err(ModelError::json(path))?;
-        let damaged = |reason: String| ModelError::Checkpoint {
-            path: path.to_path_buf(),
-            reason,
-        };
+        let damaged = |reason: String| ModelError::Checkpoint { path: path.to_path_buf(), reason };
         let folder = path.parent().unwrap_or(Path::new("."));
 
         let mut checkpoint = Self::empty(path);
@@ -119,10 +116,7 @@ impl Checkpoint {
             }
             // A shard is a plain file name beside its index: an index must not reach outside its folder.
             let mut components = Path::new(shard).components();
-            if !matches!(
-                (components.next(), components.next()),
-                (Some(Component::Normal(_)), None)
-            ) {
+            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
                 return Err(damaged(format!(
                     "tensor `{tensor}` is mapped to `{shard}`, which is not a plain file name"
                 )));
@@ -135,14 +129,10 @@ impl Checkpoint {
             match checkpoint.tensors.get(tensor) {
                 Some(entry) if Some(entry.file) == listed => {}
                 Some(_) => {
-                    return Err(damaged(format!(
-                        "tensor `{tensor}` is mapped to `{shard}` but lies in another shard"
-                    )));
+                    return Err(damaged(format!("tensor `{tensor}` is mapped to `{shard}` but lies in another shard")));
                 }
                 None => {
-                    return Err(damaged(format!(
-                        "tensor `{tensor}` is mapped to `{shard}`, which does not hold it"
-                    )));
+                    return Err(damaged(format!("tensor `{tensor}` is mapped to `{shard}`, which does not hold it")));
                 }
             }
         }
@@ -150,35 +140,22 @@ impl Checkpoint {
     }
 
     fn empty(source: &Path) -> Self {
-        Self {
-            source: source.to_path_buf(),
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        }
+        Self { source: source.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new() }
     }
 
     fn add_file(&mut self, path: &Path) -> Result<usize> {
-        let damaged = |reason: String| ModelError::Checkpoint {
-            path: path.to_path_buf(),
-            reason,
-        };
+        let damaged = |reason: String| ModelError::Checkpoint { path: path.to_path_buf(), reason };
         let file = File::open(path).map_err(ModelError::file("read", path))?;
-        let length = file
-            .metadata()
-            .map_err(ModelError::file("read", path))?
-            .len();
+        let length = file.metadata().map_err(ModelError::file("read", path))?.len();
         if length < 8 {
-            return Err(damaged(format!(
-                "{length} bytes are too few for a safetensors header"
-            )));
+            return Err(damaged(format!("{length} bytes are too few for a safetensors header")));
         }
         // SAFETY: the mapping is read-only and private to this process. As with every mapped file, another process that
         // truncates it while it is in use ends this one (SIGBUS); weights are not files that are rewritten in place.
         let bytes = unsafe { Mmap::map(&file) }.map_err(ModelError::file("map", path))?;
 
         let number = self.files.len();
-        let parsed =
-            SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let parsed = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
         let start = bytes.as_ptr() as usize;
         for (name, view) in parsed.iter() {
             let begin = view.data().as_ptr() as usize - start;
@@ -190,17 +167,11 @@ impl Checkpoint {
             };
             if let Some(other) = self.tensors.insert(name.to_owned(), entry) {
                 let other = self.files.get(other.file).map_or(path, |file| &file.path);
-                return Err(damaged(format!(
-                    "tensor `{name}` is also in {}",
-                    other.display()
-                )));
+                return Err(damaged(format!("tensor `{name}` is also in {}", other.display())));
             }
         }
         drop(parsed);
-        self.files.push(Arc::new(MappedFile {
-            path: path.to_path_buf(),
-            bytes,
-        }));
+        self.files.push(Arc::new(MappedFile { path: path.to_path_buf(), bytes }));
         Ok(number)
     }
 
@@ -236,14 +207,12 @@ impl Checkpoint {
     /// Tensors that nothing expects are left alone: checkpoints carry buffers (GPT-2's causal masks) that no model reads.
     pub fn check(&self, expected: &[ExpectedTensor]) -> Result<()> {
         for wanted in expected {
-            let found = self
-                .get(&wanted.name)
-                .ok_or_else(|| ModelError::MissingTensor {
-                    path: self.source.clone(),
-                    name: wanted.name.clone(),
-                    expected: wanted.shape.clone(),
-                    similar: self.similar_name(&wanted.name),
-                })?;
+            let found = self.get(&wanted.name).ok_or_else(|| ModelError::MissingTensor {
+                path: self.source.clone(),
+                name: wanted.name.clone(),
+                expected: wanted.shape.clone(),
+                similar: self.similar_name(&wanted.name),
+            })?;
             if found.shape != wanted.shape {
                 return Err(ModelError::TensorShape {
                     path: found.path.to_path_buf(),
@@ -253,11 +222,7 @@ impl Checkpoint {
                 });
             }
             if !wanted.dtypes.contains(&found.dtype) {
-                let accepted: Vec<String> = wanted
-                    .dtypes
-                    .iter()
-                    .map(|dtype| format!("{dtype:?}"))
-                    .collect();
+                let accepted: Vec<String> = wanted.dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
                 return Err(ModelError::TensorType {
                     path: found.path.to_path_buf(),
                     name: wanted.name.clone(),

@@ -108,11 +108,7 @@ impl ModelError {
     /// For `map_err`: an input/output error while doing `action` to `path`.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::File {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::File { action, path, source }
     }
 
     /// For `map_err`: a JSON error in `path`.

@@ -49,19 +49,14 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn open_file(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(ModelError::file("read", path))?;
-        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
-            ModelError::Tokenizer(format!("{} is malformed: {error}", path.display()))
-        })?;
-        Ok(Self {
-            kind: Kind::HuggingFace(Box::new(tokenizer)),
-        })
+        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|error| ModelError::Tokenizer(format!("{} is malformed: {error}", path.display())))?;
+        Ok(Self { kind: Kind::HuggingFace(Box::new(tokenizer)) })
     }
 
     /// GPT-2's own tokenizer.
     pub fn gpt2() -> Self {
-        Self {
-            kind: Kind::Gpt2(tiktoken_rs::r50k_base_singleton()),
-        }
+        Self { kind: Kind::Gpt2(tiktoken_rs::r50k_base_singleton()) }
     }
 
     /// The token ids of a text; special tokens written out in it (`<|endoftext|>`) become their ids.
@@ -82,14 +77,11 @@ impl Tokenizer {
                 .decode(ids, true)
                 .map_err(|error| ModelError::Tokenizer(format!("cannot decode the ids: {error}"))),
             Kind::Gpt2(bpe) => {
-                let ordinary: Vec<u32> = ids
-                    .iter()
-                    .copied()
-                    .filter(|&id| u64::from(id) < GPT2_VOCABULARY - 1)
-                    .collect();
-                let bytes = bpe.decode_bytes(&ordinary).map_err(|error| {
-                    ModelError::Tokenizer(format!("cannot decode the ids: {error}"))
-                })?;
+                let ordinary: Vec<u32> =
+                    ids.iter().copied().filter(|&id| u64::from(id) < GPT2_VOCABULARY - 1).collect();
+                let bytes = bpe
+                    .decode_bytes(&ordinary)
+                    .map_err(|error| ModelError::Tokenizer(format!("cannot decode the ids: {error}")))?;
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
         }
@@ -97,12 +89,7 @@ impl Tokenizer {
 
     /// Starts decoding ids that arrive one by one.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream {
-            tokenizer: self,
-            ids: Vec::new(),
-            settled: 0,
-            printed: 0,
-        }
+        TextStream { tokenizer: self, ids: Vec::new(), settled: 0, printed: 0 }
     }
 }
 
@@ -140,10 +127,7 @@ impl TextStream<'_> {
         // The last id stays as context for the next: decoders treat the first id of a text specially (a leading space).
         let context = self.ids.len().saturating_sub(1);
         self.settled = context;
-        self.printed = self
-            .tokenizer
-            .decode(&self.ids[context..])
-            .map_or(0, |text| text.len());
+        self.printed = self.tokenizer.decode(&self.ids[context..]).map_or(0, |text| text.len());
         new
     }
 }

@@ -57,14 +57,7 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub fn new(request: usize, tokens: Vec<u32>, pages: Vec<u32>) -> Self {
-        Self {
-            request,
-            prompt: tokens.len(),
-            tokens,
-            cached: 0,
-            pages,
-            finish: None,
-        }
+        Self { request, prompt: tokens.len(), tokens, cached: 0, pages, finish: None }
     }
 
     pub fn new_tokens(&self) -> usize {
@@ -98,10 +91,7 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize, page_size: usize)
         }
     }
 
-    let mut inputs = Step {
-        batch: taken.len(),
-        ..Step::default()
-    };
+    let mut inputs = Step { batch: taken.len(), ..Step::default() };
     let mut sampled = Vec::new();
     let mut prompt_tokens = 0;
     for (row, &(slot, count)) in taken.iter().enumerate() {
@@ -114,9 +104,7 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize, page_size: usize)
             inputs.sequences.push(row as i32);
         }
         sequence.cached = chunk.end;
-        inputs.pages_per_sequence = inputs
-            .pages_per_sequence
-            .max(chunk.end.div_ceil(page_size.max(1)));
+        inputs.pages_per_sequence = inputs.pages_per_sequence.max(chunk.end.div_ceil(page_size.max(1)));
         if chunk.end == sequence.tokens.len() {
             inputs.rows.push(inputs.tokens.len() as i32 - 1);
             sampled.push(slot);
@@ -124,14 +112,9 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize, page_size: usize)
     }
     for &(slot, _) in &taken {
         let pages = &active[slot].pages;
-        inputs.page_table.extend(
-            (0..inputs.pages_per_sequence)
-                .map(|page| pages.get(page).map_or(0, |&page| page as i32)),
-        );
+        inputs
+            .page_table
+            .extend((0..inputs.pages_per_sequence).map(|page| pages.get(page).map_or(0, |&page| page as i32)));
     }
-    PlannedStep {
-        inputs,
-        sampled,
-        prompt_tokens,
-    }
+    PlannedStep { inputs, sampled, prompt_tokens }
 }

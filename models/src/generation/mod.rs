@@ -34,14 +34,7 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self {
-            max_new_tokens: 128,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            seed: 0,
-            stop: Vec::new(),
-        }
+        Self { max_new_tokens: 128, temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0, stop: Vec::new() }
     }
 }
 
@@ -55,16 +48,10 @@ impl Sampling {
             )));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(ModelError::Request(format!(
-                "top-p {} must be above 0 and at most 1; 1 is off",
-                self.top_p
-            )));
+            return Err(ModelError::Request(format!("top-p {} must be above 0 and at most 1; 1 is off", self.top_p)));
         }
         if i32::try_from(self.top_k).is_err() {
-            return Err(ModelError::Request(format!(
-                "top-k {} is too large; 0 is off",
-                self.top_k
-            )));
+            return Err(ModelError::Request(format!("top-k {} is too large; 0 is off", self.top_k)));
         }
         Ok(())
     }
@@ -138,11 +125,7 @@ impl Timings {
 }
 
 fn rate(count: usize, time: Duration) -> f64 {
-    if time.is_zero() {
-        0.0
-    } else {
-        count as f64 / time.as_secs_f64()
-    }
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
 /// Bounds on what one step may hold.
@@ -156,10 +139,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            tokens_per_step: 2048,
-            sequences: 256,
-        }
+        Self { tokens_per_step: 2048, sequences: 256 }
     }
 }
 
@@ -206,17 +186,12 @@ impl SampleRows {
 
 /// Pages that the requests need to run all at once, for sizing a cache.
 pub fn pages_for(requests: &[Request], context: usize, page_size: usize) -> usize {
-    requests
-        .iter()
-        .map(|request| request_pages(request, context, page_size))
-        .sum()
+    requests.iter().map(|request| request_pages(request, context, page_size)).sum()
 }
 
 fn request_pages(request: &Request, context: usize, page_size: usize) -> usize {
     // The last sampled token is never fed back, so it needs no place in the cache.
-    let longest = (request.prompt.len() + request.sampling.max_new_tokens)
-        .saturating_sub(1)
-        .min(context);
+    let longest = (request.prompt.len() + request.sampling.max_new_tokens).saturating_sub(1).min(context);
     longest.max(request.prompt.len()).div_ceil(page_size.max(1))
 }
 
@@ -230,8 +205,7 @@ pub fn generate(
     on_token: &mut dyn FnMut(usize, u32),
 ) -> Result<(Vec<Continuation>, Timings)> {
     for (index, request) in requests.iter().enumerate() {
-        check_request(engine, request)
-            .map_err(|error| ModelError::Request(format!("request {index}: {error}")))?;
+        check_request(engine, request).map_err(|error| ModelError::Request(format!("request {index}: {error}")))?;
     }
     let tokens_per_step = limits.tokens_per_step.max(1);
     let (context, page_size) = (engine.context(), engine.page_size());
@@ -245,19 +219,13 @@ pub fn generate(
         // Admit in order while the worst case of everyone admitted fits, so that no running sequence is ever without a page.
         while let Some((index, request)) = waiting.peek() {
             let reserve = request_pages(request, context, page_size);
-            let Some(pages) = (active.len() < limits.sequences.max(1))
-                .then(|| pool.take(reserve))
-                .flatten()
-            else {
+            let Some(pages) = (active.len() < limits.sequences.max(1)).then(|| pool.take(reserve)).flatten() else {
                 break;
             };
             if request.sampling.max_new_tokens == 0 {
                 pool.give_back(pages);
                 if let Some(result) = results.get_mut(*index) {
-                    *result = Some(Continuation {
-                        ids: Vec::new(),
-                        finish: FinishReason::Length,
-                    });
+                    *result = Some(Continuation { ids: Vec::new(), finish: FinishReason::Length });
                 }
             } else {
                 active.push(Sequence::new(*index, request.prompt.clone(), pages));
@@ -276,11 +244,7 @@ pub fn generate(
             let sequence = &active[slot];
             rows.push(&requests[sequence.request].sampling, sequence.tokens.len());
         }
-        let sampled = if step.sampled.is_empty() {
-            Vec::new()
-        } else {
-            engine.sample(&rows)?
-        };
+        let sampled = if step.sampled.is_empty() { Vec::new() } else { engine.sample(&rows)? };
         let elapsed = started.elapsed();
         if sampled.len() != step.sampled.len() {
             return Err(ModelError::Request(format!(
@@ -319,29 +283,20 @@ pub fn generate(
             };
             pool.give_back(std::mem::take(&mut sequence.pages));
             if let Some(result) = results.get_mut(sequence.request) {
-                *result = Some(Continuation {
-                    ids: sequence.tokens.split_off(sequence.prompt),
-                    finish,
-                });
+                *result = Some(Continuation { ids: sequence.tokens.split_off(sequence.prompt), finish });
             }
             false
         });
     }
     let finished: Vec<Continuation> = results.into_iter().flatten().collect();
-    debug_assert_eq!(
-        finished.len(),
-        requests.len(),
-        "check_request admits only what fits an empty cache"
-    );
+    debug_assert_eq!(finished.len(), requests.len(), "check_request admits only what fits an empty cache");
     Ok((finished, timings))
 }
 
 fn check_request(engine: &dyn Engine, request: &Request) -> Result<()> {
     request.sampling.validate()?;
     if request.prompt.is_empty() {
-        return Err(ModelError::Request(
-            "the prompt is empty: give it at least one token".to_owned(),
-        ));
+        return Err(ModelError::Request("the prompt is empty: give it at least one token".to_owned()));
     }
     check_tokens(&request.prompt, engine.vocabulary(), engine.context())?;
     let pages = request_pages(request, engine.context(), engine.page_size());
@@ -356,11 +311,7 @@ fn check_request(engine: &dyn Engine, request: &Request) -> Result<()> {
 
 /// Checks that a sequence of ids is inside the vocabulary and the model's longest sequence.
 pub fn check_tokens(ids: &[u32], vocabulary: usize, context: usize) -> Result<()> {
-    if let Some((position, id)) = ids
-        .iter()
-        .enumerate()
-        .find(|(_, id)| **id as usize >= vocabulary)
-    {
+    if let Some((position, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocabulary) {
         return Err(ModelError::Request(format!(
             "token {id} at position {position} is outside the vocabulary of {vocabulary}"
         )));

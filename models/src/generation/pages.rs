@@ -10,9 +10,7 @@ impl PagePool {
     /// All of `pages` pages, free.
     pub fn new(pages: usize) -> Self {
         // Taken from the end, so that the first sequences get the first pages.
-        Self {
-            free: (0..pages as u32).rev().collect(),
-        }
+        Self { free: (0..pages as u32).rev().collect() }
     }
 
     /// How many pages are free.

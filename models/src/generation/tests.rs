@@ -15,13 +15,7 @@ struct HashEngine {
 
 impl HashEngine {
     fn new(pages: usize) -> Self {
-        Self {
-            page_size: 4,
-            pages,
-            cache: HashMap::new(),
-            logits: Vec::new(),
-            steps: Vec::new(),
-        }
+        Self { page_size: 4, pages, cache: HashMap::new(), logits: Vec::new(), steps: Vec::new() }
     }
 }
 
@@ -40,15 +34,9 @@ impl Engine for HashEngine {
     }
     fn step(&mut self, step: &Step) -> Result<()> {
         let place = |sequence: i32, position: i32| {
-            let (page, slot) = (
-                position as usize / self.page_size,
-                position as usize % self.page_size,
-            );
+            let (page, slot) = (position as usize / self.page_size, position as usize % self.page_size);
             assert!(page < step.pages_per_sequence);
-            (
-                step.page_table[sequence as usize * step.pages_per_sequence + page],
-                slot,
-            )
+            (step.page_table[sequence as usize * step.pages_per_sequence + page], slot)
         };
         for token in 0..step.tokens.len() {
             let key = place(step.sequences[token], step.positions[token]);
@@ -61,8 +49,7 @@ impl Engine for HashEngine {
             .map(|&row| {
                 let (sequence, last) = (step.sequences[row as usize], step.positions[row as usize]);
                 (0..=last).fold(17u32, |hash, position| {
-                    hash.wrapping_mul(31)
-                        .wrapping_add(self.cache[&place(sequence, position)] as u32)
+                    hash.wrapping_mul(31).wrapping_add(self.cache[&place(sequence, position)] as u32)
                 })
             })
             .collect();
@@ -76,13 +63,7 @@ impl Engine for HashEngine {
 }
 
 fn request(prompt: &[u32], max_new_tokens: usize) -> Request {
-    Request {
-        prompt: prompt.to_vec(),
-        sampling: Sampling {
-            max_new_tokens,
-            ..Sampling::default()
-        },
-    }
+    Request { prompt: prompt.to_vec(), sampling: Sampling { max_new_tokens, ..Sampling::default() } }
 }
 
 fn run(pages: usize, requests: &[Request], limits: Limits) -> (Vec<Continuation>, HashEngine) {
@@ -92,22 +73,13 @@ fn run(pages: usize, requests: &[Request], limits: Limits) -> (Vec<Continuation>
 }
 
 fn requests() -> Vec<Request> {
-    vec![
-        request(&[1, 2, 3], 5),
-        request(&[4], 9),
-        request(&[5, 6, 7, 8, 9, 10, 11], 2),
-        request(&[12, 13], 0),
-    ]
+    vec![request(&[1, 2, 3], 5), request(&[4], 9), request(&[5, 6, 7, 8, 9, 10, 11], 2), request(&[12, 13], 0)]
 }
 
 #[test]
 fn a_ragged_batch_is_each_request_alone() {
     let (together, engine) = run(100, &requests(), Limits::default());
-    assert_eq!(
-        engine.steps[0].tokens.len(),
-        11,
-        "all prompts go through one step"
-    );
+    assert_eq!(engine.steps[0].tokens.len(), 11, "all prompts go through one step");
     for (request, continuation) in requests().into_iter().zip(&together) {
         let (alone, _) = run(100, &[request], Limits::default());
         assert_eq!(alone[0], *continuation);
@@ -119,21 +91,9 @@ fn neither_chunks_nor_a_small_cache_change_the_result() {
     let (expected, _) = run(100, &requests(), Limits::default());
     for tokens_per_step in [1, 2, 3, 5] {
         for (pages, sequences) in [(3, 10), (4, 2), (100, 1)] {
-            let (found, engine) = run(
-                pages,
-                &requests(),
-                Limits {
-                    tokens_per_step,
-                    sequences,
-                },
-            );
+            let (found, engine) = run(pages, &requests(), Limits { tokens_per_step, sequences });
             assert_eq!(found, expected);
-            assert!(
-                engine
-                    .steps
-                    .iter()
-                    .all(|step| step.tokens.len() <= tokens_per_step)
-            );
+            assert!(engine.steps.iter().all(|step| step.tokens.len() <= tokens_per_step));
         }
     }
 }
@@ -143,32 +103,14 @@ fn a_stop_token_ends_one_sequence_and_not_the_batch() {
     let (free, _) = run(100, &requests(), Limits::default());
     let mut stopped = requests();
     stopped[1].sampling.stop = vec![free[1].ids[3]];
-    let first = free[1]
-        .ids
-        .iter()
-        .position(|id| *id == free[1].ids[3])
-        .unwrap();
+    let first = free[1].ids.iter().position(|id| *id == free[1].ids[3]).unwrap();
     let mut seen = Vec::new();
-    let (found, _) = generate(
-        &mut HashEngine::new(100),
-        &stopped,
-        Limits::default(),
-        &mut |index, id| seen.push((index, id)),
-    )
-    .unwrap();
-    assert_eq!(
-        found[1],
-        Continuation {
-            ids: free[1].ids[..first].to_vec(),
-            finish: FinishReason::Stop
-        }
-    );
+    let (found, _) =
+        generate(&mut HashEngine::new(100), &stopped, Limits::default(), &mut |index, id| seen.push((index, id)))
+            .unwrap();
+    assert_eq!(found[1], Continuation { ids: free[1].ids[..first].to_vec(), finish: FinishReason::Stop });
     assert_eq!(found[0], free[0]);
-    let streamed: Vec<u32> = seen
-        .iter()
-        .filter(|(index, _)| *index == 1)
-        .map(|(_, id)| *id)
-        .collect();
+    let streamed: Vec<u32> = seen.iter().filter(|(index, _)| *index == 1).map(|(_, id)| *id).collect();
     assert_eq!(streamed, found[1].ids);
 }
 
@@ -176,65 +118,28 @@ fn a_stop_token_ends_one_sequence_and_not_the_batch() {
 fn the_longest_sequence_ends_generation() {
     let (found, engine) = run(100, &[request(&[1; 30], 100)], Limits::default());
     assert_eq!(found[0].finish, FinishReason::Context);
-    assert_eq!(
-        found[0].ids.len(),
-        3,
-        "positions 30 and 31, and the token that follows the last position"
-    );
-    assert!(
-        engine
-            .steps
-            .iter()
-            .flat_map(|step| &step.positions)
-            .all(|&position| position < 32)
-    );
+    assert_eq!(found[0].ids.len(), 3, "positions 30 and 31, and the token that follows the last position");
+    assert!(engine.steps.iter().flat_map(|step| &step.positions).all(|&position| position < 32));
 }
 
 #[test]
 fn impossible_requests_are_refused() {
     let cases = [
         (request(&[], 4), "the prompt is empty"),
+        (request(&[50], 4), "token 50 at position 0 is outside the vocabulary of 50"),
+        (request(&[1; 33], 4), "33 tokens are more than the model's longest sequence, 32"),
+        (request(&[1; 9], 10), "needs 5 pages of the KV cache, which has 2"),
         (
-            request(&[50], 4),
-            "token 50 at position 0 is outside the vocabulary of 50",
-        ),
-        (
-            request(&[1; 33], 4),
-            "33 tokens are more than the model's longest sequence, 32",
-        ),
-        (
-            request(&[1; 9], 10),
-            "needs 5 pages of the KV cache, which has 2",
-        ),
-        (
-            Request {
-                prompt: vec![1],
-                sampling: Sampling {
-                    top_p: f32::NAN,
-                    ..Sampling::default()
-                },
-            },
+            Request { prompt: vec![1], sampling: Sampling { top_p: f32::NAN, ..Sampling::default() } },
             "top-p NaN must be above 0",
         ),
         (
-            Request {
-                prompt: vec![1],
-                sampling: Sampling {
-                    temperature: -1.0,
-                    ..Sampling::default()
-                },
-            },
+            Request { prompt: vec![1], sampling: Sampling { temperature: -1.0, ..Sampling::default() } },
             "temperature -1 must be finite",
         ),
     ];
     for (request, message) in cases {
-        let error = generate(
-            &mut HashEngine::new(2),
-            &[request],
-            Limits::default(),
-            &mut |_, _| (),
-        )
-        .unwrap_err();
+        let error = generate(&mut HashEngine::new(2), &[request], Limits::default(), &mut |_, _| ()).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
     }
 }

@@ -122,9 +122,7 @@ impl Gpt2Config {
             ("n_inner", self.inner()),
         ] {
             if !(1..=MAX_EXTENT).contains(&extent) {
-                return Err(ModelError::InvalidConfig(format!(
-                    "{name} = {extent} is outside 1..={MAX_EXTENT}"
-                )));
+                return Err(ModelError::InvalidConfig(format!("{name} = {extent} is outside 1..={MAX_EXTENT}")));
             }
         }
         if !self.n_embd.is_multiple_of(self.n_head) {
@@ -141,20 +139,12 @@ impl Gpt2Config {
         }
         self.activation()?;
         if self.add_cross_attention {
-            return Err(unsupported(
-                "add_cross_attention",
-                &Value::Bool(true),
-                "false: there is no encoder",
-            ));
+            return Err(unsupported("add_cross_attention", &Value::Bool(true), "false: there is no encoder"));
         }
         if let Some(pruned) = &self.pruned_heads
             && !is_empty(pruned)
         {
-            return Err(unsupported(
-                "pruned_heads",
-                pruned,
-                "an empty value: every block has n_head heads",
-            ));
+            return Err(unsupported("pruned_heads", pruned, "an empty value: every block has n_head heads"));
         }
         if let Some(quantization) = &self.quantization_config
             && !is_empty(quantization)
@@ -186,11 +176,7 @@ impl Gpt2Config {
             .map(|(_, activation)| *activation)
             .ok_or_else(|| {
                 let names: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
-                unsupported(
-                    "activation_function",
-                    &Value::String(self.activation_function.clone()),
-                    &names.join(", "),
-                )
+                unsupported("activation_function", &Value::String(self.activation_function.clone()), &names.join(", "))
             })
     }
 
@@ -211,11 +197,7 @@ impl Gpt2Config {
 const MAX_EXTENT: u64 = 1 << 21;
 
 fn unsupported(field: &str, value: &Value, supported: &str) -> ModelError {
-    ModelError::Unsupported {
-        field: field.to_owned(),
-        value: value.to_string(),
-        supported: supported.to_owned(),
-    }
+    ModelError::Unsupported { field: field.to_owned(), value: value.to_string(), supported: supported.to_owned() }
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -246,9 +228,7 @@ mod tests {
 
     #[test]
     fn attention_scale_follows_both_flags() {
-        let config =
-            parse(r#"{"scale_attn_weights": false, "scale_attn_by_inverse_layer_idx": true}"#)
-                .unwrap();
+        let config = parse(r#"{"scale_attn_weights": false, "scale_attn_by_inverse_layer_idx": true}"#).unwrap();
         assert_eq!(config.attention_scale(3), 0.25);
     }
 
@@ -259,27 +239,12 @@ mod tests {
                 r#"{"activation_function": "gelu_10"}"#,
                 "activation_function = \"gelu_10\" is not supported; supported: gelu_new",
             ),
-            (
-                r#"{"add_cross_attention": true}"#,
-                "add_cross_attention = true is not supported",
-            ),
-            (
-                r#"{"pruned_heads": {"1": [0]}}"#,
-                "pruned_heads = {\"1\":[0]} is not supported",
-            ),
-            (
-                r#"{"quantization_config": {"quant_method": "gptq"}}"#,
-                "quantization_config = ",
-            ),
-            (
-                r#"{"n_head": 7}"#,
-                "n_head = 7 does not divide n_embd = 768",
-            ),
+            (r#"{"add_cross_attention": true}"#, "add_cross_attention = true is not supported"),
+            (r#"{"pruned_heads": {"1": [0]}}"#, "pruned_heads = {\"1\":[0]} is not supported"),
+            (r#"{"quantization_config": {"quant_method": "gptq"}}"#, "quantization_config = "),
+            (r#"{"n_head": 7}"#, "n_head = 7 does not divide n_embd = 768"),
             (r#"{"n_layer": 0}"#, "n_layer = 0 is outside"),
-            (
-                r#"{"n_embd": 18446744073709551615}"#,
-                "n_embd = 18446744073709551615 is outside",
-            ),
+            (r#"{"n_embd": 18446744073709551615}"#, "n_embd = 18446744073709551615 is outside"),
             (r#"{"layer_norm_epsilon": -1.0}"#, "layer_norm_epsilon = -1"),
         ] {
             let error = parse(text).unwrap_err().to_string();
