@@ -1,0 +1,28 @@
+.PHONY: demo test check setup docs bench clean
+
+# Installs what is missing (Debian packages, .venv); nothing the second time.
+setup:
+	@scripts/setup
+
+# A small trained GPT-2: graph IR, host code, text, PTX.
+demo: setup
+	@scripts/demo
+
+test: setup
+	cargo test --workspace --quiet
+
+# What CI asks of the source besides the tests.
+check: setup
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+# Writes the reference pages that are generated from declarations (tests keep them current).
+docs: setup
+	TESSERA_BLESS=1 cargo test --workspace --quiet current
+
+bench: setup
+	cargo bench --workspace
+
+clean:
+	cargo clean
+	rm -rf .venv
