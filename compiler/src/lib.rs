@@ -3,4 +3,5 @@
 //! **Architecture invariant.** This is the only crate that links LLVM and MLIR. Data flows one way:
 //! graph IR → schedule → tile programs → target code → artifact; no stage looks back at an earlier one.
 
+pub mod target;
 pub mod tile;
