@@ -7,4 +7,7 @@
 
 #![deny(missing_docs)]
 
+pub mod artifact;
 pub mod plan;
+
+pub use artifact::Artifact;
