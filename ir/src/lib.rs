@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Tessera's graph IR.
+
+pub mod minifloat;

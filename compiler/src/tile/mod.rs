@@ -5,16 +5,20 @@
 //! stores. How tiles map to threads, vectors, registers and shared memory is left to the targets, so that the same program becomes
 //! PTX and host code.
 //!
-//! Rules that every program keeps and [`verify`] checks:
+//! Rules that every program keeps:
 //!
 //! - values are defined before they are used, in the block that uses them or in one that encloses it;
 //! - shapes agree exactly: nothing broadcasts by itself ([`Operation::Broadcast`] does);
 //! - every tensor access is masked by the tensor's extents: what lies outside reads as the access's `other` value (zero unless it
 //!   says otherwise) and is not written. So no program needs its sizes to be multiples of its tiles;
-//! - programs of one grid run in any order and at the same time: no two of them may write the same element, and none may
-//!   read what another writes.
+//! - an index that a [`Coordinate::At`] gives lies inside the tensor, unless the access's mask is false there; targets rely on it;
+//! - programs of one grid run in any order and at the same time, and the threads of one program too: an element is written at
+//!   most once by a grid, it is not read after that, and the program that writes it is the only one that may read it before.
+//!
+//! [`verify`] checks what can be seen in a program, [`interpret`](interpret::interpret) the rest while it runs one.
 
 mod builder;
+pub mod interpret;
 mod print;
 mod program;
 mod verify;

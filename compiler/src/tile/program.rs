@@ -22,9 +22,9 @@ pub enum Element {
     Fp8E5M2,
     /// Signed 64-bit integer.
     I64,
-    /// Signed 32-bit integer; arithmetic wraps.
+    /// Signed 32-bit integer; arithmetic wraps, as that of all integers here.
     I32,
-    /// Unsigned 32-bit integer in memory; programs compute on it as on [`Element::I32`] with the unsigned operations.
+    /// Unsigned 32-bit integer; arithmetic wraps.
     U32,
     /// Signed 16-bit integer.
     I16,
@@ -44,6 +44,20 @@ impl Element {
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F16 | Self::BF16 | Self::I16 => 2,
             Self::Fp8E4M3 | Self::Fp8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Least and largest value of an integer element, or of Bool; none for floats.
+    pub const fn integer_range(self) -> Option<(i64, i64)> {
+        match self {
+            Self::I64 => Some((i64::MIN, i64::MAX)),
+            Self::I32 => Some((i32::MIN as i64, i32::MAX as i64)),
+            Self::U32 => Some((0, u32::MAX as i64)),
+            Self::I16 => Some((i16::MIN as i64, i16::MAX as i64)),
+            Self::I8 => Some((i8::MIN as i64, i8::MAX as i64)),
+            Self::U8 => Some((0, u8::MAX as i64)),
+            Self::Bool => Some((0, 1)),
+            Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::Fp8E4M3 | Self::Fp8E5M2 => None,
         }
     }
 
@@ -266,7 +280,7 @@ pub enum BinaryOperation {
     MultiplyHighUnsigned,
 }
 
-/// Comparison; integers compare as signed.
+/// Comparison; integers compare as their element is signed or unsigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Predicate {
     /// a = b
@@ -297,7 +311,7 @@ pub enum Reduction {
 /// Where an access lies along one dimension of its tensor. Indices are I32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Coordinate {
-    /// The scalar index; adds no dimension to the tile.
+    /// The scalar index, inside the tensor where anything is accessed; adds no dimension to the tile.
     At(Value),
     /// `length` consecutive indices from the scalar `start`; adds a dimension.
     Block {
@@ -349,7 +363,8 @@ pub enum Operation {
     Compare(Predicate, Value, Value),
     /// Elementwise: the second where the first (Bool) holds, else the third.
     Select(Value, Value, Value),
-    /// Numeric conversion to the result's element: to nearest even; into fp8 saturating; float to integer towards zero, saturating.
+    /// Numeric conversion to the result's element: to nearest even; into fp8 saturating; float to integer towards zero, saturating,
+    /// NaN to zero; to a narrower integer by dropping high bits, to a wider one by its source's sign; to Bool: whether it is not zero.
     Cast(Value),
     /// The same bits as another element of equal width.
     Bitcast(Value),

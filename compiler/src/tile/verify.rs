@@ -25,7 +25,7 @@ pub struct VerifyError {
 /// # Errors
 /// The first rule that is broken.
 pub fn verify(program: &Program) -> Result<(), VerifyError> {
-    let mut verifier = Verifier { program, defined: vec![false; program.types.len()] };
+    let mut verifier = Verifier { program, state: vec![State::Undefined; program.types.len()] };
     verifier.header().and_then(|()| verifier.block(&program.body)).map_err(|(instruction, problem)| VerifyError {
         kernel: program.name.clone(),
         instruction,
@@ -37,7 +37,16 @@ type Check = Result<(), String>;
 
 struct Verifier<'a> {
     program: &'a Program,
-    defined: Vec<bool>,
+    state: Vec<State>,
+}
+
+/// Where the verifier stands with a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Undefined,
+    Visible,
+    /// Of a loop's body that has ended.
+    OutOfScope,
 }
 
 fn require(condition: bool, problem: impl FnOnce() -> String) -> Check {
@@ -130,22 +139,22 @@ impl<'a> Verifier<'a> {
     /// What a loop's body defines is not visible after the loop.
     fn end_scope(&mut self, block: &Block) {
         for value in block.parameters.iter().chain(block.instructions.iter().flat_map(|i| i.results.iter())) {
-            self.defined[value.0 as usize] = false;
+            self.state[value.0 as usize] = State::OutOfScope;
         }
     }
 
     fn used(&self, value: Value) -> Check {
-        match self.defined.get(value.0 as usize) {
-            Some(true) => Ok(()),
-            Some(false) => Err(format!("{value} is not defined here")),
+        match self.state.get(value.0 as usize) {
+            Some(State::Visible) => Ok(()),
+            Some(_) => Err(format!("{value} is not defined here")),
             None => Err(format!("{value} has no type")),
         }
     }
 
     fn define(&mut self, value: Value) -> Check {
-        match self.defined.get_mut(value.0 as usize) {
-            Some(defined) if !*defined => {
-                *defined = true;
+        match self.state.get_mut(value.0 as usize) {
+            Some(state @ State::Undefined) => {
+                *state = State::Visible;
                 Ok(())
             }
             Some(_) => Err(format!("{value} is defined twice")),
@@ -171,9 +180,11 @@ impl<'a> Verifier<'a> {
     }
 
     fn literal(&self, literal: Literal, element: Element) -> Check {
-        require(matches!(literal, Literal::Float(_)) == element.is_float(), || {
-            format!("{literal} is no constant of {}", element.name())
-        })
+        let fits = match (literal, element.integer_range()) {
+            (Literal::Integer(value), Some((least, largest))) => (least..=largest).contains(&value),
+            (literal, range) => matches!(literal, Literal::Float(_)) && range.is_none(),
+        };
+        require(fits, || format!("{literal} is no constant of {}", element.name()))
     }
 
     fn access(
