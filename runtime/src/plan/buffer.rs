@@ -17,6 +17,12 @@ pub struct TensorSpecification {
 }
 
 impl TensorSpecification {
+    /// Type and shape as text: `f32[T, 192]`.
+    pub fn describe(&self, symbols: &[String]) -> String {
+        let dimensions: Vec<_> = self.shape.iter().map(|extent| extent.display(symbols).to_string()).collect();
+        format!("{}[{}]", self.element, dimensions.join(", "))
+    }
+
     /// Bytes of the tensor for these symbol values.
     pub fn bytes(&self, symbols: &[u64]) -> Result<u64, ExtentError> {
         let elements = Extent::Product(self.shape.clone()).evaluate(symbols)?;

@@ -1,0 +1,60 @@
+//! A model, loaded on a device with its weights.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::RunError;
+use super::arena;
+use crate::artifact::Artifact;
+use crate::device::{Device, DeviceError, Memory, Module};
+use crate::plan::Plan;
+use crate::weights::Weights;
+
+/// A compiled function on a device, with its weights. Clones share everything; make a [`super::Session`] to run it.
+#[derive(Clone, Debug)]
+pub struct Executable {
+    pub(super) loaded: Arc<Loaded>,
+}
+
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub plan: Plan,
+    pub lifetimes: Vec<Range<usize>>,
+    pub parameters: Vec<Box<dyn Memory>>,
+    pub constants: Vec<Box<dyn Memory>>,
+    pub module: Box<dyn Module>,
+    pub device: Arc<dyn Device>,
+}
+
+impl Executable {
+    /// Loads an artifact's kernels on a device and binds the weights it names. Weights that the model does not use are ignored.
+    pub fn load(artifact: &Artifact, weights: &Weights, device: &Arc<dyn Device>) -> Result<Executable, RunError> {
+        let plan = artifact.plan().clone();
+        device.check(artifact.target()).map_err(DeviceError::from)?;
+        // Every weight is checked before any is bound: binding may mean gigabytes of copies.
+        let found = plan.parameters.iter().map(|parameter| weights.find(parameter)).collect::<Result<Vec<_>, _>>()?;
+        let module = device.load(artifact)?;
+        let parameters = found.iter().map(|weight| device.bind_weight(&weight.bytes)).collect::<Result<_, _>>()?;
+        let mut constants = Vec::new();
+        for constant in &plan.constants {
+            let mut memory = device.allocate(constant.bytes)?;
+            // The artifact has checked that the range lies within its constants.
+            let bytes = &artifact.constants()[constant.offset as usize..][..constant.bytes as usize];
+            device.upload(bytes, memory.as_mut())?;
+            constants.push(memory);
+        }
+        let lifetimes = arena::lifetimes(&plan);
+        let device = device.clone();
+        Ok(Executable { loaded: Arc::new(Loaded { plan, lifetimes, parameters, constants, module, device }) })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.loaded.plan
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.loaded.device
+    }
+}

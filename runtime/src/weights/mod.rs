@@ -1,0 +1,163 @@
+//! Weights: tensors bound to a model by name, in place where they are stored.
+//!
+//! [`Weights`] reads safetensors, one file or many behind an index, as Hugging Face folders have them. Files are mapped, not
+//! read: on the host, kernels use the weights where the file is mapped.
+
+mod bytes;
+mod open;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use bytes::WeightBytes;
+
+use crate::plan::{ElementType, ParameterSpecification};
+
+/// A tensor among the weights.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// The element type.
+    pub element: ElementType,
+    /// Dimensions, outermost first.
+    pub shape: Vec<u64>,
+    /// The contents, row-major, without gaps.
+    pub bytes: WeightBytes,
+}
+
+/// Tensors by name.
+#[derive(Clone, Debug, Default)]
+pub struct Weights {
+    tensors: BTreeMap<String, Weight>,
+    /// Where they come from, for messages.
+    origin: String,
+}
+
+/// Why weights cannot be opened or do not fit a model.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file cannot be read.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A folder has neither `model.safetensors` nor `model.safetensors.index.json`.
+    #[error("{0}: no model.safetensors and no model.safetensors.index.json in this folder")]
+    NoWeights(PathBuf),
+    /// The model needs a tensor that is not there.
+    #[error("{origin} has no tensor `{name}`, which the model needs as {expected}{}", hint.as_ref().map(|near| format!("; the nearest name is `{near}`")).unwrap_or_default())]
+    Missing {
+        /// Where the weights come from.
+        origin: String,
+        /// The tensor's name.
+        name: String,
+        /// Type and shape it should have.
+        expected: String,
+        /// A name like it that is there.
+        hint: Option<String>,
+    },
+    /// A tensor has another type or shape.
+    #[error("tensor `{name}` of {origin} is {found}, the model was compiled for {expected}")]
+    Mismatch {
+        /// Where the weights come from.
+        origin: String,
+        /// The tensor's name.
+        name: String,
+        /// Type and shape it should have.
+        expected: String,
+        /// Type and shape it has.
+        found: String,
+    },
+    /// Bytes do not match type and shape.
+    #[error("tensor `{name}`: {found} bytes for {expected}")]
+    Size {
+        /// The tensor's name.
+        name: String,
+        /// Its type and shape.
+        expected: String,
+        /// How many bytes there are.
+        found: u64,
+    },
+}
+
+/// `f32[4, 3]`.
+fn describe(element: ElementType, shape: &[u64]) -> String {
+    format!("{element}{shape:?}")
+}
+
+impl Weights {
+    /// Weights in memory, added with [`Weights::insert`].
+    pub fn in_memory() -> Weights {
+        Weights { tensors: BTreeMap::new(), origin: "memory".into() }
+    }
+
+    /// Adds or replaces a tensor, given as its bytes in row-major order.
+    pub fn insert(
+        &mut self,
+        name: impl Into<String>,
+        element: ElementType,
+        shape: Vec<u64>,
+        bytes: Vec<u8>,
+    ) -> Result<(), WeightsError> {
+        let weight = Weight { element, shape, bytes: WeightBytes::of_memory(bytes) };
+        self.add(name.into(), weight)
+    }
+
+    fn add(&mut self, name: String, weight: Weight) -> Result<(), WeightsError> {
+        let shape = weight.shape.clone();
+        let expected = ParameterSpecification { name, element: weight.element, shape };
+        let found = weight.bytes.as_slice().len() as u64;
+        if expected.bytes() != Some(found) {
+            let described = describe(weight.element, &weight.shape);
+            return Err(WeightsError::Size { name: expected.name, expected: described, found });
+        }
+        self.tensors.insert(expected.name, weight);
+        Ok(())
+    }
+
+    /// Where the weights come from.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The tensors in order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Weight)> {
+        self.tensors.iter().map(|(name, weight)| (name.as_str(), weight))
+    }
+
+    /// A tensor.
+    pub fn get(&self, name: &str) -> Option<&Weight> {
+        self.tensors.get(name)
+    }
+
+    /// The tensor a model asks for, with its type and shape checked.
+    pub fn find(&self, wanted: &ParameterSpecification) -> Result<&Weight, WeightsError> {
+        let expected = describe(wanted.element, &wanted.shape);
+        let (origin, name) = (self.origin.clone(), wanted.name.clone());
+        let Some(weight) = self.tensors.get(&wanted.name) else {
+            return Err(WeightsError::Missing { origin, expected, hint: self.nearest(&name), name });
+        };
+        if weight.element != wanted.element || weight.shape != wanted.shape {
+            let found = describe(weight.element, &weight.shape);
+            return Err(WeightsError::Mismatch { origin, name, expected, found });
+        }
+        Ok(weight)
+    }
+
+    /// The name that a missing one was probably meant to be: one with another prefix (checkpoints come with and without
+    /// `transformer.` or `model.`).
+    fn nearest(&self, name: &str) -> Option<String> {
+        let suffix = |longer: &str, shorter: &str| longer.strip_suffix(shorter).is_some_and(|head| head.ends_with('.'));
+        self.tensors.keys().find(|key| suffix(key, name) || suffix(name, key)).cloned()
+    }
+}

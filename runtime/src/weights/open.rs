@@ -1,0 +1,196 @@
+//! Safetensors files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::{Weight, WeightBytes, Weights, WeightsError};
+use crate::plan::ElementType;
+
+/// `model.safetensors.index.json`: which shard holds which tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens a safetensors file, an index of several (`….safetensors.index.json`), or a folder that holds
+    /// `model.safetensors` or `model.safetensors.index.json`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Weights, WeightsError> {
+        let path = path.as_ref();
+        let mut weights = Weights { origin: path.display().to_string(), ..Weights::default() };
+        if path.is_dir() {
+            let (single, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
+            // Folders that have both keep the index from before the shards were joined.
+            if single.is_file() {
+                weights.add_file(&single)?;
+            } else if index.is_file() {
+                weights.add_index(&index)?;
+            } else {
+                return Err(WeightsError::NoWeights(path.into()));
+            }
+        } else if path.extension().is_some_and(|extension| extension == "json") {
+            weights.add_index(path)?;
+        } else {
+            weights.add_file(path)?;
+        }
+        Ok(weights)
+    }
+
+    fn add_index(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let malformed = |problem: String| WeightsError::Malformed { path: path.into(), problem };
+        let text = std::fs::read(path).map_err(|error| WeightsError::File { path: path.into(), error })?;
+        let index: Index = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let shards: BTreeSet<_> = index.weight_map.values().collect();
+        for shard in shards {
+            // The index may come from anywhere; it must not lead out of its folder.
+            if Path::new(shard).components().any(|component| !matches!(component, Component::Normal(_))) {
+                return Err(malformed(format!("the shard `{shard}` is not a file of the same folder")));
+            }
+            self.add_file(&folder.join(shard))?;
+        }
+        match index.weight_map.iter().find(|(name, _)| !self.tensors.contains_key(*name)) {
+            Some((name, shard)) => Err(malformed(format!("tensor `{name}` is not in {shard}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let unreadable = |error| WeightsError::File { path: path.into(), error };
+        let malformed = |problem: String| WeightsError::Malformed { path: path.into(), problem };
+        let file = File::open(path).map_err(unreadable)?;
+        // SAFETY: the mapping is read-only. Another process that changed the file meanwhile would change the weights, and one
+        // that truncated it would end this process; that holds for every program that maps its data.
+        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(unreadable)?);
+        let tensors = SafeTensors::deserialize(&map).map_err(|error| malformed(format!("not safetensors: {error}")))?;
+        for (name, view) in tensors.iter() {
+            // Tensors of types no model uses may lie beside those that are wanted.
+            let Some(element) = element_type(view.dtype()) else {
+                tracing::warn!(tensor = name, dtype = ?view.dtype(), "skipped: no such element type");
+                continue;
+            };
+            // `view.data()` lies inside the mapping, so the distance is its offset.
+            let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
+            let bytes = in_place(&map, start, view.data(), element)
+                .ok_or_else(|| malformed(format!("tensor `{name}` ends beyond the file")))?;
+            let shape = view.shape().iter().map(|dimension| *dimension as u64).collect();
+            self.add(name.to_string(), Weight { element, shape, bytes })?;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a tensor where they are mapped. Files whose tensors do not start at a multiple of their element size are rare
+/// (nothing forbids them), and have those tensors copied.
+fn in_place(map: &Arc<Mmap>, start: usize, data: &[u8], element: ElementType) -> Option<WeightBytes> {
+    let (count, bytes) = element.group();
+    let aligned = count != 1 || start.is_multiple_of(bytes as usize);
+    if aligned {
+        WeightBytes::of_file(map.clone(), start..start + data.len())
+    } else {
+        Some(WeightBytes::of_memory(data.into()))
+    }
+}
+
+fn element_type(dtype: Dtype) -> Option<ElementType> {
+    Some(match dtype {
+        Dtype::BOOL => ElementType::Bool,
+        Dtype::U8 => ElementType::U8,
+        Dtype::I8 => ElementType::I8,
+        Dtype::I16 => ElementType::I16,
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::Bf16,
+        Dtype::I32 => ElementType::I32,
+        Dtype::U32 => ElementType::U32,
+        Dtype::F32 => ElementType::F32,
+        Dtype::F64 => ElementType::F64,
+        Dtype::I64 => ElementType::I64,
+        Dtype::F8_E4M3 => ElementType::Fp8E4m3,
+        Dtype::F8_E5M2 => ElementType::Fp8E5m2,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::ParameterSpecification;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
+    fn write(path: &Path, name: &str, values: &[f32]) {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::F32, vec![values.len()], &bytes).unwrap();
+        serialize_to_file([(name, view)], None, path).unwrap();
+    }
+
+    fn wanted(name: &str, element: ElementType, shape: &[u64]) -> ParameterSpecification {
+        ParameterSpecification { name: name.into(), element, shape: shape.into() }
+    }
+
+    #[test]
+    fn a_file_or_its_folder_opens_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write(&path, "a.weight", &[1.0, 2.0, 3.0]);
+        for place in [&path, folder.path()] {
+            let weights = Weights::open(place).unwrap();
+            let weight = weights.find(&wanted("a.weight", ElementType::F32, &[3])).unwrap();
+            assert_eq!(weight.bytes.as_slice()[4..8], 2.0f32.to_le_bytes());
+            weight.bytes.populate();
+        }
+    }
+
+    #[test]
+    fn shards_open_through_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("one.safetensors"), "a", &[1.0]);
+        write(&folder.path().join("two.safetensors"), "b", &[2.0, 3.0]);
+        let index = folder.path().join("model.safetensors.index.json");
+        let text = r#"{"metadata": {}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
+        std::fs::write(&index, text).unwrap();
+        let weights = Weights::open(folder.path()).unwrap();
+        assert_eq!(weights.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
+
+        std::fs::write(&index, text.replace("\"b\": ", "\"c\": ")).unwrap();
+        let message = Weights::open(&index).unwrap_err().to_string();
+        assert!(message.ends_with("tensor `c` is not in two.safetensors"), "{message}");
+        std::fs::write(&index, text.replace("two", "../two")).unwrap();
+        let message = Weights::open(&index).unwrap_err().to_string();
+        assert!(message.contains("`../two.safetensors` is not a file of the same folder"), "{message}");
+    }
+
+    #[test]
+    fn errors_name_the_tensor_and_what_was_expected() {
+        let mut weights = Weights::in_memory();
+        weights.insert("transformer.wte.weight", ElementType::F32, vec![2], vec![0; 8]).unwrap();
+        let message = weights.find(&wanted("wte.weight", ElementType::F32, &[2])).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "memory has no tensor `wte.weight`, which the model needs as f32[2]; the nearest name is `transformer.wte.weight`"
+        );
+        let message = weights.find(&wanted("transformer.wte.weight", ElementType::Bf16, &[2])).unwrap_err().to_string();
+        assert_eq!(message, "tensor `transformer.wte.weight` of memory is f32[2], the model was compiled for bf16[2]");
+        let message = weights.insert("x", ElementType::F32, vec![2], vec![0; 7]).unwrap_err().to_string();
+        assert_eq!(message, "tensor `x`: 7 bytes for f32[2]");
+    }
+
+    #[test]
+    fn what_is_not_safetensors_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(Weights::open(folder.path()), Err(WeightsError::NoWeights(_))));
+        let path = folder.path().join("model.safetensors");
+        for contents in [&b""[..], b"x", &[0xff; 64], b"\x02\0\0\0\0\0\0\0{}"] {
+            std::fs::write(&path, contents).unwrap();
+            match Weights::open(&path) {
+                Ok(weights) => assert_eq!(weights.iter().count(), 0),
+                Err(error) => assert!(error.to_string().contains("model.safetensors: "), "{error}"),
+            }
+        }
+    }
+}
