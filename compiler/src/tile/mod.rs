@@ -19,6 +19,7 @@
 
 mod builder;
 pub mod interpret;
+pub mod parts;
 mod print;
 mod program;
 mod verify;

@@ -151,11 +151,12 @@ impl<'a> Memory<'a> {
             let last: u128 = extents.iter().zip(&strides).map(|(&e, &s)| u128::from(e - 1) * u128::from(s)).sum();
             if last >= data.len() as u128 {
                 let (argument, elements) = (name.to_string(), data.len());
-                return Err(Problem::Memory { argument, elements, needed: last.saturating_add(1) });
+                let needed = u64::try_from(last).map_or(u64::MAX, |last| last.saturating_add(1));
+                return Err(Problem::Memory { argument, elements, needed });
             }
         }
         let touched = if access == Access::Read { Vec::new() } else { vec![Touched::default(); data.len()] };
-        let extents = extents.into_iter().map(|extent| extent as i64).collect();
+        let extents = extents.into_iter().map(|extent| i64::try_from(extent).unwrap_or(i64::MAX)).collect();
         Ok(Self { data, name, extents, strides, touched })
     }
 

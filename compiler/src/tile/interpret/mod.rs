@@ -58,7 +58,7 @@ pub enum Problem {
         /// What there is.
         elements: usize,
         /// What there should be.
-        needed: u128,
+        needed: u64,
     },
     /// [`Coordinate::At`] outside the tensor, in an access that is not masked off.
     #[error("index {index} of dimension {dimension} of @{argument} is outside of its {extent}")]
