@@ -103,6 +103,7 @@ impl Device for Host {
     }
 
     fn bind_weight(&self, weight: &WeightBytes) -> Result<Box<dyn Memory>, DeviceError> {
+        weight.populate();
         Ok(Box::new(MappedWeight(weight.clone())))
     }
 
