@@ -311,6 +311,7 @@ macro_rules! operation {
     (@builder [$($doc:tt)*] $name:ident $Attributes:ident [] [$( $operand:ident: $class:tt, )*] [$($written:ident)?] []) => {
         impl $crate::builder::Builder<'_> {
             $($doc)*
+            #[allow(clippy::too_many_arguments, reason = "one for each operand")]
             pub fn $name(
                 &mut self,
                 $( $operand: $crate::operation::operation!(@operand $class), )*
@@ -325,6 +326,7 @@ macro_rules! operation {
     (@builder [$($doc:tt)*] $name:ident $Attributes:ident [$($attribute:ident)+] [$( $operand:ident: $class:tt, )*] [$($written:ident)?] []) => {
         impl $crate::builder::Builder<'_> {
             $($doc)*
+            #[allow(clippy::too_many_arguments, reason = "one for each operand")]
             pub fn $name(
                 &mut self,
                 $( $operand: $crate::operation::operation!(@operand $class), )*

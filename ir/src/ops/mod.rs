@@ -4,11 +4,16 @@
 //! `family!`: parser, printer, [`Builder`](crate::Builder), the reference page and the "did you mean"
 //! of errors follow.
 
+mod attention;
 mod binary;
 mod elementwise;
+mod fusion;
 mod matmul;
 mod movement;
+mod normalization;
+mod quantization;
 mod reduction;
+mod sampling;
 mod source;
 
 use std::collections::HashMap;
@@ -16,11 +21,16 @@ use std::sync::LazyLock;
 
 use crate::definition::OpDefinition;
 
+pub use attention::*;
 pub use binary::*;
 pub use elementwise::*;
+pub use fusion::*;
 pub use matmul::*;
 pub use movement::*;
+pub use normalization::*;
+pub use quantization::*;
 pub use reduction::*;
+pub use sampling::*;
 pub use source::*;
 
 /// Ops that belong together.
@@ -48,8 +58,19 @@ macro_rules! family {
 use family;
 
 /// Every family, in the order of the reference page.
-pub static FAMILIES: &[&Family] =
-    &[&UNARY_FAMILY, &BINARY_FAMILY, &SOURCE_FAMILY, &MOVEMENT_FAMILY, &REDUCTION_FAMILY, &MATMUL_FAMILY];
+pub static FAMILIES: &[&Family] = &[
+    &SOURCE_FAMILY,
+    &UNARY_FAMILY,
+    &BINARY_FAMILY,
+    &MOVEMENT_FAMILY,
+    &REDUCTION_FAMILY,
+    &NORMALIZATION_FAMILY,
+    &MATMUL_FAMILY,
+    &QUANTIZATION_FAMILY,
+    &ATTENTION_FAMILY,
+    &SAMPLING_FAMILY,
+    &FUSION_FAMILY,
+];
 
 /// Every op.
 pub fn all() -> impl Iterator<Item = &'static OpDefinition> {

@@ -12,7 +12,7 @@ use crate::types::{Dim, Shape, TensorType, Type};
 family! {
     /// Ops that put the elements of their operands elsewhere. The result has the storage of the operand.
     MOVEMENT_FAMILY = "Moving elements" [
-        Broadcast, Reshape, Transpose, Slice, Concat, Gather,
+        Broadcast, Reshape, Transpose, Slice, Concat, Gather, Embedding,
     ]
 }
 
@@ -472,6 +472,42 @@ operation! {
         let mut shape = x.shape().to_vec();
         shape.splice(op.axis..=op.axis, indices.shape().iter().copied());
         Ok(vec![x.gathered(shape, sources).into()])
+    },
+}
+
+operation! {
+    /// Rows of a table: `result[…, :] = table[ids[…], :]`.
+    ///
+    /// The result has the storage of the table unless another float is written. An id outside the table
+    /// is an error.
+    EMBEDDING = embedding(
+        /// `[rows, row length]`.
+        table: Float,
+        /// Which rows, of any shape.
+        ids: Integer,
+    ), Embedding {}
+    infer: |_, inference| {
+        let (table, ids) = (inference.tensor_of_rank(0, 2)?, inference.tensor(1)?);
+        let mut shape = ids.shape.clone();
+        shape.push(table.shape[1].clone());
+        one_result(inference.in_written_storage(table.with_shape(shape)))
+    },
+    sharding: |_, operands, _| {
+        let rank = operands[1].as_tensor().map_or(0, TensorType::rank);
+        let mut rule = ShardingRule::new();
+        let ids = rule.parallel(rank);
+        // A part of the table gives rows of zeros for ids that it does not hold: partial sums.
+        let (row, element) = (rule.factor(FactorKind::Reduction), rule.factor(FactorKind::Parallel));
+        let result: Vec<Factor> = ids.iter().copied().chain([element]).collect();
+        rule.operand([row, element]).operand(ids).result(result)
+    },
+    evaluate: |_, evaluation| {
+        let (table, ids) = (evaluation.tensor(0)?, evaluation.tensor(1)?);
+        let (extent, length) = (table.shape()[0], table.shape()[1]);
+        let rows = checked_indices(ids, extent)?;
+        let sources = rows.iter().flat_map(|row| row * length..(row + 1) * length);
+        let shape = ids.shape().iter().copied().chain([length]).collect();
+        Ok(vec![table.gathered(shape, sources).into()])
     },
 }
 
