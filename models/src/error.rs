@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
+use tessera_runtime::execute::RunError;
+use tessera_runtime::plan::ElementType;
+use tessera_runtime::weights::WeightsError;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, ModelError>;
@@ -52,53 +54,39 @@ pub enum ModelError {
     /// A configuration contradicts itself.
     #[error("invalid model configuration: {0}")]
     InvalidConfig(String),
-    /// A safetensors file or its index is damaged.
-    #[error("{} is not a valid checkpoint: {reason}", path.display())]
-    Checkpoint {
+    /// The weights cannot be opened, or do not fit the model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A model could not be loaded on a device, or run there.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A tensor's element type is not usable here.
+    #[error("tensor `{name}` is stored as {found}; supported: {supported}")]
+    TensorType {
+        /// The tensor.
+        name: String,
+        /// The type in the file.
+        found: ElementType,
+        /// What is accepted.
+        supported: String,
+    },
+    /// Weights could not be written.
+    #[error("cannot write {}: {reason}", path.display())]
+    Unwritable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why not.
         reason: String,
-    },
-    /// The model needs a tensor that the checkpoint lacks.
-    #[error("the checkpoint {} lacks tensor `{name}`, expected with shape {expected:?}{}", path.display(), similar_hint(similar))]
-    MissingTensor {
-        /// Where the tensor was looked for.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// The shape that the configuration implies.
-        expected: Vec<u64>,
-        /// The most similar name in the checkpoint, if any is near.
-        similar: Option<String>,
-    },
-    /// A tensor's shape contradicts the configuration.
-    #[error("tensor `{name}` in {} has shape {found:?}, but the configuration implies {expected:?}", path.display())]
-    TensorShape {
-        /// The file that holds the tensor.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// The shape that the configuration implies.
-        expected: Vec<u64>,
-        /// The shape in the file.
-        found: Vec<u64>,
-    },
-    /// A tensor's element type is not usable here.
-    #[error("tensor `{name}` in {} is stored as {found:?}; expected {expected}", path.display())]
-    TensorType {
-        /// The file that holds the tensor.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// What is accepted.
-        expected: String,
-        /// The type in the file.
-        found: Dtype,
     },
     /// The tokenizer is missing, malformed, or refuses its input.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A graph could not be built from a configuration that passed validation.
+    #[error("cannot build the model's graph: {0}")]
+    Graph(String),
+    /// The reference evaluation failed.
+    #[error("reference evaluation: {0}")]
+    Evaluation(#[from] tessera_ir::evaluate::EvaluationError),
     /// A request for text or logits cannot be honoured.
     #[error("{0}")]
     Request(String),
@@ -118,9 +106,20 @@ impl ModelError {
     }
 }
 
-fn similar_hint(similar: &Option<String>) -> String {
-    match similar {
-        Some(name) => format!("; the most similar name there is `{name}`"),
-        None => String::new(),
+impl From<tessera_ir::OpError> for ModelError {
+    fn from(error: tessera_ir::OpError) -> Self {
+        Self::Graph(error.to_string())
+    }
+}
+
+impl From<tessera_ir::Duplicate> for ModelError {
+    fn from(error: tessera_ir::Duplicate) -> Self {
+        Self::Graph(error.to_string())
+    }
+}
+
+impl From<tessera_ir::evaluate::TensorError> for ModelError {
+    fn from(error: tessera_ir::evaluate::TensorError) -> Self {
+        Self::Evaluation(error.into())
     }
 }

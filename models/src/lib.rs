@@ -5,12 +5,19 @@
 
 #![deny(missing_docs)]
 
-pub mod checkpoint;
+mod contain;
+pub mod engine;
 pub mod error;
+pub mod folder;
 pub mod generation;
+pub mod gpt;
 pub mod gpt2;
+pub mod random;
 pub mod tokenizer;
+pub mod weights;
 
-pub use checkpoint::Checkpoint;
 pub use error::{ModelError, Result};
+pub use folder::{ModelConfig, ModelFolder};
+pub use gpt::GptConfig;
+pub use gpt2::Gpt2Config;
 pub use tokenizer::Tokenizer;

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
+
+use crate::contain::contained;
 use crate::error::{ModelError, Result};
 
 /// The vocabulary size of GPT-2's own tokenizer, end of text included.
@@ -49,8 +52,12 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn open_file(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(ModelError::file("read", path))?;
-        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| ModelError::Tokenizer(format!("{} is malformed: {error}", path.display())))?;
+        // Syntax first: this error has a line and a column.
+        let _: IgnoredAny = serde_json::from_slice(&bytes).map_err(ModelError::json(path))?;
+        let malformed = |error: String| ModelError::Tokenizer(format!("{} is malformed: {error}", path.display()));
+        let tokenizer = contained(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .map_err(malformed)?
+            .map_err(|error| malformed(error.to_string()))?;
         Ok(Self { kind: Kind::HuggingFace(Box::new(tokenizer)) })
     }
 
@@ -62,26 +69,26 @@ impl Tokenizer {
     /// The token ids of a text; special tokens written out in it (`<|endoftext|>`) become their ids.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match &self.kind {
-            Kind::HuggingFace(tokenizer) => tokenizer
-                .encode(text, true)
-                .map(|encoding| encoding.get_ids().to_vec())
-                .map_err(|error| ModelError::Tokenizer(format!("cannot encode the text: {error}"))),
+            Kind::HuggingFace(tokenizer) => {
+                let failed = |error: String| ModelError::Tokenizer(format!("cannot encode the text: {error}"));
+                let encoding = contained(|| tokenizer.encode(text, true)).map_err(failed)?;
+                encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| failed(error.to_string()))
+            }
             Kind::Gpt2(bpe) => Ok(bpe.encode_with_special_tokens(text)),
         }
     }
 
     /// The text of token ids, without special tokens. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let failed = |error: String| ModelError::Tokenizer(format!("cannot decode the ids: {error}"));
         match &self.kind {
-            Kind::HuggingFace(tokenizer) => tokenizer
-                .decode(ids, true)
-                .map_err(|error| ModelError::Tokenizer(format!("cannot decode the ids: {error}"))),
+            Kind::HuggingFace(tokenizer) => {
+                contained(|| tokenizer.decode(ids, true)).map_err(failed)?.map_err(|error| failed(error.to_string()))
+            }
             Kind::Gpt2(bpe) => {
                 let ordinary: Vec<u32> =
                     ids.iter().copied().filter(|&id| u64::from(id) < GPT2_VOCABULARY - 1).collect();
-                let bytes = bpe
-                    .decode_bytes(&ordinary)
-                    .map_err(|error| ModelError::Tokenizer(format!("cannot decode the ids: {error}")))?;
+                let bytes = bpe.decode_bytes(&ordinary).map_err(|error| failed(error.to_string()))?;
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
         }

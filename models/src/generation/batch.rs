@@ -77,7 +77,7 @@ pub(super) struct PlannedStep {
 
 /// Plans the next step: every decoding sequence's one token first, so that prompts never starve them, then prompt chunks in
 /// order up to the limit. Counts the tokens as cached.
-pub(super) fn plan_step(active: &mut [Sequence], limit: usize, page_size: usize) -> PlannedStep {
+pub(super) fn plan_step(active: &mut [Sequence], limit: usize) -> PlannedStep {
     let mut budget = limit;
     let mut taken: Vec<(usize, usize)> = Vec::new();
     for decoding in [true, false] {
@@ -104,7 +104,9 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize, page_size: usize)
             inputs.sequences.push(row as i32);
         }
         sequence.cached = chunk.end;
-        inputs.pages_per_sequence = inputs.pages_per_sequence.max(chunk.end.div_ceil(page_size.max(1)));
+        // All pages the sequence holds, not only those in use: the shape then stays the same from step to step, and so does
+        // everything that is planned for it.
+        inputs.pages_per_sequence = inputs.pages_per_sequence.max(sequence.pages.len());
         if chunk.end == sequence.tokens.len() {
             inputs.rows.push(inputs.tokens.len() as i32 - 1);
             sampled.push(slot);

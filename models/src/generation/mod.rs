@@ -237,7 +237,7 @@ pub fn generate(
         }
 
         let started = Instant::now();
-        let step = plan_step(&mut active, tokens_per_step, page_size);
+        let step = plan_step(&mut active, tokens_per_step);
         engine.step(&step.inputs)?;
         let mut rows = SampleRows::default();
         for &slot in &step.sampled {

@@ -1,0 +1,160 @@
+//! A model folder: `config.json`, weights, tokenizer and generation defaults, as Hugging Face lays them out.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::{ModelError, Result};
+use crate::gpt::GptConfig;
+use crate::gpt2::Gpt2Config;
+use crate::tokenizer::Tokenizer;
+
+/// The `model_type` of [`GptConfig`] folders.
+pub const GPT_MODEL_TYPE: &str = "tessera_gpt";
+
+/// Fields of a `config.json` that describe the folder rather than the model.
+const FOLDER_FIELDS: [&str; 8] = [
+    "model_type",
+    "architectures",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+];
+
+/// A model's configuration, of any kind that this crate builds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelConfig {
+    /// `model_type` `gpt2`.
+    Gpt2(Gpt2Config),
+    /// `model_type` [`GPT_MODEL_TYPE`].
+    Gpt(Box<GptConfig>),
+}
+
+impl ModelConfig {
+    /// Tokens in the vocabulary.
+    pub fn vocabulary(&self) -> u64 {
+        match self {
+            Self::Gpt2(config) => config.vocab_size,
+            Self::Gpt(config) => config.vocab_size,
+        }
+    }
+
+    /// The longest sequence, in tokens.
+    pub fn context(&self) -> u64 {
+        match self {
+            Self::Gpt2(config) => config.n_positions,
+            Self::Gpt(config) => config.max_seq_len,
+        }
+    }
+}
+
+/// A folder whose configuration has been read and validated. Weights and tokenizer are opened on demand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// What `config.json` says of the model.
+    pub config: ModelConfig,
+    /// The token that begins a text, if there is one; stands in for an empty prompt.
+    pub begin_of_text: Option<u32>,
+    /// The tokens that end a text: of `generation_config.json` if it says, else of `config.json`.
+    pub end_of_text: Vec<u32>,
+}
+
+/// The part of both configuration files that says how texts begin and end.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TextBounds {
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<TokenIds>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum TokenIds {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    fn into_vec(self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![id],
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+impl ModelFolder {
+    /// Reads and validates the configuration files of a folder.
+    pub fn open(path: &Path) -> Result<Self> {
+        let config_path = path.join("config.json");
+        if !path.is_dir() {
+            return Err(ModelError::InvalidConfig(format!("{} is not a folder", path.display())));
+        }
+        if !config_path.is_file() {
+            return Err(ModelError::MissingFile {
+                folder: path.to_path_buf(),
+                file: "config.json".to_owned(),
+                help: "a model folder holds config.json, model.safetensors and tokenizer.json".to_owned(),
+            });
+        }
+        let text = std::fs::read(&config_path).map_err(ModelError::file("read", &config_path))?;
+        let (config, bounds) = parse_config(&text, &config_path)?;
+
+        let generation_path = path.join("generation_config.json");
+        let generation: TextBounds = if generation_path.is_file() {
+            let text = std::fs::read(&generation_path).map_err(ModelError::file("read", &generation_path))?;
+            serde_json::from_slice(&text).map_err(ModelError::json(&generation_path))?
+        } else {
+            TextBounds::default()
+        };
+        let end_of_text = generation.eos_token_id.or(bounds.eos_token_id).map(TokenIds::into_vec).unwrap_or_default();
+        let begin_of_text = generation.bos_token_id.or(bounds.bos_token_id);
+        for id in begin_of_text.iter().chain(&end_of_text) {
+            if u64::from(*id) >= config.vocabulary() {
+                return Err(ModelError::InvalidConfig(format!(
+                    "special token {id} is outside the vocabulary of {}",
+                    config.vocabulary()
+                )));
+            }
+        }
+        Ok(Self { path: path.to_path_buf(), config, begin_of_text, end_of_text })
+    }
+
+    /// Opens the folder's tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::open_folder(&self.path, self.config.vocabulary())
+    }
+}
+
+fn parse_config(text: &[u8], path: &Path) -> Result<(ModelConfig, TextBounds)> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(ModelError::json(path))?;
+    let bounds: TextBounds = serde_json::from_slice(text).map_err(ModelError::json(path))?;
+    let model_type = fields.get("model_type").cloned().unwrap_or(Value::Null);
+    let config = match model_type.as_str() {
+        Some("gpt2") => {
+            let config: Gpt2Config = serde_json::from_slice(text).map_err(ModelError::json(path))?;
+            config.validate()?;
+            ModelConfig::Gpt2(config)
+        }
+        Some(GPT_MODEL_TYPE) => {
+            fields.retain(|name, _| !FOLDER_FIELDS.contains(&name.as_str()));
+            let config: GptConfig = serde_json::from_value(Value::Object(fields)).map_err(ModelError::json(path))?;
+            config.validate()?;
+            ModelConfig::Gpt(Box::new(config))
+        }
+        _ => {
+            return Err(ModelError::Unsupported {
+                field: "model_type".to_owned(),
+                value: model_type.to_string(),
+                supported: format!("\"gpt2\", \"{GPT_MODEL_TYPE}\""),
+            });
+        }
+    };
+    Ok((config, bounds))
+}

@@ -1,0 +1,11 @@
+//! Tests of the models crate against files: folders, weights and the checked-in IR.
+
+mod folder;
+mod malformed;
+
+use std::path::PathBuf;
+
+/// The small trained GPT-2 that the repository carries.
+fn gpt2_kjv() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gpt2-kjv")
+}
