@@ -12,7 +12,10 @@ pub mod folder;
 pub mod generation;
 pub mod gpt;
 pub mod gpt2;
+pub mod model;
+pub mod network;
 pub mod random;
+pub mod reference;
 pub mod tokenizer;
 pub mod weights;
 
@@ -20,4 +23,5 @@ pub use error::{ModelError, Result};
 pub use folder::{ModelConfig, ModelFolder};
 pub use gpt::GptConfig;
 pub use gpt2::Gpt2Config;
+pub use model::Model;
 pub use tokenizer::Tokenizer;

@@ -17,7 +17,7 @@ pub struct Step {
     pub batch: usize,
     /// P.
     pub pages_per_sequence: usize,
-    /// The tokens whose logits are wanted, R.
+    /// The tokens whose logits are wanted, R: at least one, in increasing order.
     pub rows: Vec<i32>,
 }
 
@@ -69,7 +69,7 @@ impl Sequence {
 #[derive(Debug)]
 pub(super) struct PlannedStep {
     pub inputs: Step,
-    /// For each row of logits, the sequence it continues (an index into the active sequences).
+    /// For each row of logits, the sequence it continues (an index into the active sequences); none where no row is wanted.
     pub sampled: Vec<usize>,
     /// How many of the tokens are prompt tokens.
     pub prompt_tokens: usize,
@@ -111,6 +111,10 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize) -> PlannedStep {
             inputs.rows.push(inputs.tokens.len() as i32 - 1);
             sampled.push(slot);
         }
+    }
+    if inputs.rows.is_empty() && !inputs.tokens.is_empty() {
+        // A step has at least one row; where only the middles of prompts are fed, nobody looks at it.
+        inputs.rows.push(inputs.tokens.len() as i32 - 1);
     }
     for &(slot, _) in &taken {
         let pages = &active[slot].pages;

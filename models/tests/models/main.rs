@@ -1,7 +1,10 @@
 //! Tests of the models crate against files: folders, weights and the checked-in IR.
 
 mod folder;
+mod gpt;
+mod ir_files;
 mod malformed;
+mod reference;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,79 @@
+//! A model: its configuration, its weights, and the graph that fits both.
+
+use std::path::Path;
+
+use tessera_ir::{Module, Storage};
+use tessera_runtime::Weights;
+use tessera_runtime::plan::ElementType;
+use tessera_runtime::weights::WeightsError;
+
+use crate::error::{ModelError, Result};
+use crate::folder::{ModelConfig, ModelFolder};
+use crate::gpt2::Gpt2Layout;
+use crate::weights::{FLOATS, parameter_specifications, storage_of};
+use crate::{gpt, gpt2};
+
+/// A model that is ready to be compiled: every parameter of its module has a tensor of the right shape and type.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Where it came from.
+    pub folder: ModelFolder,
+    /// The weights that its module's parameters name.
+    pub weights: Weights,
+    /// The serving step and the sampling function.
+    pub module: Module,
+}
+
+impl Model {
+    /// Opens a model folder with the weights that are in it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let folder = ModelFolder::open(path)?;
+        let weights = Weights::open(path).map_err(|error| match error {
+            WeightsError::NoWeights(_) if path.join("pytorch_model.bin").is_file() => ModelError::MissingFile {
+                folder: path.to_path_buf(),
+                file: "model.safetensors".to_owned(),
+                help: "there is a pytorch_model.bin, which is a Python pickle; convert it to safetensors".to_owned(),
+            },
+            other => other.into(),
+        })?;
+        Self::with_weights(folder, weights)
+    }
+
+    /// The model of a folder's configuration with other weights, for example a copy in another storage.
+    pub fn with_weights(folder: ModelFolder, weights: Weights) -> Result<Self> {
+        let module = match &folder.config {
+            ModelConfig::Gpt2(config) => gpt2::build(config, &detect_layout(&weights)?)?,
+            ModelConfig::Gpt(config) => gpt::build(config)?,
+        };
+        for parameter in parameter_specifications(&module)? {
+            weights.find(&parameter)?;
+        }
+        Ok(Self { folder, weights, module })
+    }
+
+    /// The names of the tensors that the model reads.
+    pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
+        self.module.parameters.keys().map(|name| name.as_str())
+    }
+}
+
+/// How a GPT-2 checkpoint names and stores its tensors. OpenAI's own upload has no `transformer.` before its names.
+fn detect_layout(weights: &Weights) -> Result<Gpt2Layout> {
+    let default = Gpt2Layout::default();
+    let prefix = if weights.get("wte.weight").is_some() { String::new() } else { default.prefix };
+    let storage = |name: &str| -> Result<Storage> {
+        let name = format!("{prefix}{name}");
+        // Of a tensor that is missing, the check against the module tells.
+        let Some(tensor) = weights.get(&name) else { return Ok(Storage::F32) };
+        match storage_of(tensor.element) {
+            Some(storage) if FLOATS.contains(&tensor.element) => Ok(storage),
+            _ => Err(ModelError::TensorType {
+                name,
+                found: tensor.element,
+                supported: FLOATS.map(ElementType::name).join(", "),
+            }),
+        }
+    };
+    let (matrices, vectors) = (storage("wte.weight")?, storage("ln_f.weight")?);
+    Ok(Gpt2Layout { prefix, matrices, vectors })
+}

@@ -1,0 +1,287 @@
+//! What the graphs of all models share: the serving step's inputs and outputs, the sampling function, and compositions of ops.
+
+use tessera_ir::{
+    ConstantValue, Dim, Function, KvCacheType, Module, Name, NumericPolicy, Sharding, Storage, SymbolRange, TensorType,
+    Type, ValueId, ops,
+};
+
+use crate::error::Result;
+
+/// Tokens in one page of the KV cache.
+pub const PAGE_SIZE: u64 = 16;
+
+/// The function that feeds tokens and returns logits.
+///
+/// `@step(%tokens[T] i32, %positions[T] i32, %sequences[T] i32, %page_table[B, P] i32, %rows[R] i32, %cache)` returns the
+/// logits `[R, V]` f32 of the tokens that `rows` picks, and the cache with the tokens' keys and values. Tokens of one sequence
+/// are consecutive and in order; `rows` is strictly increasing.
+pub const STEP: &str = "step";
+
+/// The function that draws tokens from logits: the op `sample` and nothing else.
+///
+/// `@sample(%logits[R, V] f32, %temperature[R] f32, %top_k[R] i32, %top_p[R] f32, %seed[R] i64, %counter[R] i32)` returns
+/// `[R]` i32.
+pub const SAMPLE: &str = "sample";
+
+/// The symbols of the serving step, and what they count.
+pub mod symbol {
+    /// Tokens of the step.
+    pub const TOKENS: &str = "T";
+    /// Sequences of the step: rows of the page table.
+    pub const SEQUENCES: &str = "B";
+    /// Pages a sequence: columns of the page table.
+    pub const PAGES: &str = "P";
+    /// Rows of logits.
+    pub const ROWS: &str = "R";
+}
+
+/// A vector of one number for each token of the step, and the tokens' places.
+///
+/// The last block of a model computes only the rows that are asked for, so a block is given the places of the tokens that
+/// its queries belong to.
+#[derive(Clone)]
+pub(crate) struct Tokens {
+    /// How many there are: `T` or `R`.
+    pub count: Dim,
+    pub positions: ValueId,
+    pub sequences: ValueId,
+}
+
+/// A serving step under construction.
+pub(crate) struct Network {
+    module: Module,
+    step: Function,
+    pub tokens: ValueId,
+    pub all: Tokens,
+    page_table: ValueId,
+    rows: ValueId,
+    cache: ValueId,
+}
+
+/// The numbers of one attention.
+pub(crate) struct AttentionShape {
+    pub layer: u64,
+    pub heads: u64,
+    pub head_dim: u64,
+    pub scale: f64,
+}
+
+impl Network {
+    /// A step for sequences of up to `context` tokens.
+    pub fn new(name: &str, context: u64, cache: KvCacheType) -> Self {
+        let mut module = Module::new(name);
+        let pages = context.div_ceil(cache.page_size.max(1));
+        let anything = i32::MAX as u64;
+        for (symbol, maximum) in [
+            (symbol::TOKENS, anything),
+            (symbol::SEQUENCES, anything),
+            (symbol::PAGES, pages),
+            (symbol::ROWS, anything),
+        ] {
+            module.symbols.insert(Name::from(symbol), SymbolRange { minimum: 1, maximum });
+        }
+        let mut step = Function::new(STEP);
+        let integers = |shape: &[&str]| {
+            TensorType::new(shape.iter().map(|name| Dim::from(*name)).collect::<Vec<_>>(), Storage::I32)
+        };
+        let graph = &mut step.graph;
+        let tokens = graph.input("tokens", integers(&[symbol::TOKENS]));
+        let positions = graph.input("positions", integers(&[symbol::TOKENS]));
+        let sequences = graph.input("sequences", integers(&[symbol::TOKENS]));
+        let page_table = graph.input("page_table", integers(&[symbol::SEQUENCES, symbol::PAGES]));
+        let rows = graph.input("rows", integers(&[symbol::ROWS]));
+        let cache = graph.input("cache", cache);
+        let all = Tokens { count: Dim::from(symbol::TOKENS), positions, sequences };
+        Self { module, step, tokens, all, page_table, rows, cache }
+    }
+
+    pub fn module_mut(&mut self) -> &mut Module {
+        &mut self.module
+    }
+
+    /// The parameter `name`, declared on first use.
+    pub fn parameter(
+        &mut self,
+        name: &str,
+        shape: &[u64],
+        policy: impl Into<NumericPolicy>,
+        sharding: Option<Sharding>,
+    ) -> Result<ValueId> {
+        let mut ty = TensorType::new(shape.iter().copied().map(Dim::Static).collect::<Vec<_>>(), policy);
+        ty.sharding = sharding;
+        if !self.module.parameters.contains_key(name) {
+            self.module.add_parameter(name, ty.clone())?;
+        }
+        Ok(self.step.graph.parameter(name, ty))
+    }
+
+    /// Appends an operation whose result type is inferred.
+    pub fn op(&mut self, operation: impl Into<tessera_ir::Operation>, operands: &[ValueId]) -> Result<ValueId> {
+        Ok(self.step.graph.builder().append(operation, operands)?)
+    }
+
+    /// Appends an operation whose result has this type.
+    pub fn op_as(
+        &mut self,
+        operation: impl Into<tessera_ir::Operation>,
+        operands: &[ValueId],
+        ty: TensorType,
+    ) -> Result<ValueId> {
+        Ok(self.step.graph.builder().returning(ty).append(operation, operands)?)
+    }
+
+    /// Appends an operation and converts its result to a storage, if it has another.
+    pub fn op_rounded(
+        &mut self,
+        operation: impl Into<tessera_ir::Operation>,
+        operands: &[ValueId],
+        storage: Storage,
+    ) -> Result<ValueId> {
+        let result = self.op(operation, operands)?;
+        self.cast(result, storage)
+    }
+
+    /// Appends an operation that rounds its result, of the shape of its first operand, to the storage that is asked for.
+    pub fn op_in(
+        &mut self,
+        operation: impl Into<tessera_ir::Operation>,
+        operands: &[ValueId],
+        storage: Storage,
+    ) -> Result<ValueId> {
+        let shape = operands.first().map(|first| self.shape(*first)).unwrap_or_default();
+        self.op_as(operation, operands, TensorType::new(shape, storage))
+    }
+
+    /// Names a value for the text form.
+    pub fn name(&mut self, value: ValueId, name: impl Into<Name>) -> ValueId {
+        self.step.graph.set_name(value, name);
+        value
+    }
+
+    /// The type of one row of `width` for each element of `ids`.
+    pub fn rows_of(&self, ids: ValueId, width: u64, policy: NumericPolicy) -> TensorType {
+        let mut shape = self.shape(ids);
+        shape.push(Dim::Static(width));
+        TensorType::new(shape, policy)
+    }
+
+    fn shape(&self, value: ValueId) -> Vec<Dim> {
+        match self.step.graph.value_type(value) {
+            Type::Tensor(tensor) => tensor.shape.to_vec(),
+            Type::KvCache(_) => Vec::new(),
+        }
+    }
+
+    fn storage(&self, value: ValueId) -> Option<Storage> {
+        self.step.graph.value_type(value).as_tensor().map(TensorType::storage)
+    }
+
+    /// The value in another storage; itself where it has it already.
+    pub fn cast(&mut self, value: ValueId, storage: Storage) -> Result<ValueId> {
+        if self.storage(value) == Some(storage) {
+            return Ok(value);
+        }
+        self.op(ops::Cast { to: storage }, &[value])
+    }
+
+    /// `x[N, K] · w`, where the weight is `[K, M]`, or `[M, K]` if `transposed`.
+    pub fn matmul(&mut self, x: ValueId, weight: ValueId, transposed: bool, policy: NumericPolicy) -> Result<ValueId> {
+        let (mut shape, weight_shape) = (self.shape(x), self.shape(weight));
+        if let (Some(last), Some(columns)) = (shape.last_mut(), weight_shape.get(if transposed { 0 } else { 1 })) {
+            *last = columns.clone();
+        }
+        self.op_as(ops::Matmul { transpose_rhs: transposed }, &[x, weight], TensorType::new(shape, policy))
+    }
+
+    /// Adds a vector `[M]` to every row of `x[N, M]`; the sum is rounded to this storage.
+    pub fn add_bias(&mut self, x: ValueId, bias: ValueId, rounded: Storage) -> Result<ValueId> {
+        let storage = self.storage(x).unwrap_or(rounded);
+        let bias = self.cast(bias, storage)?;
+        let ty = TensorType::new(self.shape(x), storage);
+        let rows = self.op_as(ops::Broadcast { axes: vec![1] }, &[bias], ty)?;
+        self.op_rounded(ops::Add {}, &[x, rows], rounded)
+    }
+
+    /// A number as a tensor of the type of `like`.
+    pub fn filled(&mut self, number: f64, like: ValueId) -> Result<ValueId> {
+        let ty = TensorType::new(self.shape(like), self.storage(like).unwrap_or(Storage::F32));
+        self.op_as(ops::Constant { value: ConstantValue::from(number) }, &[], ty)
+    }
+
+    /// Columns `from` to `from + count` of `x[N, M]`.
+    pub fn columns(&mut self, x: ValueId, from: u64, count: u64) -> Result<ValueId> {
+        let mut shape = self.shape(x);
+        let limits = vec![shape[0].clone(), Dim::Static(from + count)];
+        shape.truncate(1);
+        self.op(ops::Slice { starts: vec![0, from as usize], limits }, &[x])
+    }
+
+    /// `x[N, H·D]` as `[N, H, D]`.
+    pub fn split_heads(&mut self, x: ValueId, heads: u64, head_dim: u64) -> Result<ValueId> {
+        let mut shape = self.shape(x);
+        shape.truncate(1);
+        shape.extend([Dim::Static(heads), Dim::Static(head_dim)]);
+        let ty = TensorType::new(shape, self.storage(x).unwrap_or(Storage::F32));
+        self.op_as(ops::Reshape {}, &[x], ty)
+    }
+
+    /// The rows that the step's caller asked for of a tensor of one row a token.
+    pub fn at_rows(&mut self, x: ValueId) -> Result<ValueId> {
+        let rows = self.rows;
+        self.op(ops::Gather { axis: 0 }, &[x, rows])
+    }
+
+    /// The tokens that the step's caller asked for.
+    pub fn wanted(&mut self) -> Result<Tokens> {
+        let all = self.all.clone();
+        let positions = self.at_rows(all.positions)?;
+        let sequences = self.at_rows(all.sequences)?;
+        Ok(Tokens { count: Dim::from(symbol::ROWS), positions, sequences })
+    }
+
+    /// Appends every token's key and value `[T, Hk, D]` to the cache.
+    pub fn append_to_cache(&mut self, layer: u64, key: ValueId, value: ValueId) -> Result<()> {
+        let operands = [self.cache, key, value, self.all.positions, self.all.sequences, self.page_table];
+        self.cache = self.op(ops::KvAppend { layer: layer as usize }, &operands)?;
+        self.name(self.cache, "cache");
+        Ok(())
+    }
+
+    /// Attention of the queries `[N, H, D]` of `tokens` over the cache; `[N, H·D]`.
+    pub fn attend(&mut self, shape: &AttentionShape, query: ValueId, tokens: &Tokens) -> Result<ValueId> {
+        let operands = [query, self.cache, tokens.positions, tokens.sequences, self.page_table];
+        let attended =
+            self.op(ops::PagedAttention { layer: shape.layer as usize, scale: shape.scale, window: None }, &operands)?;
+        self.name(attended, "attention");
+        let merged = vec![tokens.count.clone(), Dim::Static(shape.heads * shape.head_dim)];
+        let ty = TensorType::new(merged, self.storage(attended).unwrap_or(Storage::F32));
+        self.op_as(ops::Reshape {}, &[attended], ty)
+    }
+
+    /// Ends the step with its logits, adds the sampling function, and gives the module.
+    pub fn finish(mut self, logits: ValueId, vocabulary: u64) -> Result<Module> {
+        self.name(logits, "logits");
+        self.step.graph.set_outputs([logits, self.cache]);
+        self.module.add_function(self.step)?;
+        self.module.add_function(sampling_function(vocabulary)?)?;
+        Ok(self.module)
+    }
+}
+
+fn sampling_function(vocabulary: u64) -> Result<Function> {
+    let mut function = Function::new(SAMPLE);
+    let graph = &mut function.graph;
+    let per_row = |storage: Storage| TensorType::new([Dim::from(symbol::ROWS)], storage);
+    let operands = [
+        graph.input("logits", TensorType::new([Dim::from(symbol::ROWS), Dim::Static(vocabulary)], Storage::F32)),
+        graph.input("temperature", per_row(Storage::F32)),
+        graph.input("top_k", per_row(Storage::I32)),
+        graph.input("top_p", per_row(Storage::F32)),
+        graph.input("seed", per_row(Storage::I64)),
+        graph.input("counter", per_row(Storage::I32)),
+    ];
+    let tokens = graph.builder().append(ops::Sample {}, &operands)?;
+    graph.set_name(tokens, "tokens");
+    graph.set_outputs([tokens]);
+    Ok(function)
+}

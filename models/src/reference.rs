@@ -1,0 +1,117 @@
+//! Models by the reference evaluation of the graph IR: slow and exact, to compare everything else with.
+
+use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
+use tessera_ir::{KvCacheType, Module, Storage};
+use tessera_runtime::Weights;
+
+use crate::error::{ModelError, Result};
+use crate::generation::{Engine, SampleRows, Step};
+use crate::model::Model;
+use crate::network::{SAMPLE, STEP};
+use crate::weights::storage_of;
+
+/// Runs a model's functions by the reference evaluation.
+pub struct ReferenceEngine {
+    module: Module,
+    parameters: Parameters,
+    vocabulary: usize,
+    context: usize,
+    cache: KvCache,
+    logits: Tensor,
+}
+
+impl ReferenceEngine {
+    /// An engine with a KV cache of `pages` pages.
+    pub fn new(model: &Model, pages: usize) -> Result<Self> {
+        let parameters = parameters(&model.module, &model.weights)?;
+        let cache = KvCache::new(cache_type(&model.module)?, pages)?;
+        Ok(Self {
+            module: model.module.clone(),
+            parameters,
+            vocabulary: model.folder.config.vocabulary() as usize,
+            context: model.folder.config.context() as usize,
+            cache,
+            logits: Tensor::zeros(Storage::F32, [0, 0])?,
+        })
+    }
+
+    /// The logits of the last step's rows, `[R, V]`.
+    pub fn logits(&self) -> &Tensor {
+        &self.logits
+    }
+}
+
+/// The type of the KV cache that a model's step threads through.
+pub fn cache_type(module: &Module) -> Result<KvCacheType> {
+    module
+        .function(STEP)
+        .and_then(|step| step.inputs().find_map(|(_, ty)| ty.as_cache().cloned()))
+        .ok_or_else(|| ModelError::InvalidConfig(format!("the module has no function @{STEP} with a KV cache")))
+}
+
+fn parameters(module: &Module, weights: &Weights) -> Result<Parameters> {
+    let mut parameters = Parameters::new();
+    for name in module.parameters.keys() {
+        let Some(stored) = weights.get(name) else { continue };
+        let Some(storage) = storage_of(stored.element) else { continue };
+        let shape: Vec<usize> = stored.shape.iter().map(|&extent| extent as usize).collect();
+        parameters.insert(name.clone(), Tensor::from_bytes(storage, shape, stored.bytes.as_slice())?);
+    }
+    Ok(parameters)
+}
+
+impl Engine for ReferenceEngine {
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn page_size(&self) -> usize {
+        self.cache.ty().page_size as usize
+    }
+
+    fn pages(&self) -> usize {
+        self.cache.pages()
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        let vector = |elements: &[i32]| Tensor::from_i32([elements.len()], elements);
+        let empty = KvCache::new(self.cache.ty().clone(), 0)?;
+        let cache = std::mem::replace(&mut self.cache, empty);
+        let inputs: [Value; 6] = [
+            vector(&step.tokens)?.into(),
+            vector(&step.positions)?.into(),
+            vector(&step.sequences)?.into(),
+            Tensor::from_i32([step.batch, step.pages_per_sequence], &step.page_table)?.into(),
+            vector(&step.rows)?.into(),
+            cache.into(),
+        ];
+        let mut outputs = evaluate(&self.module, STEP, &inputs, &self.parameters)?.into_iter();
+        match (outputs.next(), outputs.next()) {
+            (Some(Value::Tensor(logits)), Some(Value::Cache(cache))) => {
+                (self.logits, self.cache) = (logits, cache);
+                Ok(())
+            }
+            _ => Err(ModelError::InvalidConfig(format!("@{STEP} does not return logits and a cache"))),
+        }
+    }
+
+    fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>> {
+        let count = [rows.seed.len()];
+        let seeds = rows.seed.clone();
+        let inputs: [Value; 6] = [
+            self.logits.clone().into(),
+            Tensor::from_f32(count, &rows.temperature)?.into(),
+            Tensor::from_i32(count, &rows.top_k)?.into(),
+            Tensor::from_f32(count, &rows.top_p)?.into(),
+            Tensor::from_integers(Storage::I64, count, seeds)?.into(),
+            Tensor::from_i32(count, &rows.counter)?.into(),
+        ];
+        let outputs = evaluate(&self.module, SAMPLE, &inputs, &Parameters::new())?;
+        let tokens = outputs.first().and_then(Value::as_tensor);
+        Ok(tokens.map(|tokens| tokens.to_integers().iter().map(|&id| id as u32).collect()).unwrap_or_default())
+    }
+}
