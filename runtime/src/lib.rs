@@ -16,6 +16,7 @@
 #![deny(missing_docs)]
 
 pub mod artifact;
+pub mod cuda;
 pub mod device;
 pub mod execute;
 pub mod host;

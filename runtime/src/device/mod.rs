@@ -12,6 +12,7 @@ use std::time::Duration;
 pub use name::{DeviceName, DeviceNameError};
 
 use crate::artifact::{Artifact, Target, TargetError};
+use crate::cuda::{Cuda, CudaError};
 use crate::host::{Host, HostError};
 use crate::weights::WeightBytes;
 
@@ -45,7 +46,7 @@ pub trait Device: Debug + Send + Sync {
     fn reads_host_memory(&self) -> bool;
 
     /// Loads the kernels of an artifact, whose target has been checked.
-    fn load(&self, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError>;
+    fn load(self: Arc<Self>, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError>;
 }
 
 /// A block of a device's memory. It is released when this is dropped.
@@ -118,6 +119,9 @@ pub enum DeviceError {
     /// The host failed.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// CUDA failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// An integer argument does not fit the kernel's parameter.
     #[error("kernel `{kernel}`: the integer argument {value} does not fit 32 bits, which is what PTX kernels take")]
     IntegerRange {
@@ -142,6 +146,7 @@ pub enum DeviceError {
 pub fn open(name: &str) -> Result<Arc<dyn Device>, DeviceError> {
     Ok(match name.parse::<DeviceName>()? {
         DeviceName::Host => Host::shared()?,
-        _ => return Err(DeviceNameError(name.into()).into()),
+        DeviceName::Cuda(ordinal) => Cuda::open(ordinal)?,
+        DeviceName::Emulated(chip) => Cuda::emulated(chip.as_deref())?,
     })
 }

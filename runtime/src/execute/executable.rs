@@ -33,7 +33,7 @@ impl Executable {
         device.check(artifact.target()).map_err(DeviceError::from)?;
         // Every weight is checked before any is bound: binding may mean gigabytes of copies.
         let found = plan.parameters.iter().map(|parameter| weights.find(parameter)).collect::<Result<Vec<_>, _>>()?;
-        let module = device.load(artifact)?;
+        let module = device.clone().load(artifact)?;
         let parameters = found.iter().map(|weight| device.bind_weight(&weight.bytes)).collect::<Result<_, _>>()?;
         let mut constants = Vec::new();
         for constant in &plan.constants {
@@ -43,6 +43,7 @@ impl Executable {
             device.upload(bytes, memory.as_mut())?;
             constants.push(memory);
         }
+        device.synchronize()?;
         let lifetimes = arena::lifetimes(&plan);
         let device = device.clone();
         Ok(Executable { loaded: Arc::new(Loaded { plan, lifetimes, parameters, constants, module, device }) })

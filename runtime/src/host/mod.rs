@@ -129,7 +129,7 @@ impl Device for Host {
         true
     }
 
-    fn load(&self, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError> {
+    fn load(self: Arc<Self>, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError> {
         let Code::Host(object) = artifact.code() else {
             return Err(self
                 .check(artifact.target())
