@@ -27,8 +27,10 @@ pub struct AttentionTile {
     pub rows: u32,
     /// Keys in a block.
     pub keys: u32,
-    /// Elements of a head as the tiles hold them: at least those in memory; what is beyond them is loaded as zeros.
+    /// Elements of a query's or key's head as the tiles hold them: at least those in memory; what is beyond them is loaded as zeros.
     pub head: u32,
+    /// Elements of a value's head, likewise.
+    pub value_head: u32,
     /// What queries, keys, probabilities and values are converted to for the dots.
     pub operand: Element,
     /// What the products of queries and keys are multiplied with.
@@ -44,7 +46,7 @@ pub struct AttentionState {
     pub maximum: Value,
     /// [rows] F32: sum of 2^(score − maximum).
     pub sum: Value,
-    /// [rows, head] F32: sum of 2^(score − maximum) · value.
+    /// [rows, value_head] F32: sum of 2^(score − maximum) · value.
     pub accumulator: Value,
 }
 
@@ -54,7 +56,7 @@ impl AttentionState {
         Self {
             maximum: b.splat(LEAST, &[tile.rows], Element::F32),
             sum: b.splat(0.0, &[tile.rows], Element::F32),
-            accumulator: b.splat(0.0, &[tile.rows, tile.head], Element::F32),
+            accumulator: b.splat(0.0, &[tile.rows, tile.value_head], Element::F32),
         }
     }
 
@@ -123,8 +125,8 @@ pub struct VisibleKeys {
     pub to: Value,
 }
 
-/// Visits keys. `query` is [rows, head]; `load` gives the keys and values of a block, both [keys, head]. A value that no row sees must be
-/// finite, or it turns zero weights into NaN.
+/// Visits keys. `query` is [rows, head]; `load` gives the keys [keys, head] and values [keys, value_head] of a block. A value that no row sees
+/// must be finite, or it turns zero weights into NaN.
 pub fn attend(
     b: &mut Builder,
     tile: &AttentionTile,
@@ -310,16 +312,11 @@ pub fn paged_attention(
         let here = b.fill(sequence, &shape);
         let here = b.compare(Predicate::Equal, sequences, here);
         let own = b.select(here, positions, outside);
-        let visible = VisibleKeys::new(b, tile, own, split);
+        let visible = VisibleKeys::new(b, tile, own, own, split);
         let state = AttentionState::from_values(carried);
         let load = |b: &mut Builder, block: &KeyBlock| {
             let slots = slots(b, paged, sequence, block);
-            let coordinates = [
-                Coordinate::Gather(slots),
-                Coordinate::At(rows.key_head),
-                Coordinate::Block { start: b.index(0), length: tile.head },
-            ];
-            (b.load(paged.keys, &coordinates), b.load(paged.values, &coordinates))
+            load_keys_and_values(b, tile, rows, [paged.keys, paged.values], Coordinate::Gather(slots))
         };
         attend(b, tile, query, &visible, state, load).values().to_vec()
     });
@@ -327,20 +324,21 @@ pub fn paged_attention(
 }
 
 impl VisibleKeys {
-    /// What rows at `positions` ([rows] I32, −1 for none) see through the tile's window, or the split's part of it.
-    pub fn new(b: &mut Builder, tile: &AttentionTile, positions: Value, split: Option<Split>) -> Self {
+    /// What rows see through the tile's window, or the split's part of it. `own` ([rows] I32) is each row's position among the keys, `last` the
+    /// last key that it sees: its own, or one after that; −1 for a row that sees none.
+    pub fn new(b: &mut Builder, tile: &AttentionTile, own: Value, last: Value, split: Option<Split>) -> Self {
         let shape = [tile.rows];
-        let last = b.reduce(Reduction::Maximum, positions, 0);
+        let furthest = b.reduce(Reduction::Maximum, last, 0);
         let (one, zero) = (b.index(1), b.index(0));
-        let mut visible = Self { first: None, last: positions, from: zero, to: b.add(last, one) };
+        let mut visible = Self { first: None, last, from: zero, to: b.add(furthest, one) };
         if let Some(window) = tile.window {
             let before = b.constant(Literal::Integer(i64::from(window) - 1), &shape, Element::I32);
-            let first = b.subtract(positions, before);
+            let first = b.subtract(own, before);
             let zeros = b.fill(zero, &shape);
             let first = b.maximum(first, zeros);
             visible.first = Some(first);
             // Rows that see nothing must not pull the loop's begin down.
-            let sees = b.compare(Predicate::GreaterEqual, positions, zeros);
+            let sees = b.compare(Predicate::GreaterEqual, last, zeros);
             let largest = b.constant(Literal::Integer(i32::MAX.into()), &shape, Element::I32);
             let earliest = b.select(sees, first, largest);
             let earliest = b.reduce(Reduction::Minimum, earliest, 0);
@@ -360,9 +358,9 @@ impl VisibleKeys {
             visible.from = b.add(visible.from, offset);
             let part_end = b.add(visible.from, part);
             visible.to = b.minimum(visible.to, part_end);
-            let last = b.subtract(visible.to, one);
-            let last = b.fill(last, &shape);
-            visible.last = b.minimum(positions, last);
+            let part_last = b.subtract(visible.to, one);
+            let part_last = b.fill(part_last, &shape);
+            visible.last = b.minimum(last, part_last);
         }
         visible
     }
@@ -383,52 +381,65 @@ fn slots(b: &mut Builder, paged: &PagedKeys, sequence: Value, block: &KeyBlock) 
     b.select(within, slot, outside)
 }
 
-/// Attention of a program's rows over one sequence whose keys lie in order: `keys` and `values` are [count, key heads, head].
-///
-/// `positions` ([rows] I32) is the last key that each row sees; −1 for none. Without a mask it is `count − 1` for all.
+/// One sequence whose keys lie in order, and the queries of its end.
+#[derive(Clone, Copy, Debug)]
+pub struct DenseKeys {
+    /// [key_count, key heads, head]
+    pub keys: ArgumentIndex,
+    /// [key_count, key heads, value_head]
+    pub values: ArgumentIndex,
+    /// How many keys.
+    pub key_count: Dimension,
+    /// How many queries; the last of them is at the last key.
+    pub token_count: Dimension,
+    /// Whether a query sees no key after its own.
+    pub causal: bool,
+}
+
+/// Attention of a program's rows over the keys of one sequence. `query` is [rows, head].
 pub fn dense_attention(
     b: &mut Builder,
     tile: &AttentionTile,
     rows: &QueryRows,
-    [keys, values]: [ArgumentIndex; 2],
-    positions: Value,
+    dense: &DenseKeys,
     query: Value,
     split: Option<Split>,
 ) -> AttentionState {
-    let visible = VisibleKeys::new(b, tile, positions, split);
-    let state = AttentionState::new(b, tile);
-    attend(b, tile, query, &visible, state, |b, block| {
-        let coordinates = [
-            Coordinate::Block { start: block.start, length: tile.keys },
-            Coordinate::At(rows.key_head),
-            Coordinate::Block { start: b.index(0), length: tile.head },
-        ];
-        (b.load(keys, &coordinates), b.load(values, &coordinates))
-    })
-}
-
-/// Position of the last key that each row sees in an attention of `token_count` queries aligned to the end of `key_count` keys: token t
-/// sees up to `t + key_count − token_count` if `causal`, else all. −1 in idle rows.
-pub fn dense_positions(
-    b: &mut Builder,
-    rows: &QueryRows,
-    token_count: Dimension,
-    key_count: Dimension,
-    causal: bool,
-) -> Value {
-    let shape = b.type_of(rows.tokens).shape.clone();
-    let (tokens, keys) = (b.dimension(token_count), b.dimension(key_count));
-    let positions = if causal {
-        let shift = b.subtract(keys, tokens);
-        let shift = b.fill(shift, &shape);
-        b.add(rows.tokens, shift)
+    let shape = [tile.rows];
+    let (tokens, keys) = (b.dimension(dense.token_count), b.dimension(dense.key_count));
+    let shift = b.subtract(keys, tokens);
+    let shift = b.fill(shift, &shape);
+    let own = b.add(rows.tokens, shift);
+    let last = if dense.causal {
+        own
     } else {
         let one = b.index(1);
         let last = b.subtract(keys, one);
         b.fill(last, &shape)
     };
     let none = b.constant(Literal::Integer(-1), &shape, Element::I32);
-    b.select(rows.active, positions, none)
+    let last = b.select(rows.active, last, none);
+    let visible = VisibleKeys::new(b, tile, own, last, split);
+    let state = AttentionState::new(b, tile);
+    attend(b, tile, query, &visible, state, |b, block| {
+        let row = Coordinate::Block { start: block.start, length: tile.keys };
+        load_keys_and_values(b, tile, rows, [dense.keys, dense.values], row)
+    })
+}
+
+/// The rows of keys and values that a coordinate names, for the rows' key head.
+fn load_keys_and_values(
+    b: &mut Builder,
+    tile: &AttentionTile,
+    rows: &QueryRows,
+    [keys, values]: [ArgumentIndex; 2],
+    row: Coordinate,
+) -> (Value, Value) {
+    let start = b.index(0);
+    let [keys, values] = [(keys, tile.head), (values, tile.value_head)].map(|(tensor, length)| {
+        b.load(tensor, &[row, Coordinate::At(rows.key_head), Coordinate::Block { start, length }])
+    });
+    (keys, values)
 }
 
 /// Where the parts of a split attention leave their states: write arguments of the one program, read arguments of the other.
@@ -438,7 +449,7 @@ pub struct Partials {
     pub maxima: ArgumentIndex,
     /// [tokens · query heads, splits] F32.
     pub sums: ArgumentIndex,
-    /// [tokens · query heads, splits, head] F32.
+    /// [tokens · query heads, splits, value_head] F32.
     pub accumulators: ArgumentIndex,
 }
 
@@ -454,18 +465,18 @@ impl Partials {
     }
 }
 
-/// Merges the parts of a split attention, for `rows` ([rows] I32) of the arguments. `head` is the extent of the accumulators' tile.
-pub fn combine(b: &mut Builder, partials: &Partials, rows: Value, head: u32, splits: u32) -> AttentionState {
+/// Merges the parts of a split attention, for `rows` ([rows] I32) of the arguments.
+pub fn combine(b: &mut Builder, partials: &Partials, rows: Value, value_head: u32, splits: u32) -> AttentionState {
     let extent = b.type_of(rows).shape[0];
     let row = Coordinate::Gather(rows);
     let maximum = b.splat(LEAST, &[extent], Element::F32);
     let sum = b.splat(0.0, &[extent], Element::F32);
-    let accumulator = b.splat(0.0, &[extent, head], Element::F32);
+    let accumulator = b.splat(0.0, &[extent, value_head], Element::F32);
     let (from, to) = (b.index(0), b.index(splits.into()));
     let results = b.for_loop(from, to, 1, &[maximum, sum, accumulator], |b, split, carried| {
         let state = AttentionState::from_values(carried);
         let part = Coordinate::At(split);
-        let columns = Coordinate::Block { start: b.index(0), length: head };
+        let columns = Coordinate::Block { start: b.index(0), length: value_head };
         let part_maximum = b.load_masked(partials.maxima, &[row, part], None, Some(Literal::Float(LEAST)));
         let part_sum = b.load(partials.sums, &[row, part]);
         let part_accumulator = b.load(partials.accumulators, &[row, part, columns]);
@@ -474,7 +485,7 @@ pub fn combine(b: &mut Builder, partials: &Partials, rows: Value, head: u32, spl
             let shift = b.subtract(of, maximum);
             let weight = b.unary(UnaryOperation::Exp2, shift);
             let sum = b.multiply(sum, weight);
-            let weight = b.broadcast(weight, &[0], &[extent, head]);
+            let weight = b.broadcast(weight, &[0], &[extent, value_head]);
             (sum, b.multiply(accumulator, weight))
         };
         let before = weigh(b, state.maximum, state.sum, state.accumulator);

@@ -1,18 +1,11 @@
+use tessera_ir::evaluate::Tensor;
+use tessera_ir::ops::Attention;
+use tessera_ir::{Dim, Storage, TensorType};
+
 use super::*;
 use crate::tile::interpret::{ArgumentData, TensorData, interpret};
+use crate::tile::parts::{noise, reference};
 use crate::tile::{Access, GridExtent, Program};
-
-/// Numbers that look random and are the same in every run, in −1..1.
-fn noise(count: usize, seed: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -32,7 +25,7 @@ impl Case {
 }
 
 const CASE: Case = Case {
-    tile: AttentionTile { rows: 4, keys: 8, head: 32, operand: Element::F32, scale: 0.3, window: None },
+    tile: AttentionTile { rows: 4, keys: 8, head: 32, value_head: 32, operand: Element::F32, scale: 0.3, window: None },
     layout: QueryLayout { group: 1, tokens: 4, heads: 1 },
     key_heads: 2,
     head: 32,
@@ -217,7 +210,7 @@ fn combine_program(case: &Case) -> Program {
     let first = b.scale(x, 2);
     let first = b.fill(first, &[2]);
     let row = b.add(first, iota);
-    let state = combine(&mut b, &parts, row, case.tile.head, case.splits);
+    let state = combine(&mut b, &parts, row, case.tile.value_head, case.splits);
     let result = state.normalized(&mut b);
     let head = Coordinate::Block { start: b.index(0), length: case.tile.head };
     b.store(output, &[Coordinate::Gather(row), head], result);
@@ -294,7 +287,7 @@ fn grouped_queries_share_the_keys() {
 #[test]
 fn heads_may_be_padded_and_blocks_larger_than_pages_or_smaller() {
     for (head, padded, keys, page_size) in [(96, 128, 4, 16), (64, 64, 16, 16), (128, 128, 64, 4)] {
-        let tile = AttentionTile { head: padded, keys, ..CASE.tile };
+        let tile = AttentionTile { head: padded, value_head: padded, keys, ..CASE.tile };
         check(&Case { tile, head, page_size, ..CASE }, &RAGGED, 1e-6);
     }
 }
@@ -329,58 +322,68 @@ fn large_scores_do_not_overflow() {
     assert!(computed(&Case { tile, ..CASE }, &batch).iter().all(|value| value.abs() <= 1.0));
 }
 
-/// One sequence with its keys in order.
-#[test]
-fn dense_attention_causal_or_not() {
-    const KEY_HEADS: usize = 2;
-    for (token_count, key_count, causal) in [(1, 1, true), (7, 7, true), (7, 33, true), (33, 129, true), (7, 33, false)]
-    {
-        let tile = CASE.tile;
-        let layout = QueryLayout { group: 2, tokens: 2, heads: 2 };
-        let heads = KEY_HEADS * layout.group as usize;
-        let mut b = Builder::new("attention");
-        let [tokens, rows, keys] =
-            ["tokens", "query_rows", "keys_count"].map(|name| Dimension::Argument(b.integer(name, 1)));
-        let dim = Dimension::Constant(32);
-        let query = b.contiguous("query", Element::F32, &[rows, dim], Access::Read);
-        let key_extents = [keys, Dimension::Constant(KEY_HEADS as u64), dim];
-        let key_arguments = ["keys", "values"].map(|name| b.contiguous(name, Element::F32, &key_extents, Access::Read));
-        let output = b.contiguous("output", Element::F32, &[rows, dim], Access::Write);
-        b.grid([
-            GridExtent::Tiles { dimension: tokens, block: layout.tokens },
-            GridExtent::fixed(KEY_HEADS as u64 * u64::from(layout.parts())),
-            GridExtent::fixed(1),
-        ]);
-        let query_rows = QueryRows::new(&mut b, &tile, &layout, tokens);
-        let positions = dense_positions(&mut b, &query_rows, tokens, keys, causal);
-        let row = Coordinate::Gather(query_rows.flattened(&mut b, heads as u32));
-        let columns = Coordinate::Block { start: b.index(0), length: 32 };
-        let loaded = b.load(query, &[row, columns]);
-        let state = dense_attention(&mut b, &tile, &query_rows, key_arguments, positions, loaded, None);
-        let result = state.normalized(&mut b);
-        b.store(output, &[row, columns], result);
+/// Dense attention of `[tokens, keys]` with [query heads, key heads] and [head, value head].
+fn check_dense([token_count, key_count]: [usize; 2], causal: bool, window: Option<u32>) {
+    const HEADS: [usize; 2] = [4, 2];
+    const EXTENTS: [usize; 2] = [32, 24];
+    let tile = AttentionTile { value_head: 32, window, ..CASE.tile };
+    let layout = QueryLayout { group: 2, tokens: 2, heads: 2 };
+    let mut b = Builder::new("attention");
+    let [tokens, rows, keys] =
+        ["tokens", "query_rows", "key_count"].map(|name| Dimension::Argument(b.integer(name, 1)));
+    let [key_heads, head, value_head] = [HEADS[1], EXTENTS[0], EXTENTS[1]].map(|n| Dimension::Constant(n as u64));
+    let query = b.contiguous("query", Element::F32, &[rows, head], Access::Read);
+    let dense = DenseKeys {
+        keys: b.contiguous("keys", Element::F32, &[keys, key_heads, head], Access::Read),
+        values: b.contiguous("values", Element::F32, &[keys, key_heads, value_head], Access::Read),
+        key_count: keys,
+        token_count: tokens,
+        causal,
+    };
+    let output = b.contiguous("output", Element::F32, &[rows, value_head], Access::Write);
+    b.grid([
+        GridExtent::Tiles { dimension: tokens, block: layout.tokens },
+        GridExtent::fixed(HEADS[1] as u64 * u64::from(layout.parts())),
+        GridExtent::fixed(1),
+    ]);
+    let query_rows = QueryRows::new(&mut b, &tile, &layout, tokens);
+    let row = Coordinate::Gather(query_rows.flattened(&mut b, HEADS[0] as u32));
+    let columns = Coordinate::Block { start: b.index(0), length: 32 };
+    let loaded = b.load(query, &[row, columns]);
+    let state = dense_attention(&mut b, &tile, &query_rows, &dense, loaded, None);
+    let result = state.normalized(&mut b);
+    b.store(output, &[row, columns], result);
 
-        // The same as paged attention on a cache of one page.
-        let case = Case { layout, page_size: key_count, ..CASE };
-        let mut batch = Batch::new(&case, &[Chunk { sequence: 0, first: 0, tokens: key_count as i64 }]);
-        batch.page_table = vec![0];
-        batch.pages_per_sequence = 1;
-        let query_data = noise(token_count * heads * 32, 3);
-        batch.query = query_data.clone();
-        batch.positions = match causal {
-            true => (key_count - token_count..key_count).map(|position| position as i64).collect(),
-            false => vec![key_count as i64 - 1; token_count],
-        };
-        batch.sequences = vec![0; token_count];
-        let mut arguments: Vec<ArgumentData> =
-            [token_count, token_count * heads, key_count].map(|value| ArgumentData::Integer(value as i64)).to_vec();
-        arguments.push(ArgumentData::Tensor(TensorData::from_floats(Element::F32, &query_data)));
-        arguments.extend([&batch.keys, &batch.values].map(|data| ArgumentData::Tensor(data.clone())));
-        arguments.push(unwritten(query_data.len()));
-        interpret(&b.finish(), &mut arguments).unwrap();
-        let computed = arguments[6].tensor().unwrap().floats();
-        for (computed, expected) in computed.iter().zip(batch.expected(&case)) {
-            assert!((computed - expected).abs() <= 1e-6, "{computed} and not {expected}");
+    let shapes =
+        [[token_count, HEADS[0], EXTENTS[0]], [key_count, HEADS[1], EXTENTS[0]], [key_count, HEADS[1], EXTENTS[1]]];
+    let operands = [0, 1, 2].map(|operand| {
+        let elements = noise(shapes[operand].iter().product(), operand as u64);
+        Tensor::from_floats(Storage::F32, shapes[operand], elements).unwrap()
+    });
+    let integers = [token_count, token_count * HEADS[0], key_count];
+    let mut arguments: Vec<ArgumentData> = integers.map(|value| ArgumentData::Integer(value as i64)).to_vec();
+    arguments.extend(
+        operands.iter().map(|tensor| ArgumentData::Tensor(TensorData::from_floats(Element::F32, &tensor.to_floats()))),
+    );
+    arguments.push(unwritten(token_count * HEADS[0] * EXTENTS[1]));
+    interpret(&b.finish(), &mut arguments).unwrap();
+    let result = [token_count, HEADS[0], EXTENTS[1]].map(|extent| Dim::Static(extent as u64));
+    let operation = Attention { causal, scale: tile.scale, window: window.map(u64::from) };
+    let expected = reference(operation, operands, TensorType::new(result, Storage::F64)).to_floats();
+    let computed = arguments[6].tensor().unwrap().floats();
+    assert_eq!(computed.len(), expected.len());
+    for (position, (computed, expected)) in computed.iter().zip(expected.iter()).enumerate() {
+        assert!((computed - expected).abs() <= 1e-6, "element {position}: {computed} and not {expected}");
+    }
+}
+
+#[test]
+fn dense_attention_causal_or_not_with_and_without_a_window() {
+    for sizes in [[1, 1], [7, 7], [7, 33], [33, 129], [7, 3], [1, 129]] {
+        for causal in [true, false] {
+            for window in [None, Some(5)] {
+                check_dense(sizes, causal, window);
+            }
         }
     }
 }
