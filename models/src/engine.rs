@@ -1,5 +1,6 @@
 //! Models on a device: the compiled step and the compiled sampling function, and a KV cache.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tessera_runtime::device::Device;
@@ -10,7 +11,7 @@ use crate::error::{ModelError, Result};
 use crate::folder::ModelConfig;
 use crate::generation::{Engine, SampleRows, Step};
 
-/// A model's two functions, loaded on a device with their weights. Make an [`RuntimeEngine`] to run them.
+/// A model's two functions, loaded on a device with their weights. [`LoadedModel::engine`] runs them.
 #[derive(Debug, Clone)]
 pub struct LoadedModel {
     step: Executable,
@@ -79,13 +80,6 @@ pub struct RuntimeEngine {
     logits: Vec<f32>,
 }
 
-impl RuntimeEngine {
-    /// The logits of the last step's rows, `[R, V]`, row-major.
-    pub fn logits(&self) -> &[f32] {
-        &self.logits
-    }
-}
-
 impl Engine for RuntimeEngine {
     fn vocabulary(&self) -> usize {
         self.model.vocabulary
@@ -117,6 +111,10 @@ impl Engine for RuntimeEngine {
         self.logits.clear();
         self.logits.extend_from_slice(logits.elements::<f32>()?);
         Ok(())
+    }
+
+    fn logits(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.logits)
     }
 
     fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>> {

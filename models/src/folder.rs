@@ -94,7 +94,7 @@ impl ModelFolder {
     pub fn open(path: &Path) -> Result<Self> {
         let config_path = path.join("config.json");
         if !path.is_dir() {
-            return Err(ModelError::InvalidConfig(format!("{} is not a folder", path.display())));
+            return Err(ModelError::Request(format!("{} is not a folder", path.display())));
         }
         if !config_path.is_file() {
             return Err(ModelError::MissingFile {

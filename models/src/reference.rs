@@ -1,5 +1,7 @@
 //! Models by the reference evaluation of the graph IR: slow and exact, to compare everything else with.
 
+use std::borrow::Cow;
+
 use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
 use tessera_ir::{KvCacheType, Module, Storage};
 use tessera_runtime::Weights;
@@ -33,11 +35,6 @@ impl ReferenceEngine {
             cache,
             logits: Tensor::zeros(Storage::F32, [0, 0])?,
         })
-    }
-
-    /// The logits of the last step's rows, `[R, V]`.
-    pub fn logits(&self) -> &Tensor {
-        &self.logits
     }
 }
 
@@ -97,6 +94,10 @@ impl Engine for ReferenceEngine {
             }
             _ => Err(ModelError::InvalidConfig(format!("@{STEP} does not return logits and a cache"))),
         }
+    }
+
+    fn logits(&self) -> Cow<'_, [f32]> {
+        self.logits.to_floats().iter().map(|logit| *logit as f32).collect()
     }
 
     fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>> {

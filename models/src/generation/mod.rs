@@ -7,6 +7,7 @@
 mod batch;
 mod pages;
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 pub use batch::Step;
@@ -155,6 +156,8 @@ pub trait Engine {
     fn pages(&self) -> usize;
     /// Runs `@step`: appends the tokens' keys and values to the cache, and keeps the logits of the step's rows for [`Engine::sample`].
     fn step(&mut self, step: &Step) -> Result<()>;
+    /// The logits of the last step's rows, `[R, V]`, row-major.
+    fn logits(&self) -> Cow<'_, [f32]>;
     /// Runs `@sample` on the logits of the last step: one token for each of its rows.
     fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>>;
 }

@@ -56,6 +56,9 @@ impl Engine for HashEngine {
         self.steps.push(step.clone());
         Ok(())
     }
+    fn logits(&self) -> Cow<'_, [f32]> {
+        self.logits.iter().map(|hash| *hash as f32).collect()
+    }
     fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>> {
         assert_eq!(rows.counter.len(), self.logits.len());
         Ok(self.logits.iter().map(|hash| hash % 50).collect())

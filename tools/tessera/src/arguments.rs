@@ -1,0 +1,180 @@
+//! The command line of `tessera`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+/// Runs transformer language models that Tessera compiles.
+#[derive(Debug, Parser)]
+#[command(name = "tessera", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on standard error: -v what happens, -vv every detail.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing on standard error but errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+A model is a folder as Hugging Face lays it out: config.json, model.safetensors (or shards and their index) and
+tokenizer.json. GPT-2 and Tessera's own GPT are understood.
+
+Examples:
+  tessera generate --model gpt2/ --prompt 'In the beginning'
+  tessera generate --model gpt2/ --prompt 'Once' --temperature 0.8 --top-p 0.95 --seed 7
+  tessera logits --model gpt2/ --tokens 464,3290 --output logits.npy
+  tessera export --model gpt2/ -o gpt2.ir
+
+`tessera COMMAND --help` explains a command.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Export(Export),
+    Logits(Logits),
+    Generate(Generate),
+    Completions(Completions),
+}
+
+/// Write a model as graph IR, which `tesserac` compiles.
+///
+/// The module has two functions: `@step`, the ragged serving step with a paged KV cache, and `@sample`. Weights are not in it:
+/// its parameters have the names of the tensors in the folder, and are bound when the compiled model is loaded.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tessera export --model gpt2/ -o gpt2.ir
+  tessera export --model gpt2/ | less
+  tesserac compile gpt2.ir -o gpt2.tsr --target host")]
+pub struct Export {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// Where to write the IR; `-` is standard output.
+    #[arg(short, long, value_name = "MODEL.ir", default_value = "-", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+}
+
+/// Compute the logits of every token of a sequence.
+///
+/// Writes a NumPy file of float32 [tokens, vocabulary].
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tessera logits --model gpt2/ --tokens 464,3290,318 --output logits.npy
+  tessera logits --model gpt2/ --text 'The dog is' --output logits.npy --device cuda:0")]
+pub struct Logits {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    #[command(flatten)]
+    pub run: RunArguments,
+    /// The sequence as token ids, separated by commas.
+    #[arg(
+        long,
+        value_name = "ID,ID,…",
+        value_delimiter = ',',
+        required_unless_present = "text",
+        conflicts_with = "text"
+    )]
+    pub tokens: Vec<u32>,
+    /// The sequence as text, for the model's tokenizer.
+    #[arg(long, value_name = "TEXT")]
+    pub text: Option<String>,
+    /// Where to write the logits.
+    #[arg(short, long, value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+}
+
+/// Continue prompts.
+///
+/// Prints the new text, and nothing else, on standard output, as it comes. With several prompts, which run together as one
+/// batch, the continuations are printed in order, each followed by a line break, when all are done.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tessera generate --model gpt2/ --prompt 'In the beginning' --max-new-tokens 64
+  tessera generate --model gpt2/ --prompt 'One' --prompt 'Two' --json
+  tessera generate --model gpt2/ --prompt 'Once' --temperature 0.8 --top-k 50 --top-p 0.95 --seed 7
+  tessera generate --model gpt2/ --prompt \"$(cat question.txt)\" --device cuda:0 --weights bf16")]
+pub struct Generate {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    #[command(flatten)]
+    pub run: RunArguments,
+    /// Text to continue; may be given several times.
+    #[arg(short, long, value_name = "TEXT", required = true)]
+    pub prompt: Vec<String>,
+    /// Stop after this many new tokens.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    pub max_new_tokens: usize,
+    /// Divides the logits before sampling; 0 takes the most likely token always.
+    #[arg(short, long, value_name = "X", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Sample among this many most likely tokens; 0 is all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: u32,
+    /// Sample among the most likely tokens that together have this probability; 1 is all.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Seed of sampling: the same seed, prompt and model give the same text.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// Go on after the end-of-text token.
+    #[arg(long)]
+    pub ignore_end_of_text: bool,
+    /// Tokens of prompts that one step takes; longer prompts are fed in chunks.
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens_per_step: u32,
+    /// Say on standard error, at the end, what took how long.
+    #[arg(long)]
+    pub timings: bool,
+    /// Print one JSON object instead: prompt and new ids, text and reason of ending of each sequence, and timings in seconds.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Write completions for a shell to standard output.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tessera completions bash > ~/.local/share/bash-completion/completions/tessera
+  tessera completions fish > ~/.config/fish/completions/tessera.fish")]
+pub struct Completions {
+    /// The shell.
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelArguments {
+    /// The model's folder.
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// Storage of the weight matrices. Another than the checkpoint's is converted once and kept in the cache.
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = WeightStorage::Stored)]
+    pub weights: WeightStorage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightStorage {
+    /// As the checkpoint has them.
+    Stored,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit IEEE floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Where to run: `host`, `cuda:N`, `emulated[:sm_NN]` (the GPU path without a GPU), or `reference`, which compiles nothing and
+    /// evaluates the graph in f64, slowly.
+    #[arg(short, long, value_name = "DEVICE", default_value = "host")]
+    pub device: String,
+    /// Compile anew, and keep nothing.
+    #[arg(long)]
+    pub no_cache: bool,
+}

@@ -1,0 +1,181 @@
+//! `tessera` as a user runs it.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gpt2-kjv").join(name)
+}
+
+fn expected() -> Value {
+    serde_json::from_slice(&std::fs::read(fixture("expected.json")).unwrap()).unwrap()
+}
+
+/// `tessera` with a cache of its own.
+struct Tessera {
+    cache: TempDir,
+}
+
+impl Tessera {
+    fn new() -> Self {
+        Self { cache: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("tessera").unwrap();
+        command.env("TESSERA_CACHE", self.cache.path()).env("NO_COLOR", "1").args(arguments);
+        command
+    }
+
+    /// Runs a command on the fixture and gives its standard output.
+    fn output(&self, name: &str, arguments: &[&str]) -> String {
+        let model = fixture("");
+        let assert = self.command(&[name, "--model", model.to_str().unwrap()]).args(arguments).assert().success();
+        String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+    }
+
+    /// Runs a command that fails, and gives what it says on standard error, in one line.
+    fn error(&self, arguments: &[&str]) -> String {
+        let assert = self.command(arguments).assert().failure();
+        assert!(assert.get_output().stdout.is_empty());
+        let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(!text.contains("panicked"), "{text}");
+        text.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ")
+    }
+}
+
+const DEVICES: [&str; 1] = ["reference"];
+
+#[test]
+fn export_writes_the_checked_in_ir() {
+    let tessera = Tessera::new();
+    let path = tessera.cache.path().join("gpt2.ir");
+    assert_eq!(tessera.output("export", &["-o", path.to_str().unwrap()]), "");
+    let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/ir/gpt2-kjv.ir");
+    let checked_in = std::fs::read_to_string(checked_in).unwrap();
+    assert!(std::fs::read_to_string(&path).unwrap() == checked_in);
+    assert!(tessera.output("export", &[]) == checked_in);
+}
+
+#[test]
+fn generate_prints_the_new_text_alone() {
+    let tessera = Tessera::new();
+    for device in DEVICES {
+        for case in expected()["greedy"].as_array().unwrap() {
+            let prompt = case["prompt"].as_str().unwrap();
+            let text = tessera.output("generate", &["--prompt", prompt, "-n", "32", "--device", device]);
+            assert_eq!(text, format!("{}\n", case["greedy_text"].as_str().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_prompts_is_each_alone() {
+    let tessera = Tessera::new();
+    let cases = expected()["greedy"].as_array().unwrap().clone();
+    for device in DEVICES {
+        let mut arguments = vec!["--max-new-tokens", "32", "--device", device, "--json"];
+        for case in &cases {
+            arguments.extend(["--prompt", case["prompt"].as_str().unwrap()]);
+        }
+        let report: Value = serde_json::from_str(&tessera.output("generate", &arguments)).unwrap();
+        for (case, sequence) in cases.iter().zip(report["sequences"].as_array().unwrap()) {
+            for (field, wanted) in [("prompt", "prompt"), ("prompt_ids", "prompt_ids"), ("ids", "greedy_ids")] {
+                assert_eq!(sequence[field], case[wanted]);
+            }
+            assert_eq!((&sequence["text"], &sequence["finish_reason"]), (&case["greedy_text"], &"length".into()));
+        }
+        let timings = &report["timings"];
+        assert_eq!((&timings["decoded_tokens"], &timings["steps"]), (&(4 * 31).into(), &32.into()));
+        assert!(timings["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn sampling_follows_the_seed() {
+    let tessera = Tessera::new();
+    let sample = |seed: &str| {
+        let sampling = ["--temperature", "1", "--top-k", "50", "--top-p", "0.9", "--seed", seed];
+        tessera.output("generate", &[&["-p", "And God said", "-n", "12", "-d", "reference"], &sampling[..]].concat())
+    };
+    assert_eq!(sample("7"), sample("7"));
+    assert_ne!(sample("7"), sample("8"));
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let tessera = Tessera::new();
+    let ids: Vec<String> = expected()["logits_input_ids"].as_array().unwrap().iter().map(|id| id.to_string()).collect();
+    let path = tessera.cache.path().join("logits.npy");
+    let read = |path: &Path| {
+        let file = npyz::NpyFile::new(std::fs::File::open(path).unwrap()).unwrap();
+        (file.shape().to_vec(), file.into_vec::<f32>().unwrap())
+    };
+    let (shape, wanted) = read(&fixture("logits.npy"));
+    for device in DEVICES {
+        tessera.output("logits", &["--tokens", &ids.join(","), "-o", path.to_str().unwrap(), "--device", device]);
+        let (found_shape, found) = read(&path);
+        assert_eq!(found_shape, shape);
+        let worst = wanted.iter().zip(&found).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
+        assert!(worst < 2e-4, "{device}: {worst}");
+    }
+}
+
+#[test]
+fn converted_weights_are_kept() {
+    let tessera = Tessera::new();
+    let kept = || {
+        let files = std::fs::read_dir(tessera.cache.path()).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension() == Some("safetensors".as_ref())).count()
+    };
+    let first = tessera.output("export", &["--weights", "bf16"]);
+    assert!(first.contains("@transformer.wte.weight : tensor<2048x192xbf16>"));
+    assert!(first.contains("@transformer.ln_f.weight : tensor<192xf32>"));
+    assert_eq!(kept(), 1);
+    assert!(tessera.output("export", &["--weights", "bf16"]) == first);
+    assert_eq!(kept(), 1);
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let tessera = Tessera::new();
+    let model = fixture("");
+    let model = model.to_str().unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    for (arguments, message) in [
+        (&["generate", "--model", "/nonexistent", "-p", "x", "-d", "reference"][..], "/nonexistent is not a folder"),
+        (&["generate", "--model", empty, "-p", "x", "-d", "reference"], "has no config.json"),
+        (&["generate", "--model", model, "-p", "x", "--top-p", "3"], "top-p 3 must be above 0 and at most 1"),
+        (&["generate", "--model", model, "-p", "x", "--temperature=-1"], "temperature -1 must be finite"),
+        (&["generate", "--model", model, "-p", "x", "-d", "gpu"], "`gpu`"),
+        (
+            &["logits", "--model", model, "--tokens", "1,2048", "-o", "x.npy", "-d", "reference"],
+            "token 2048 at position 1",
+        ),
+        (&["logits", "--model", model, "--text", "", "-o", "x.npy", "-d", "reference"], "the sequence is empty"),
+        (&["logits", "--model", model, "--tokens", "1", "-o", "/nonexistent/x.npy", "-d", "reference"], "cannot write"),
+        (&["export", "--model", model, "-o", "/nonexistent/x.ir"], "cannot write /nonexistent/x.ir"),
+        (&["logits", "--model", model, "--tokens", "1,x", "-o", "x.npy"], "invalid value 'x'"),
+        (&["generate", "--model", model], "--prompt <TEXT>"),
+    ] {
+        let error = tessera.error(arguments);
+        assert!(error.contains(message), "{arguments:?}: {error}");
+    }
+    let long = "and ".repeat(600);
+    let error = tessera.error(&["generate", "--model", model, "-p", &long, "-d", "reference"]);
+    assert!(error.contains("are more than the model's longest sequence, 512"), "{error}");
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    let tessera = Tessera::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let assert = tessera.command(&["completions", shell]).assert().success();
+        let script = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+        assert!(script.contains("max-new-tokens"), "{shell}");
+    }
+}
