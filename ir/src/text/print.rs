@@ -118,12 +118,12 @@ fn spelled(name: &str) -> String {
 }
 
 /// How each value of a graph is written: `%name`, `%7`, or `@parameter`.
-pub(crate) struct ValueNames(HashMap<ValueId, String>);
+struct ValueNames(HashMap<ValueId, String>);
 
 impl ValueNames {
     /// Names the values of `graph`. Values without a name are numbered in order; where two have the
     /// same name, the later one gets a number appended.
-    pub(crate) fn of(graph: &Graph) -> ValueNames {
+    fn of(graph: &Graph) -> ValueNames {
         let order = graph.topological_order();
         let mut taken: HashSet<Name> = HashSet::new();
         let mut given: HashMap<ValueId, Name> = HashMap::new();
@@ -173,12 +173,12 @@ impl ValueNames {
     }
 
     /// The text for a value.
-    pub(crate) fn get(&self, value: ValueId) -> &str {
+    fn get(&self, value: ValueId) -> &str {
         self.0.get(&value).map_or("%?", String::as_str)
     }
 }
 
-/// The name of a value, unless it is empty.
+/// The name of a value, unless it is a number, as values without a name have.
 fn usable_name(graph: &Graph, value: ValueId) -> Option<&Name> {
-    graph.value_name(value).filter(|name| !name.is_empty())
+    graph.value_name(value).filter(|name| !name.bytes().all(|byte| byte.is_ascii_digit()))
 }

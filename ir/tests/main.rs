@@ -1,0 +1,3 @@
+//! Tests of the graph IR through its public interface.
+
+mod text;
