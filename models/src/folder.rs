@@ -10,6 +10,9 @@ use crate::gpt::GptConfig;
 use crate::gpt2::Gpt2Config;
 use crate::tokenizer::Tokenizer;
 
+/// The `model_type` of [`Gpt2Config`] folders.
+pub const GPT2_MODEL_TYPE: &str = "gpt2";
+
 /// The `model_type` of [`GptConfig`] folders.
 pub const GPT_MODEL_TYPE: &str = "tessera_gpt";
 
@@ -49,6 +52,18 @@ impl ModelConfig {
             Self::Gpt2(config) => config.n_positions,
             Self::Gpt(config) => config.max_seq_len,
         }
+    }
+
+    /// The configuration as a `config.json` has it.
+    pub fn to_json(&self) -> serde_json::Result<Value> {
+        let (model_type, mut fields) = match self {
+            Self::Gpt2(config) => (GPT2_MODEL_TYPE, serde_json::to_value(config)?),
+            Self::Gpt(config) => (GPT_MODEL_TYPE, serde_json::to_value(config)?),
+        };
+        if let Some(fields) = fields.as_object_mut() {
+            fields.insert("model_type".to_owned(), model_type.into());
+        }
+        Ok(fields)
     }
 }
 
@@ -137,7 +152,7 @@ fn parse_config(text: &[u8], path: &Path) -> Result<(ModelConfig, TextBounds)> {
     let bounds: TextBounds = serde_json::from_slice(text).map_err(ModelError::json(path))?;
     let model_type = fields.get("model_type").cloned().unwrap_or(Value::Null);
     let config = match model_type.as_str() {
-        Some("gpt2") => {
+        Some(GPT2_MODEL_TYPE) => {
             let config: Gpt2Config = serde_json::from_slice(text).map_err(ModelError::json(path))?;
             config.validate()?;
             ModelConfig::Gpt2(config)
@@ -152,7 +167,7 @@ fn parse_config(text: &[u8], path: &Path) -> Result<(ModelConfig, TextBounds)> {
             return Err(ModelError::Unsupported {
                 field: "model_type".to_owned(),
                 value: model_type.to_string(),
-                supported: format!("\"gpt2\", \"{GPT_MODEL_TYPE}\""),
+                supported: format!("\"{GPT2_MODEL_TYPE}\", \"{GPT_MODEL_TYPE}\""),
             });
         }
     };

@@ -10,7 +10,7 @@ use tessera_runtime::weights::WeightsError;
 use crate::error::{ModelError, Result};
 use crate::folder::{ModelConfig, ModelFolder};
 use crate::gpt2::Gpt2Layout;
-use crate::weights::{FLOATS, parameter_specifications, storage_of};
+use crate::weights::{FLOATS, Initialization, parameter_specifications, storage_of, write_random};
 use crate::{gpt, gpt2};
 
 /// A model that is ready to be compiled: every parameter of its module has a tensor of the right shape and type.
@@ -49,6 +49,27 @@ impl Model {
             weights.find(&parameter)?;
         }
         Ok(Self { folder, weights, module })
+    }
+
+    /// Writes a model folder with random weights, and opens it: for tests, benches, and to train from.
+    ///
+    /// `matrices` is the storage of a GPT-2's matrices; a GPT's weights are as its configuration says.
+    pub fn write_random(
+        path: &Path,
+        config: &ModelConfig,
+        matrices: Storage,
+        initialization: Initialization,
+    ) -> Result<Self> {
+        let module = match config {
+            ModelConfig::Gpt2(config) => gpt2::build(config, &Gpt2Layout { matrices, ..Gpt2Layout::default() })?,
+            ModelConfig::Gpt(config) => gpt::build(config)?,
+        };
+        std::fs::create_dir_all(path).map_err(ModelError::file("make", path))?;
+        let config_path = path.join("config.json");
+        let text = config.to_json().map_err(ModelError::json(&config_path))?;
+        std::fs::write(&config_path, format!("{text:#}\n")).map_err(ModelError::file("write", &config_path))?;
+        write_random(&module, initialization, &path.join("model.safetensors"))?;
+        Self::open(path)
     }
 
     /// The names of the tensors that the model reads.

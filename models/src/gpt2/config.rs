@@ -1,6 +1,6 @@
 //! The `config.json` of GPT-2.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{ModelError, Result};
@@ -9,7 +9,7 @@ use crate::error::{ModelError, Result};
 ///
 /// Fields that change what the model computes are all here; dropout rates, summary heads and initialisation do not matter
 /// to inference and are not read.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Gpt2Config {
     /// Tokens in the vocabulary.

@@ -6,8 +6,8 @@ use std::path::Path;
 use tessera_ir::{NumericPolicy, Storage};
 use tessera_models::generation::{Engine, Step};
 use tessera_models::reference::ReferenceEngine;
-use tessera_models::weights::{Initialization, decode, write_random};
-use tessera_models::{GptConfig, Model, gpt};
+use tessera_models::weights::{Initialization, decode};
+use tessera_models::{GptConfig, Model, ModelConfig};
 
 fn tiny() -> GptConfig {
     let f32_policy = NumericPolicy::from(Storage::F32);
@@ -31,12 +31,8 @@ fn tiny() -> GptConfig {
 }
 
 fn write_model(config: &GptConfig, folder: &Path) -> Model {
-    let mut json = serde_json::to_value(config).unwrap();
-    json["model_type"] = "tessera_gpt".into();
-    std::fs::write(folder.join("config.json"), json.to_string()).unwrap();
     let initialization = Initialization { seed: 3, deviation: 0.2, vector_deviation: 0.2 };
-    write_random(&gpt::build(config).unwrap(), initialization, &folder.join("model.safetensors")).unwrap();
-    Model::open(folder).unwrap()
+    Model::write_random(folder, &ModelConfig::Gpt(Box::new(config.clone())), Storage::F32, initialization).unwrap()
 }
 
 const IDS: [u32; 9] = [3, 14, 15, 9, 26, 5, 35, 8, 49];

@@ -10,15 +10,14 @@ use proptest::sample::Index;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tessera_models::Tokenizer;
-use tessera_models::folder::ModelFolder;
+use tessera_models::folder::{ModelConfig, ModelFolder};
 use tessera_runtime::Weights;
 
 use crate::gpt2_kjv;
 
 static CONFIG: LazyLock<Vec<u8>> = LazyLock::new(|| fs::read(gpt2_kjv().join("config.json")).unwrap());
 static GPT_CONFIG: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut config = serde_json::to_value(tessera_models::GptConfig::default()).unwrap();
-    config["model_type"] = "tessera_gpt".into();
+    let config = ModelConfig::Gpt(Box::default()).to_json().unwrap();
     serde_json::to_vec_pretty(&config).unwrap()
 });
 static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
