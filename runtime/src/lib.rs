@@ -20,6 +20,7 @@ pub mod cuda;
 pub mod device;
 pub mod execute;
 pub mod host;
+pub mod pages;
 pub mod plan;
 pub mod weights;
 

@@ -22,6 +22,8 @@ pub struct Session {
     bindings: Vec<Binding>,
     /// Counts runs, to know which binding was used longest ago.
     clock: u64,
+    /// The binding of the last run, while its outputs are there.
+    last: Option<usize>,
     /// Copies of inputs on a device that does not read host memory.
     inputs: Vec<Option<Box<dyn Memory>>>,
     outputs: Vec<Option<Box<dyn Memory>>>,
@@ -56,6 +58,7 @@ impl Session {
             arena: None,
             bindings: Vec::new(),
             clock: 0,
+            last: None,
             inputs: none(loaded.plan.inputs.len()),
             outputs: none(loaded.plan.outputs.len()),
             downloads: vec![Vec::new(); loaded.plan.outputs.len()],
@@ -77,7 +80,13 @@ impl Session {
         let downloaded = self.download_outputs(binding);
         ran?;
         downloaded?;
+        self.last = Some(binding);
         Ok(Outputs { session: self, binding })
+    }
+
+    /// What the last run has computed; `None` before the first, and after one that failed.
+    pub fn outputs(&self) -> Option<Outputs<'_>> {
+        self.last.map(|binding| Outputs { session: self, binding })
     }
 
     /// Runs the function as [`Session::run`] does, one launch at a time, and says how long each took.
@@ -110,6 +119,7 @@ impl Session {
         inputs: &[(&str, TensorView<'_>)],
         caches: &mut [(&str, &mut KvCache)],
     ) -> Result<usize, RunError> {
+        self.last = None;
         let loaded = self.loaded.clone();
         let plan = &loaded.plan;
         let input_names = plan.inputs.iter().map(|input| input.name.as_str());
@@ -196,25 +206,28 @@ impl<'a> Outputs<'a> {
         let outputs = &self.session.loaded.plan.outputs;
         match outputs.iter().position(|output| output.name == name) {
             Some(index) => self.at(index),
-            None => {
-                let known = outputs.iter().map(|output| output.name.clone()).collect();
-                Err(RunError::Unknown { what: "output", name: name.into(), known })
-            }
+            None => self.unknown(name),
         }
+    }
+
+    /// The output at that place of the function's results (caches not counted).
+    pub fn at(&self, index: usize) -> Result<TensorView<'a>, RunError> {
+        let Some(output) = self.session.loaded.plan.outputs.get(index) else { return self.unknown(&index.to_string()) };
+        let binding = &self.session.bindings[self.binding];
+        let memory = self.session.outputs[index].as_ref();
+        let bytes = memory.and_then(|memory| memory.host_bytes());
+        let bytes = bytes.unwrap_or(bytemuck::cast_slice(&self.session.downloads[index]));
+        let bytes = &bytes[..binding.output_bytes[index] as usize];
+        TensorView::from_bytes(output.element, &binding.output_shapes[index], bytes)
+    }
+
+    fn unknown(&self, name: &str) -> Result<TensorView<'a>, RunError> {
+        Err(RunError::Unknown { what: "output", name: name.into(), known: self.names().map(Into::into).collect() })
     }
 
     /// The names of the outputs, in the function's order.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
         self.session.loaded.plan.outputs.iter().map(|output| output.name.as_str())
-    }
-
-    fn at(&self, index: usize) -> Result<TensorView<'a>, RunError> {
-        let binding = &self.session.bindings[self.binding];
-        let memory = self.session.outputs[index].as_ref();
-        let bytes = memory.and_then(|memory| memory.host_bytes());
-        let bytes = bytes.unwrap_or(bytemuck::cast_slice(&self.session.downloads[index]));
-        let element = self.session.loaded.plan.outputs[index].element;
-        TensorView::from_bytes(element, &binding.output_shapes[index], &bytes[..binding.output_bytes[index] as usize])
     }
 }
 

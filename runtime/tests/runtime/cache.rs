@@ -2,6 +2,7 @@
 
 use tessera_runtime::device;
 use tessera_runtime::execute::{Executable, KvCache, RunError, Session, TensorView};
+use tessera_runtime::pages::Pages;
 use tessera_runtime::weights::Weights;
 
 use super::fixture::*;
@@ -41,4 +42,43 @@ fn a_cache_of_another_model_is_refused() {
     let error = KvCache::new(&executable, "kv", 4).unwrap_err();
     assert_eq!(error.to_string(), "the function has no cache `kv`; it takes cache");
     assert!(matches!(KvCache::new(&executable, "cache", u64::MAX / 4), Err(RunError::Extent { .. })));
+}
+
+/// Prompts in chunks and single tokens of several sequences go through the same step, in pages that are scattered and shared.
+#[test]
+fn a_step_takes_many_sequences_at_once() {
+    let device = device::open("host").unwrap();
+    let executable = Executable::load(&artifact(step_plan()), &Weights::in_memory(), &device).unwrap();
+    let mut session = Session::new(&executable);
+    let mut cache = KvCache::new(&executable, "cache", 32).unwrap();
+    let mut pages = Pages::of(&cache);
+    // The next tokens of some sequences, each given its new tokens.
+    let mut step = |pages: &mut Pages, batch: &[(_, &[i32])]| {
+        let (mut tokens, mut positions, mut sequences, mut rows) = (vec![], vec![], vec![], vec![]);
+        for (index, (sequence, new)) in batch.iter().enumerate() {
+            tokens.extend_from_slice(new);
+            positions.extend(pages.append(*sequence, new.len()).unwrap());
+            sequences.resize(tokens.len(), index as i32);
+            rows.push(tokens.len() as i32 - 1);
+        }
+        let table = pages.table(&batch.iter().map(|entry| entry.0).collect::<Vec<_>>()).unwrap();
+        let inputs = [
+            ("rows", TensorView::vector(&rows)),
+            ("page_table", TensorView::new(&table.shape, &table.entries).unwrap()),
+            ("sequences", TensorView::vector(&sequences)),
+            ("positions", TensorView::vector(&positions)),
+            ("tokens", TensorView::vector(&tokens)),
+        ];
+        let outputs = session.run(&inputs, &mut [("cache", &mut cache)]).unwrap();
+        let logits = outputs.get("logits").unwrap();
+        let rows = logits.elements::<f32>().unwrap().chunks(VOCABULARY as usize);
+        rows.map(|row| row.iter().position(|logit| *logit == 1.0).unwrap() as i32).collect::<Vec<_>>()
+    };
+    let (a, b) = (pages.open(), pages.open());
+    assert_eq!(step(&mut pages, &[(a, &[1, 2, 3]), (b, &[9, 9, 9, 9, 9, 9])]), [6, 54 % 11]);
+    assert_eq!(step(&mut pages, &[(b, &[1]), (a, &[6])]), [0, 1]);
+    let c = pages.share(b, 6).unwrap();
+    assert_eq!(pages.tokens(c), Ok(4));
+    assert_eq!(step(&mut pages, &[(c, &[2]), (a, &[1, 1, 1, 1, 1])]), [38 % 11, 17 % 11]);
+    assert_eq!(step(&mut pages, &[(b, &[0])]), [0]);
 }

@@ -16,8 +16,8 @@ pub fn library() -> &'static [u8] {
     static LIBRARY: OnceLock<Vec<u8>> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let object = folder.path().join("host.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/runtime/kernels.c");
+        let (source, object) = (folder.path().join("kernels.c"), folder.path().join("host.so"));
+        std::fs::write(&source, include_str!("kernels.c")).unwrap();
         let status = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&object).arg(source).status();
         assert!(status.expect("cc is needed for these tests").success());
         std::fs::read(object).unwrap()
@@ -161,4 +161,52 @@ pub fn accumulating_plan() -> Plan {
         label: "accumulate".into(),
     });
     plan
+}
+
+pub const VOCABULARY: u64 = 11;
+
+/// A serving step with the interface of a GPT's. The likeliest next token is the sum of the sequence so far, modulo 11.
+pub fn step_plan() -> Plan {
+    let mut plan = Plan::new("sums", "step");
+    let [tokens, batch, pages, rows] = ["T", "B", "P", "R"].map(|name| Extent::symbol(plan.intern_symbol(name)));
+    for name in ["tokens", "positions", "sequences"] {
+        plan.inputs.push(tensor(name, ElementType::I32, [tokens.clone()]));
+    }
+    plan.inputs.push(tensor("page_table", ElementType::I32, [batch, pages.clone()]));
+    plan.inputs.push(tensor("rows", ElementType::I32, [rows.clone()]));
+    plan.outputs.push(tensor("logits", ElementType::F32, [rows.clone(), VOCABULARY.into()]));
+    let cache_pages = plan.intern_symbol("PAGES");
+    plan.caches.push(CacheSpecification {
+        name: "cache".into(),
+        element: ElementType::F32,
+        layers: 1,
+        heads: 1,
+        head_dimension: 1,
+        page_size: 4,
+        pages: cache_pages,
+    });
+    plan.kernels.push(kernel("step", "bbbbbbbiiiii", Partition::default()));
+    let mut arguments: Vec<_> = (0..5).map(|index| Argument::buffer(BufferReference::Input(index))).collect();
+    arguments.push(Argument::buffer(BufferReference::Cache(0)));
+    arguments.push(Argument::buffer(BufferReference::Output(0)));
+    arguments.extend([tokens, pages, rows, VOCABULARY.into(), 4.into()].map(Argument::Integer));
+    plan.launches.push(Launch {
+        kernel: 0,
+        grid: [1.into(), 1.into(), 1.into()],
+        arguments,
+        guard: None,
+        label: "step".into(),
+    });
+    plan
+}
+
+/// What greedy generation with [`step_plan`] gives.
+pub fn step_reference(prompt: &[i32], count: usize) -> Vec<i32> {
+    let mut sum: i32 = prompt.iter().sum();
+    let next = || {
+        let token = sum % VOCABULARY as i32;
+        sum += token;
+        token
+    };
+    std::iter::repeat_with(next).take(count).collect()
 }

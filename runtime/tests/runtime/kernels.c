@@ -51,3 +51,25 @@ void count(slots a, uint64_t begin, uint64_t end, uint8_t *scratch) {
 
 // Does nothing. Argument: any buffer.
 void nothing(slots a, uint64_t begin, uint64_t end, uint8_t *scratch) {}
+
+// A serving step of a model that is easy to follow: the likeliest next token is the sum of the sequence's tokens so far, modulo the
+// vocabulary. The sums are taken from the cache, where the keys of layer 0 hold the tokens. One program.
+// Arguments: tokens, positions, sequences, page_table, rows, cache, logits, T, P, R, V, page size.
+void step(slots a, uint64_t begin, uint64_t end, uint8_t *scratch) {
+    const int32_t *tokens = (const int32_t *)a[0], *positions = (const int32_t *)a[1], *sequences = (const int32_t *)a[2];
+    const int32_t *table = (const int32_t *)a[3], *rows = (const int32_t *)a[4];
+    float *keys = (float *)a[5], *logits = (float *)a[6];
+    uint64_t T = a[7], P = a[8], R = a[9], V = a[10], page_size = a[11];
+    for (uint64_t t = 0; t < T; t++) {
+        int32_t page = table[sequences[t] * P + positions[t] / page_size];
+        keys[page * page_size + positions[t] % page_size] = tokens[t];
+    }
+    for (uint64_t r = 0; r < R; r++) {
+        uint64_t sum = 0, t = rows[r];
+        for (int32_t position = 0; position <= positions[t]; position++) {
+            int32_t page = table[sequences[t] * P + position / page_size];
+            sum += keys[page * page_size + position % page_size];
+        }
+        for (uint64_t v = 0; v < V; v++) logits[r * V + v] = v == sum % V ? 1 : 0;
+    }
+}
