@@ -26,6 +26,9 @@ fn small_gpt() -> GptConfig {
 
 fn check(name: &str, module: &Module) {
     let text = module.to_string();
+    let parsed: Module = text.parse().unwrap();
+    assert!(parsed == *module, "{name}: what is printed parses to the same module");
+    assert!(parsed.to_string() == text);
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ir").join(name);
     if std::env::var_os("TESSERA_BLESS").is_some() {
