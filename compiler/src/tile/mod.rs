@@ -17,14 +17,18 @@
 //!
 //! [`verify`] checks what can be seen in a program, [`interpret`](interpret::interpret) the rest while it runs one.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod builder;
 pub mod interpret;
+mod parse;
 pub mod parts;
 mod print;
 mod program;
 mod verify;
 
 pub use builder::Builder;
+pub use parse::{ParseError, parse};
 pub use program::{
     Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
     Literal, Operation, Predicate, Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,

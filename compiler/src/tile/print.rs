@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::program::{
-    Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, GridExtent, Instruction, Literal,
-    Operation, Predicate, Program, Reduction, TileType, UnaryOperation, Value,
+    Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
+    Literal, Operation, Predicate, Program, Reduction, TileType, UnaryOperation, Value,
 };
 
 /// Names of the enumerations in the text form: the printer and the parser both read this table.
@@ -35,6 +35,10 @@ names! {
     Predicate {
         Equal = "equal", NotEqual = "not_equal", Less = "less", LessEqual = "less_equal", Greater = "greater",
         GreaterEqual = "greater_equal",
+    }
+    Element {
+        F64 = "f64", F32 = "f32", F16 = "f16", BF16 = "bf16", Fp8E4M3 = "fp8_e4m3", Fp8E5M2 = "fp8_e5m2", I64 = "i64", I32 = "i32",
+        U32 = "u32", I16 = "i16", I8 = "i8", U8 = "u8", Bool = "bool",
     }
     Reduction { Sum = "sum", Maximum = "maximum", Minimum = "minimum" }
     Access { Read = "read", Write = "write", ReadWrite = "read_write" }
@@ -109,37 +113,36 @@ impl Printer<'_> {
             write!(f, "{} = ", list(&instruction.results))?;
         }
         let mask = |mask: &Option<Value>| mask.map(|value| format!(" mask {value}")).unwrap_or_default();
+        write!(f, "{}", instruction.operation.name())?;
         match &instruction.operation {
-            Operation::ProgramId(axis) => write!(f, "program_id {axis}")?,
-            Operation::Argument(index) => write!(f, "argument {}", self.argument(*index))?,
-            Operation::Constant(literal) => write!(f, "constant {literal}")?,
-            Operation::Iota => write!(f, "iota")?,
-            Operation::Unary(operation, value) => write!(f, "{} {value}", operation.name())?,
-            Operation::Binary(operation, a, b) => write!(f, "{} {a}, {b}", operation.name())?,
-            Operation::Compare(predicate, a, b) => write!(f, "compare {} {a}, {b}", predicate.name())?,
-            Operation::Select(condition, a, b) => write!(f, "select {condition}, {a}, {b}")?,
-            Operation::Cast(value) => write!(f, "cast {value}")?,
-            Operation::Bitcast(value) => write!(f, "bitcast {value}")?,
+            Operation::ProgramId(axis) => write!(f, " {axis}")?,
+            Operation::Argument(index) => write!(f, " {}", self.argument(*index))?,
+            Operation::Constant(literal) => write!(f, " {literal}")?,
+            Operation::Iota => {}
+            Operation::Unary(_, value)
+            | Operation::Cast(value)
+            | Operation::Bitcast(value)
+            | Operation::Transpose(value) => write!(f, " {value}")?,
+            Operation::Binary(_, a, b) => write!(f, " {a}, {b}")?,
+            Operation::Compare(predicate, a, b) => write!(f, " {} {a}, {b}", predicate.name())?,
+            Operation::Select(condition, a, b) => write!(f, " {condition}, {a}, {b}")?,
             Operation::Broadcast { value, axes } => {
                 let axes: Vec<String> = axes.iter().map(u8::to_string).collect();
-                write!(f, "broadcast {value} [{}]", axes.join(", "))?;
+                write!(f, " {value} [{}]", axes.join(", "))?;
             }
-            Operation::Transpose(value) => write!(f, "transpose {value}")?,
-            Operation::Reduce { reduction, value, axis } => {
-                write!(f, "reduce {} {value} axis {axis}", reduction.name())?;
-            }
-            Operation::Dot { lhs, rhs, accumulator } => write!(f, "dot {lhs}, {rhs}, {accumulator}")?,
+            Operation::Reduce { reduction, value, axis } => write!(f, " {} {value} axis {axis}", reduction.name())?,
+            Operation::Dot { lhs, rhs, accumulator } => write!(f, " {lhs}, {rhs}, {accumulator}")?,
             Operation::Load { tensor, coordinates, mask: condition, other } => {
                 let (tensor, coordinates) = (self.argument(*tensor), self.coordinates(coordinates));
-                write!(f, "load {tensor}[{coordinates}]{} other {other}", mask(condition))?;
+                write!(f, " {tensor}[{coordinates}]{} other {other}", mask(condition))?;
             }
             Operation::Store { tensor, coordinates, mask: condition, value } => {
                 let (tensor, coordinates) = (self.argument(*tensor), self.coordinates(coordinates));
-                return writeln!(f, "store {tensor}[{coordinates}], {value}{}", mask(condition));
+                return writeln!(f, " {tensor}[{coordinates}], {value}{}", mask(condition));
             }
             Operation::For { lower, upper, step, initial, body } => {
                 let (induction, carried) = body.parameters.split_first().ok_or(fmt::Error)?;
-                write!(f, "for {induction} in {lower}..{upper} step {step}")?;
+                write!(f, " {induction} in {lower}..{upper} step {step}")?;
                 if !carried.is_empty() {
                     let pairs: Vec<String> = carried
                         .iter()
@@ -171,7 +174,7 @@ impl Display for Program {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let printer = Printer(self);
         for line in &self.summary {
-            writeln!(f, "// {line}")?;
+            writeln!(f, "{}", format!("// {line}").trim_end())?;
         }
         writeln!(f, "kernel @{}(", self.name)?;
         for argument in &self.arguments {

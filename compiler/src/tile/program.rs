@@ -65,25 +65,6 @@ impl Element {
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::Fp8E4M3 | Self::Fp8E5M2)
     }
-
-    /// The name in the text form.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F64 => "f64",
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-            Self::Fp8E4M3 => "fp8_e4m3",
-            Self::Fp8E5M2 => "fp8_e5m2",
-            Self::I64 => "i64",
-            Self::I32 => "i32",
-            Self::U32 => "u32",
-            Self::I16 => "i16",
-            Self::I8 => "i8",
-            Self::U8 => "u8",
-            Self::Bool => "bool",
-        }
-    }
 }
 
 /// Shape and element type of a value. Rank zero is a scalar, the same in all threads of a program.
@@ -108,7 +89,7 @@ impl TileType {
 
     /// Number of elements; 1 for a scalar.
     pub fn len(&self) -> usize {
-        self.shape.iter().map(|&extent| extent as usize).product()
+        self.shape.iter().fold(1, |product: usize, &extent| product.saturating_mul(extent as usize))
     }
 
     /// Whether the tile has no elements. No valid program has such a tile.
@@ -493,6 +474,29 @@ impl Argument {
 }
 
 impl Operation {
+    /// The word for it in the text form.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ProgramId(_) => "program_id",
+            Self::Argument(_) => "argument",
+            Self::Constant(_) => "constant",
+            Self::Iota => "iota",
+            Self::Unary(operation, _) => operation.name(),
+            Self::Binary(operation, ..) => operation.name(),
+            Self::Compare(..) => "compare",
+            Self::Select(..) => "select",
+            Self::Cast(_) => "cast",
+            Self::Bitcast(_) => "bitcast",
+            Self::Broadcast { .. } => "broadcast",
+            Self::Transpose(_) => "transpose",
+            Self::Reduce { .. } => "reduce",
+            Self::Dot { .. } => "dot",
+            Self::Load { .. } => "load",
+            Self::Store { .. } => "store",
+            Self::For { .. } => "for",
+        }
+    }
+
     /// Values that the operation reads, less those inside a loop's body.
     pub fn operands(&self) -> SmallVec<[Value; 4]> {
         let mut operands = SmallVec::new();

@@ -1,11 +1,14 @@
 //! Checks that a program keeps the rules of the Tile IR.
 
+#[cfg(test)]
+mod tests;
+
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::program::{
+use crate::tile::program::{
     Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
-    Literal, Operation, Program, TileType, UnaryOperation, Value,
+    Literal, Operation, Program, TensorArgument, TileType, UnaryOperation, Value,
 };
 
 /// What is wrong with a program, and in which instruction.
@@ -16,28 +19,46 @@ pub struct VerifyError {
     pub kernel: String,
     /// The instruction, by its result or its kind.
     pub instruction: String,
+    /// Position of the instruction among all of the program in the order of the text, loops before their bodies.
+    pub position: Option<usize>,
     /// What is wrong.
     pub problem: String,
 }
+
+/// Elements of the largest tile: more than any target keeps at hand.
+const LARGEST_TILE: usize = 1 << 24;
 
 /// Checks a program; every pass that makes or changes one does so.
 ///
 /// # Errors
 /// The first rule that is broken.
 pub fn verify(program: &Program) -> Result<(), VerifyError> {
-    let mut verifier = Verifier { program, state: vec![State::Undefined; program.types.len()] };
-    verifier.header().and_then(|()| verifier.block(&program.body)).map_err(|(instruction, problem)| VerifyError {
-        kernel: program.name.clone(),
-        instruction,
-        problem,
-    })
+    let mut verifier = Verifier { program, state: vec![State::Undefined; program.types.len()], instructions: 0 };
+    let failure = match verifier.header() {
+        Err(problem) => Failure { position: None, instruction: "header".into(), problem },
+        Ok(()) => match verifier.block(&program.body) {
+            Err(failure) => failure,
+            Ok(()) => return Ok(()),
+        },
+    };
+    let Failure { position, instruction, problem } = failure;
+    Err(VerifyError { kernel: program.name.clone(), instruction, position, problem })
 }
 
 type Check = Result<(), String>;
 
+/// A broken rule and the instruction that breaks it.
+struct Failure {
+    position: Option<usize>,
+    instruction: String,
+    problem: String,
+}
+
 struct Verifier<'a> {
     program: &'a Program,
     state: Vec<State>,
+    /// Instructions met so far.
+    instructions: usize,
 }
 
 /// Where the verifier stands with a value.
@@ -53,48 +74,55 @@ fn require(condition: bool, problem: impl FnOnce() -> String) -> Check {
     if condition { Ok(()) } else { Err(problem()) }
 }
 
+/// Letters, digits and underscores.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
 impl<'a> Verifier<'a> {
-    fn header(&self) -> Result<(), (String, String)> {
-        let at = |problem: String| ("arguments".to_string(), problem);
-        let name_is_symbol = !self.program.name.is_empty()
-            && self.program.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            && !self.program.name.starts_with(|c: char| c.is_ascii_digit());
-        require(name_is_symbol, || "the name must be letters, digits and underscores".into()).map_err(at)?;
-        for argument in &self.program.arguments {
+    fn header(&self) -> Check {
+        let program = self.program;
+        require(is_word(&program.name) && !program.name.starts_with(|c: char| c.is_ascii_digit()), || {
+            format!("`{}` is no symbol: a name is letters, digits and underscores, no digit first", program.name)
+        })?;
+        require(program.summary.iter().all(|line| !line.contains(['\n', '\r'])), || {
+            "a line of the summary contains a line break".into()
+        })?;
+        for (position, argument) in program.arguments.iter().enumerate() {
+            let name = argument.name();
+            require(name.split('.').all(is_word), || {
+                format!(
+                    "`{name}` names no argument: a name is letters, digits, underscores and single dots between them"
+                )
+            })?;
+            require(program.arguments[..position].iter().all(|other| other.name() != name), || {
+                format!("there are two arguments @{name}")
+            })?;
             match argument {
-                Argument::Tensor(tensor) => {
-                    require(tensor.extents.len() == tensor.strides.len(), || {
-                        format!(
-                            "@{} has {} extents and {} strides",
-                            tensor.name,
-                            tensor.extents.len(),
-                            tensor.strides.len()
-                        )
-                    })
-                    .map_err(at)?;
-                    require(tensor.alignment.is_power_of_two(), || {
-                        format!("@{}: alignment is not a power of two", tensor.name)
-                    })
-                    .map_err(at)?;
-                    for &dimension in tensor.extents.iter().chain(&tensor.strides) {
-                        self.dimension(dimension).map_err(at)?;
-                    }
-                }
-                Argument::Integer { name, divisor } => {
-                    require(divisor.is_power_of_two(), || format!("@{name}: divisor is not a power of two"))
-                        .map_err(at)?;
+                Argument::Tensor(tensor) => self.tensor(tensor)?,
+                Argument::Integer { divisor, .. } => {
+                    require(divisor.is_power_of_two(), || format!("@{name}: divisor is not a power of two"))?;
                 }
                 Argument::Float { .. } => {}
             }
         }
-        for GridExtent::Tiles { dimension, block } in self.program.grid {
-            self.dimension(dimension).map_err(at)?;
-            require(block > 0, || "a grid block is empty".into()).map_err(at)?;
+        for GridExtent::Tiles { dimension, block } in program.grid {
+            self.dimension(dimension)?;
+            require(block > 0, || "a grid block is empty".into())?;
         }
-        for (position, tile) in self.program.types.iter().enumerate() {
-            require(!tile.is_empty(), || format!("%{position} has no elements")).map_err(at)?;
+        for (position, tile) in program.types.iter().enumerate() {
+            require(!tile.is_empty(), || format!("%{position} has no elements"))?;
+            require(tile.len() <= LARGEST_TILE, || format!("%{position} has more than {LARGEST_TILE} elements"))?;
         }
-        Ok(())
+        let schedule = &program.schedule;
+        require(schedule.warps > 0 && schedule.stages > 0, || "warps and stages are at least 1".into())
+    }
+
+    fn tensor(&self, tensor: &TensorArgument) -> Check {
+        let (name, extents, strides) = (&tensor.name, tensor.extents.len(), tensor.strides.len());
+        require(extents == strides, || format!("@{name} has {extents} extents and {strides} strides"))?;
+        require(tensor.alignment.is_power_of_two(), || format!("@{name}: alignment is not a power of two"))?;
+        tensor.extents.iter().chain(&tensor.strides).try_for_each(|&dimension| self.dimension(dimension))
     }
 
     fn dimension(&self, dimension: Dimension) -> Check {
@@ -107,31 +135,26 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn block(&mut self, block: &Block) -> Result<(), (String, String)> {
+    fn block(&mut self, block: &Block) -> Result<(), Failure> {
         for instruction in &block.instructions {
-            let name = || match instruction.results.first() {
-                Some(result) => result.to_string(),
-                None => "store".to_string(),
+            let position = self.instructions;
+            self.instructions += 1;
+            let at = |problem| {
+                let name = instruction.results.first().map(Value::to_string);
+                let instruction = name.unwrap_or_else(|| instruction.operation.name().to_string());
+                Failure { position: Some(position), instruction, problem }
             };
-            for operand in instruction.operation.operands() {
-                self.used(operand).map_err(|problem| (name(), problem))?;
-            }
+            instruction.operation.operands().into_iter().try_for_each(|operand| self.used(operand)).map_err(at)?;
             if let Operation::For { body, .. } = &instruction.operation {
-                for &parameter in &body.parameters {
-                    self.define(parameter).map_err(|problem| (name(), problem))?;
-                }
-                self.check(instruction).map_err(|problem| (name(), problem))?;
+                body.parameters.iter().try_for_each(|&parameter| self.define(parameter)).map_err(at)?;
+                self.check(instruction).map_err(at)?;
                 self.block(body)?;
-                for &value in &body.yields {
-                    self.used(value).map_err(|problem| (name(), problem))?;
-                }
+                body.yields.iter().try_for_each(|&value| self.used(value)).map_err(at)?;
                 self.end_scope(body);
             } else {
-                self.check(instruction).map_err(|problem| (name(), problem))?;
+                self.check(instruction).map_err(at)?;
             }
-            for &result in &instruction.results {
-                self.define(result).map_err(|problem| (name(), problem))?;
-            }
+            instruction.results.iter().try_for_each(|&result| self.define(result)).map_err(at)?;
         }
         Ok(())
     }

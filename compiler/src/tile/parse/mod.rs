@@ -1,0 +1,595 @@
+//! Reads the text form of tile programs, the inverse of their `Display`.
+//!
+//! A text holds any number of kernels. Comments are dropped, but those right above a kernel are its summary. Values may have any name of
+//! letters, digits and underscores; where it is a number it is kept.
+
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use super::program::{
+    Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
+    Literal, Operation, Predicate, Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,
+};
+use super::verify::verify;
+use token::{Kind, Token};
+
+/// What is wrong with a text, and where.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("line {line}, column {column}: {message}")]
+pub struct ParseError {
+    /// What is wrong, and what would be right.
+    pub message: String,
+    /// The bytes of the text that are wrong.
+    pub span: Range<usize>,
+    /// Line of the first of them, from 1.
+    pub line: usize,
+    /// Column of the first of them in characters, from 1.
+    pub column: usize,
+}
+
+impl ParseError {
+    fn new(text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
+        let before = &text[..span.start];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.matches('\n').count() + 1;
+        let column = before[line_start..].chars().count() + 1;
+        Self { message: message.into(), span, line, column }
+    }
+}
+
+/// Loops within loops beyond this are refused, for the sake of the stack.
+const DEEPEST_LOOP: usize = 64;
+
+/// Numbers of values from here on are not kept, lest a short text ask for a long table.
+const NUMBERS_KEPT: u32 = 1 << 20;
+
+/// Reads kernels and verifies them.
+///
+/// # Errors
+/// The first place where the text is not of the text form, or breaks a rule of the IR.
+pub fn parse(text: &str) -> Result<Vec<Program>, ParseError> {
+    let mut parser = Parser { text, tokens: token::tokens(text)?, position: 0, kernel: Kernel::default() };
+    let mut programs: Vec<Program> = Vec::new();
+    loop {
+        let summary = parser.summary();
+        if parser.peek() == Kind::End {
+            return Ok(programs);
+        }
+        let program = parser.program(summary)?;
+        if programs.iter().any(|other| other.name == program.name) {
+            return Err(parser.error(parser.kernel.name.clone(), format!("there is another kernel @{}", program.name)));
+        }
+        programs.push(program);
+    }
+}
+
+type Parsed<T> = Result<T, ParseError>;
+
+/// What is known of the kernel that is being read.
+#[derive(Default)]
+struct Kernel<'a> {
+    /// Span of its name.
+    name: Range<usize>,
+    arguments: Vec<Argument>,
+    argument_by_name: HashMap<&'a str, ArgumentIndex>,
+    values: HashMap<&'a str, Value>,
+    types: Vec<TileType>,
+    /// The number of the next value whose name is not its number.
+    next_value: u32,
+    /// Span of each instruction, in the order of the text.
+    instructions: Vec<Range<usize>>,
+    /// Loops around the current instruction.
+    depth: usize,
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    tokens: Vec<Token<'a>>,
+    position: usize,
+    kernel: Kernel<'a>,
+}
+
+impl<'a> Parser<'a> {
+    fn error(&self, span: Range<usize>, message: impl Into<String>) -> ParseError {
+        ParseError::new(self.text, span, message)
+    }
+
+    fn skip_comments(&mut self) {
+        while matches!(self.tokens[self.position].kind, Kind::Comment(_)) {
+            self.position += 1;
+        }
+    }
+
+    /// The next token; comments are passed over.
+    fn peek(&mut self) -> Kind<'a> {
+        self.skip_comments();
+        self.tokens[self.position].kind
+    }
+
+    fn next(&mut self) -> Token<'a> {
+        self.skip_comments();
+        let token = self.tokens[self.position].clone();
+        if token.kind != Kind::End {
+            self.position += 1;
+        }
+        token
+    }
+
+    fn expected<T>(&self, token: &Token<'_>, what: impl std::fmt::Display) -> Parsed<T> {
+        Err(self.error(token.span.clone(), format!("{what} is needed here, not {}", token.kind)))
+    }
+
+    fn punctuation(&mut self, text: &'static str) -> Parsed<()> {
+        let token = self.next();
+        if token.kind == Kind::Punctuation(text) { Ok(()) } else { self.expected(&token, format!("`{text}`")) }
+    }
+
+    fn at_punctuation(&mut self, text: &'static str) -> bool {
+        let found = self.peek() == Kind::Punctuation(text);
+        if found {
+            self.position += 1;
+        }
+        found
+    }
+
+    fn keyword(&mut self, text: &'static str) -> Parsed<()> {
+        let token = self.next();
+        if token.kind == Kind::Word(text) { Ok(()) } else { self.expected(&token, format!("`{text}`")) }
+    }
+
+    fn at_keyword(&mut self, text: &'static str) -> bool {
+        let found = self.peek() == Kind::Word(text);
+        if found {
+            self.position += 1;
+        }
+        found
+    }
+
+    /// One of a table of names.
+    fn named<T: Copy>(&mut self, what: &str, table: &[T], name: impl Fn(T) -> &'static str) -> Parsed<T> {
+        let token = self.next();
+        let Kind::Word(word) = token.kind else {
+            return self.expected(&token, what);
+        };
+        table.iter().copied().find(|&item| name(item) == word).ok_or_else(|| {
+            let names: Vec<&str> = table.iter().map(|&item| name(item)).collect();
+            self.error(token.span, format!("`{word}` is no {what}: these are {}", names.join(", ")))
+        })
+    }
+
+    /// Items between brackets, with commas between them and perhaps after the last.
+    fn list<T>(
+        &mut self,
+        [open, close]: [&'static str; 2],
+        mut item: impl FnMut(&mut Self) -> Parsed<T>,
+    ) -> Parsed<Vec<T>> {
+        self.punctuation(open)?;
+        let mut items = Vec::new();
+        while !self.at_punctuation(close) {
+            items.push(item(self)?);
+            if !self.at_punctuation(",") {
+                self.punctuation(close)?;
+                break;
+            }
+        }
+        Ok(items)
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, what: &str) -> Parsed<T> {
+        let token = self.next();
+        match token.kind {
+            Kind::Number(text) => match text.parse() {
+                Ok(number) => Ok(number),
+                Err(_) => Err(self.error(token.span, format!("{text} is no {what}"))),
+            },
+            _ => self.expected(&token, what),
+        }
+    }
+
+    /// The comments right above what comes next: with no empty line in between.
+    fn summary(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Kind::Comment(line) = self.tokens[self.position].kind {
+            lines.push(line.strip_prefix(' ').unwrap_or(line).to_string());
+            let gap = self.tokens[self.position].span.end..self.tokens[self.position + 1].span.start;
+            if self.text[gap].matches('\n').count() > 1 {
+                lines.clear();
+            }
+            self.position += 1;
+        }
+        lines
+    }
+
+    fn program(&mut self, summary: Vec<String>) -> Parsed<Program> {
+        self.keyword("kernel")?;
+        let token = self.next();
+        let Kind::Name(name) = token.kind else {
+            return self.expected(&token, "the kernel's name, as `@name`,");
+        };
+        self.kernel = Kernel { name: token.span, next_value: self.first_unnumbered(), ..Kernel::default() };
+        self.list(["(", ")"], Self::argument)?;
+        self.keyword("grid")?;
+        let span = self.tokens[self.position].span.clone();
+        let grid = self.list(["[", "]"], |parser| {
+            let dimension = parser.dimension()?;
+            parser.punctuation("/")?;
+            Ok(GridExtent::Tiles { dimension, block: parser.number("number of elements")? })
+        })?;
+        let grid = grid.try_into().map_err(|_| self.error(span, "a grid has three extents"))?;
+        self.keyword("warps")?;
+        let warps = self.number("number of warps")?;
+        self.keyword("stages")?;
+        let stages = self.number("number of stages")?;
+        let (instructions, yields) = self.block()?;
+        if !yields.is_empty() {
+            return Err(self.error(self.kernel.name.clone(), "a kernel yields nothing"));
+        }
+        let kernel = &mut self.kernel;
+        let program = Program {
+            name: name.to_string(),
+            summary,
+            arguments: std::mem::take(&mut kernel.arguments),
+            grid,
+            schedule: Schedule { warps, stages },
+            types: std::mem::take(&mut kernel.types),
+            body: Block { parameters: Vec::new(), instructions, yields },
+        };
+        verify(&program).map_err(|error| {
+            let span = error.position.and_then(|position| self.kernel.instructions.get(position));
+            self.error(span.unwrap_or(&self.kernel.name).clone(), error.problem)
+        })?;
+        Ok(program)
+    }
+
+    /// The number after the largest that is the name of a value of the kernel that begins here.
+    fn first_unnumbered(&self) -> u32 {
+        let tokens = self.tokens[self.position..].iter();
+        let of_kernel = tokens.take_while(|token| token.kind != Kind::Word("kernel"));
+        let numbers = of_kernel.filter_map(|token| match token.kind {
+            Kind::Value(name) => number_of(name),
+            _ => None,
+        });
+        numbers.max().map_or(0, |largest| largest + 1)
+    }
+
+    fn argument(&mut self) -> Parsed<()> {
+        let token = self.next();
+        let Kind::Name(name) = token.kind else {
+            return self.expected(&token, "an argument, as `@name: …`,");
+        };
+        let index = ArgumentIndex(self.kernel.arguments.len() as u32);
+        if self.kernel.argument_by_name.insert(name, index).is_some() {
+            return Err(self.error(token.span, format!("there is another argument @{name}")));
+        }
+        self.punctuation(":")?;
+        let argument = if self.at_keyword("tensor") {
+            let element = self.element()?;
+            let extents = self.list(["[", "]"], Self::dimension)?.into();
+            self.keyword("strides")?;
+            let strides = self.list(["[", "]"], Self::dimension)?.into();
+            let access = self.named("kind of access", Access::ALL, Access::name)?;
+            self.keyword("align")?;
+            let alignment = self.number("alignment")?;
+            Argument::Tensor(TensorArgument { name: name.into(), element, extents, strides, access, alignment })
+        } else if self.at_keyword("integer") {
+            self.keyword("divisor")?;
+            Argument::Integer { name: name.into(), divisor: self.number("divisor")? }
+        } else if self.at_keyword("float") {
+            Argument::Float { name: name.into() }
+        } else {
+            let token = self.next();
+            return self.expected(&token, "`tensor`, `integer` or `float`");
+        };
+        self.kernel.arguments.push(argument);
+        Ok(())
+    }
+
+    fn element(&mut self) -> Parsed<Element> {
+        self.named("element type", Element::ALL, Element::name)
+    }
+
+    fn argument_index(&mut self) -> Parsed<ArgumentIndex> {
+        let token = self.next();
+        let Kind::Name(name) = token.kind else {
+            return self.expected(&token, "an argument, as `@name`,");
+        };
+        let index = self.kernel.argument_by_name.get(name).copied();
+        index.ok_or_else(|| self.error(token.span, format!("the kernel has no argument @{name} above this")))
+    }
+
+    fn dimension(&mut self) -> Parsed<Dimension> {
+        match self.peek() {
+            Kind::Name(_) => Ok(Dimension::Argument(self.argument_index()?)),
+            _ => Ok(Dimension::Constant(self.number("extent")?)),
+        }
+    }
+
+    /// `{ instructions }`, perhaps with a `yield` at the end.
+    fn block(&mut self) -> Parsed<(Vec<Instruction>, Vec<Value>)> {
+        self.punctuation("{")?;
+        let mut instructions = Vec::new();
+        loop {
+            if self.at_punctuation("}") {
+                return Ok((instructions, Vec::new()));
+            }
+            if self.at_keyword("yield") {
+                let mut yields = vec![self.value()?];
+                while self.at_punctuation(",") {
+                    yields.push(self.value()?);
+                }
+                self.punctuation("}")?;
+                return Ok((instructions, yields));
+            }
+            instructions.push(self.instruction()?);
+        }
+    }
+
+    fn value(&mut self) -> Parsed<Value> {
+        let token = self.next();
+        let Kind::Value(name) = token.kind else {
+            return self.expected(&token, "a value, as `%name`,");
+        };
+        let value = self.kernel.values.get(name).copied();
+        value.ok_or_else(|| self.error(token.span, format!("%{name} is not defined above this")))
+    }
+
+    fn define(&mut self, token: &Token<'a>, tile: TileType) -> Parsed<Value> {
+        let Kind::Value(name) = token.kind else {
+            return self.expected(token, "a value, as `%name`,");
+        };
+        let kernel = &mut self.kernel;
+        let value = Value(number_of(name).unwrap_or(kernel.next_value));
+        kernel.next_value += u32::from(value.0 == kernel.next_value);
+        if kernel.values.insert(name, value).is_some() {
+            return Err(self.error(token.span.clone(), format!("%{name} is defined above this already")));
+        }
+        let position = value.0 as usize;
+        if kernel.types.len() <= position {
+            // Numbers that the text leaves out.
+            kernel.types.resize(position + 1, TileType::scalar(Element::I32));
+        }
+        kernel.types[position] = tile;
+        Ok(value)
+    }
+
+    fn tile_type(&mut self) -> Parsed<TileType> {
+        let token = self.next();
+        let (Kind::Word(text) | Kind::Number(text)) = token.kind else {
+            return self.expected(&token, "a type, as `4x8xf32`,");
+        };
+        let (extents, element) = text.rsplit_once('x').map_or(("", text), |(extents, element)| (extents, element));
+        let shape = extents.split('x').filter(|_| !extents.is_empty()).map(str::parse).collect();
+        let element = Element::ALL.iter().copied().find(|known| known.name() == element);
+        match (shape, element) {
+            (Ok(shape), Some(element)) => Ok(TileType { shape, element }),
+            _ => Err(self.error(token.span, format!("`{text}` is no type; types look like `f32` and `4x8xf32`"))),
+        }
+    }
+
+    /// A number of either kind: those of float elements may be written without a point.
+    fn literal(&mut self) -> Parsed<Literal> {
+        let token = self.next();
+        let literal = match token.kind {
+            Kind::Number(text) => text.parse().map(Literal::Integer).or_else(|_| text.parse().map(Literal::Float)).ok(),
+            Kind::Word("inf") => Some(Literal::Float(f64::INFINITY)),
+            Kind::Word("NaN") => Some(Literal::Float(f64::NAN)),
+            _ => None,
+        };
+        literal.map_or_else(|| self.expected(&token, "a number"), Ok)
+    }
+
+    fn instruction(&mut self) -> Parsed<Instruction> {
+        self.skip_comments();
+        let start = self.tokens[self.position].span.clone();
+        self.kernel.instructions.push(start.clone());
+        let mut results = Vec::new();
+        while matches!(self.peek(), Kind::Value(_)) {
+            results.push(self.next());
+            if !self.at_punctuation(",") {
+                self.punctuation("=")?;
+                break;
+            }
+        }
+        if self.at_keyword("for") {
+            return self.for_loop(&results);
+        }
+        if self.at_keyword("store") {
+            if let Some(result) = results.first() {
+                return Err(self.error(result.span.clone(), "a store has no result"));
+            }
+            return self.store();
+        }
+        let mut operation = self.operation()?;
+        self.punctuation(":")?;
+        let tile = self.tile_type()?;
+        if let Operation::Constant(literal) | Operation::Load { other: literal, .. } = &mut operation
+            && let (Literal::Integer(value), true) = (*literal, tile.element.is_float())
+        {
+            *literal = Literal::Float(value as f64);
+        }
+        match results.as_slice() {
+            [result] => Ok(Instruction { results: [self.define(result, tile)?].into(), operation }),
+            results => Err(self.error(start, format!("this operation has one result, not {}", results.len()))),
+        }
+    }
+
+    fn for_loop(&mut self, results: &[Token<'a>]) -> Parsed<Instruction> {
+        let induction = self.next();
+        self.keyword("in")?;
+        let lower = self.value()?;
+        self.punctuation("..")?;
+        let upper = self.value()?;
+        self.keyword("step")?;
+        let step = self.number("step")?;
+        let carried = if self.at_keyword("with") {
+            self.list(["(", ")"], |parser| {
+                let carried = parser.next();
+                parser.punctuation("=")?;
+                let initial = parser.value()?;
+                parser.punctuation(":")?;
+                Ok((carried, initial, parser.tile_type()?))
+            })?
+        } else {
+            Vec::new()
+        };
+        if results.len() != carried.len() {
+            let message = format!("the loop carries {} values and has {} results", carried.len(), results.len());
+            return Err(self.error(induction.span, message));
+        }
+        if self.kernel.depth == DEEPEST_LOOP {
+            return Err(self.error(induction.span, format!("loops are nested more than {DEEPEST_LOOP} deep")));
+        }
+        let mut parameters = vec![self.define(&induction, TileType::scalar(Element::I32))?];
+        for (token, _, tile) in &carried {
+            parameters.push(self.define(token, tile.clone())?);
+        }
+        self.kernel.depth += 1;
+        let (instructions, yields) = self.block()?;
+        self.kernel.depth -= 1;
+        let initial = carried.iter().map(|(_, initial, _)| *initial).collect();
+        let tiles = carried.into_iter().map(|(_, _, tile)| tile);
+        let results = results.iter().zip(tiles).map(|(token, tile)| self.define(token, tile)).collect::<Parsed<_>>()?;
+        let body = Block { parameters, instructions, yields };
+        Ok(Instruction { results, operation: Operation::For { lower, upper, step, initial, body } })
+    }
+
+    fn coordinates(&mut self) -> Parsed<SmallVec<[Coordinate; 4]>> {
+        let coordinates = self.list(["[", "]"], |parser| {
+            if parser.at_keyword("gather") {
+                return Ok(Coordinate::Gather(parser.value()?));
+            }
+            let start = parser.value()?;
+            match parser.at_punctuation(":") {
+                true => Ok(Coordinate::Block { start, length: parser.number("length")? }),
+                false => Ok(Coordinate::At(start)),
+            }
+        })?;
+        Ok(coordinates.into())
+    }
+
+    fn mask(&mut self) -> Parsed<Option<Value>> {
+        if self.at_keyword("mask") { self.value().map(Some) } else { Ok(None) }
+    }
+
+    fn store(&mut self) -> Parsed<Instruction> {
+        let tensor = self.argument_index()?;
+        let coordinates = self.coordinates()?;
+        self.punctuation(",")?;
+        let value = self.value()?;
+        let mask = self.mask()?;
+        let operation = Operation::Store { tensor, coordinates, mask, value };
+        Ok(Instruction { results: SmallVec::new(), operation })
+    }
+
+    /// An operation with one result, up to the colon.
+    fn operation(&mut self) -> Parsed<Operation> {
+        let token = self.next();
+        let Kind::Word(word) = token.kind else {
+            return self.expected(&token, "an operation");
+        };
+        if let Some(operation) = UnaryOperation::ALL.iter().find(|operation| operation.name() == word) {
+            return Ok(Operation::Unary(*operation, self.value()?));
+        }
+        if let Some(operation) = BinaryOperation::ALL.iter().find(|operation| operation.name() == word) {
+            let [a, b] = self.values()?;
+            return Ok(Operation::Binary(*operation, a, b));
+        }
+        Ok(match word {
+            "program_id" => Operation::ProgramId(self.number("axis of the grid")?),
+            "argument" => Operation::Argument(self.argument_index()?),
+            "constant" => Operation::Constant(self.literal()?),
+            "iota" => Operation::Iota,
+            "compare" => {
+                let predicate = self.named("predicate", Predicate::ALL, Predicate::name)?;
+                let [a, b] = self.values()?;
+                Operation::Compare(predicate, a, b)
+            }
+            "select" => {
+                let [condition, a, b] = self.values()?;
+                Operation::Select(condition, a, b)
+            }
+            "cast" => Operation::Cast(self.value()?),
+            "bitcast" => Operation::Bitcast(self.value()?),
+            "broadcast" => {
+                let value = self.value()?;
+                let axes = self.list(["[", "]"], |parser| parser.number("axis"))?;
+                Operation::Broadcast { value, axes: axes.into() }
+            }
+            "transpose" => Operation::Transpose(self.value()?),
+            "reduce" => {
+                let reduction = self.named("reduction", Reduction::ALL, Reduction::name)?;
+                let value = self.value()?;
+                self.keyword("axis")?;
+                Operation::Reduce { reduction, value, axis: self.number("axis")? }
+            }
+            "dot" => {
+                let [lhs, rhs, accumulator] = self.values()?;
+                Operation::Dot { lhs, rhs, accumulator }
+            }
+            "load" => {
+                let tensor = self.argument_index()?;
+                let coordinates = self.coordinates()?;
+                let mask = self.mask()?;
+                let other = if self.at_keyword("other") { self.literal()? } else { Literal::Integer(0) };
+                Operation::Load { tensor, coordinates, mask, other }
+            }
+            _ => return Err(self.error(token.span, format!("there is no operation `{word}`{}", suggestion(word)))),
+        })
+    }
+
+    /// Values with commas between them.
+    fn values<const N: usize>(&mut self) -> Parsed<[Value; N]> {
+        let mut values = [Value(0); N];
+        for (position, value) in values.iter_mut().enumerate() {
+            if position > 0 {
+                self.punctuation(",")?;
+            }
+            *value = self.value()?;
+        }
+        Ok(values)
+    }
+}
+
+/// The number that a value's name is, if it is kept.
+fn number_of(name: &str) -> Option<u32> {
+    let canonical = name == "0" || !name.starts_with('0');
+    name.parse().ok().filter(|number| canonical && *number < NUMBERS_KEPT)
+}
+
+/// Operations besides the elementwise ones.
+const OTHER_OPERATIONS: [&str; 16] = [
+    "program_id",
+    "argument",
+    "constant",
+    "iota",
+    "compare",
+    "select",
+    "cast",
+    "bitcast",
+    "broadcast",
+    "transpose",
+    "reduce",
+    "dot",
+    "load",
+    "store",
+    "for",
+    "yield",
+];
+
+/// The operation with the nearest name, where one is near.
+fn suggestion(word: &str) -> String {
+    let unary = UnaryOperation::ALL.iter().map(|operation| operation.name());
+    let binary = BinaryOperation::ALL.iter().map(|operation| operation.name());
+    let names = unary.chain(binary).chain(OTHER_OPERATIONS);
+    let nearest = names.map(|name| (strsim::damerau_levenshtein(name, word), name)).min();
+    nearest
+        .filter(|(distance, _)| *distance <= 3)
+        .map_or_else(String::new, |(_, name)| format!("; did you mean `{name}`?"))
+}
