@@ -153,7 +153,7 @@ pub struct Adjoint<'a> {
 pub struct OpDefinition {
     /// The op's identity.
     pub op: Op,
-    /// What it computes, in Markdown; the first line is a summary.
+    /// What it computes, in Markdown; the first paragraph is a summary.
     pub doc: &'static str,
     /// The operands, in order.
     pub operands: &'static [OperandDefinition],
@@ -194,9 +194,10 @@ impl OpDefinition {
         self.operands.last().is_some_and(|last| last.variadic)
     }
 
-    /// The first line of the documentation.
-    pub fn summary(&self) -> &'static str {
-        self.doc.trim().lines().next().unwrap_or("").trim()
+    /// The first paragraph of the documentation, as one line.
+    pub fn summary(&self) -> String {
+        let lines = self.doc.trim().lines().map(str::trim);
+        lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -164,7 +164,14 @@ impl Graph {
         written: &[Type],
     ) -> Result<NodeId, OpError> {
         let operation = operation.into();
-        let types: Vec<&Type> = operands.iter().map(|operand| self.value_type(*operand)).collect();
+        let mut types = Vec::with_capacity(operands.len());
+        for (index, operand) in operands.iter().enumerate() {
+            let node = self.nodes.node_weight(operand.node);
+            let Some(ty) = node.and_then(|node| node.results.get(operand.result as usize)) else {
+                return Err(OpError::operand(index, "this is no value of the graph").of(operation.op()));
+            };
+            types.push(ty);
+        }
         let results = infer_results(&operation, &types, written)?;
         let id = self.nodes.add_node(Node::new(NodeKind::Operation(operation), results));
         for (index, operand) in operands.iter().enumerate() {

@@ -1,3 +1,4 @@
 //! Tests of the graph IR through its public interface.
 
+mod reference;
 mod text;

@@ -29,10 +29,11 @@ use std::str::FromStr;
 use crate::diagnostic::Diagnostics;
 use crate::module::Module;
 use crate::types::{TensorType, Type};
+use crate::verify::verify;
 
 use parser::{Parsed, Parser};
 
-/// Reads a module.
+/// Reads a module, and verifies it.
 ///
 /// # Errors
 /// Every error that was found, with its place: a broken line does not hide the errors of the others.
@@ -54,7 +55,13 @@ use parser::{Parsed, Parser};
 pub fn parse_module(text: &str) -> Result<Module, Diagnostics> {
     parse(text, |parser| {
         parser.module()?;
-        Ok(std::mem::take(&mut parser.module))
+        let module = std::mem::take(&mut parser.module);
+        if parser.diagnostics.is_empty()
+            && let Err(errors) = verify(&module)
+        {
+            parser.diagnostics = errors;
+        }
+        Ok(module)
     })
 }
 
