@@ -98,12 +98,11 @@ impl Engine for RuntimeEngine {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        let table = [step.batch as u64, step.pages_per_sequence as u64];
         let inputs = [
             ("tokens", TensorView::vector(&step.tokens)),
             ("positions", TensorView::vector(&step.positions)),
             ("sequences", TensorView::vector(&step.sequences)),
-            ("page_table", TensorView::new(&table, &step.page_table)?),
+            ("page_table", TensorView::new(&step.page_table.shape, &step.page_table.entries)?),
             ("rows", TensorView::vector(&step.rows)),
         ];
         let outputs = self.step.run(&inputs, &mut [(&self.cache_name, &mut self.cache)])?;

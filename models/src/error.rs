@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tessera_runtime::execute::RunError;
+use tessera_runtime::pages::PagesError;
 use tessera_runtime::plan::ElementType;
 use tessera_runtime::weights::WeightsError;
 
@@ -60,6 +61,9 @@ pub enum ModelError {
     /// A model could not be loaded on a device, or run there.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The pages of the KV cache do not suffice, or were mixed up.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
     /// A tensor's element type is not usable here.
     #[error("tensor `{name}` is stored as {found}; supported: {supported}")]
     TensorType {

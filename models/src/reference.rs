@@ -82,7 +82,7 @@ impl Engine for ReferenceEngine {
             vector(&step.tokens)?.into(),
             vector(&step.positions)?.into(),
             vector(&step.sequences)?.into(),
-            Tensor::from_i32([step.batch, step.pages_per_sequence], &step.page_table)?.into(),
+            Tensor::from_i32(step.page_table.shape.map(|extent| extent as usize), &step.page_table.entries)?.into(),
             vector(&step.rows)?.into(),
             cache.into(),
         ];

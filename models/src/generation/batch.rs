@@ -1,9 +1,11 @@
 //! Which tokens of which sequences go into the next step.
 
+use tessera_runtime::pages::{PageTable, Pages, PagesError, SequenceId};
+
 use super::FinishReason;
 
 /// The inputs of `@step`, on the host. T tokens, B sequences, P pages a sequence, R rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Token ids, T. Tokens of one sequence are consecutive and in order.
     pub tokens: Vec<i32>,
@@ -11,12 +13,8 @@ pub struct Step {
     pub positions: Vec<i32>,
     /// Each token's sequence: a row of the page table, T.
     pub sequences: Vec<i32>,
-    /// The cache pages of each sequence, B × P, row-major. Rows shorter than P are filled up with page 0, which no token reads.
-    pub page_table: Vec<i32>,
-    /// B.
-    pub batch: usize,
-    /// P.
-    pub pages_per_sequence: usize,
+    /// The cache pages of each sequence, B × P.
+    pub page_table: PageTable,
     /// The tokens whose logits are wanted, R: at least one, in increasing order.
     pub rows: Vec<i32>,
 }
@@ -30,9 +28,7 @@ impl Step {
             tokens: ids.iter().map(|&id| id as i32).collect(),
             positions: (0..count).collect(),
             sequences: vec![0; ids.len()],
-            page_table: (0..pages as i32).collect(),
-            batch: 1,
-            pages_per_sequence: pages,
+            page_table: PageTable { entries: (0..pages as i32).collect(), shape: [1, pages as u64] },
             rows: (0..count).collect(),
         }
     }
@@ -49,14 +45,15 @@ pub(super) struct Sequence {
     pub prompt: usize,
     /// How many of them have keys and values in the cache.
     pub cached: usize,
-    /// Its pages, enough for all that it may become.
-    pub pages: Vec<u32>,
+    /// Its pages, enough from the beginning for all that it may become. So the shape of the page table stays the same from
+    /// step to step, and with it everything that is planned for that shape.
+    pub pages: SequenceId,
     /// Set when it has ended.
     pub finish: Option<FinishReason>,
 }
 
 impl Sequence {
-    pub fn new(request: usize, tokens: Vec<u32>, pages: Vec<u32>) -> Self {
+    pub fn new(request: usize, tokens: Vec<u32>, pages: SequenceId) -> Self {
         Self { request, prompt: tokens.len(), tokens, cached: 0, pages, finish: None }
     }
 
@@ -77,7 +74,7 @@ pub(super) struct PlannedStep {
 
 /// Plans the next step: every decoding sequence's one token first, so that prompts never starve them, then prompt chunks in
 /// order up to the limit. Counts the tokens as cached.
-pub(super) fn plan_step(active: &mut [Sequence], limit: usize) -> PlannedStep {
+pub(super) fn plan_step(active: &mut [Sequence], pages: &Pages, limit: usize) -> Result<PlannedStep, PagesError> {
     let mut budget = limit;
     let mut taken: Vec<(usize, usize)> = Vec::new();
     for decoding in [true, false] {
@@ -91,7 +88,9 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize) -> PlannedStep {
         }
     }
 
-    let mut inputs = Step { batch: taken.len(), ..Step::default() };
+    let holders: Vec<SequenceId> = taken.iter().map(|(slot, _)| active[*slot].pages).collect();
+    let page_table = pages.table(&holders)?;
+    let mut inputs = Step { tokens: vec![], positions: vec![], sequences: vec![], page_table, rows: vec![] };
     let mut sampled = Vec::new();
     let mut prompt_tokens = 0;
     for (row, &(slot, count)) in taken.iter().enumerate() {
@@ -104,9 +103,6 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize) -> PlannedStep {
             inputs.sequences.push(row as i32);
         }
         sequence.cached = chunk.end;
-        // All pages the sequence holds, not only those in use: the shape then stays the same from step to step, and so does
-        // everything that is planned for it.
-        inputs.pages_per_sequence = inputs.pages_per_sequence.max(sequence.pages.len());
         if chunk.end == sequence.tokens.len() {
             inputs.rows.push(inputs.tokens.len() as i32 - 1);
             sampled.push(slot);
@@ -116,11 +112,5 @@ pub(super) fn plan_step(active: &mut [Sequence], limit: usize) -> PlannedStep {
         // A step has at least one row; where only the middles of prompts are fed, nobody looks at it.
         inputs.rows.push(inputs.tokens.len() as i32 - 1);
     }
-    for &(slot, _) in &taken {
-        let pages = &active[slot].pages;
-        inputs
-            .page_table
-            .extend((0..inputs.pages_per_sequence).map(|page| pages.get(page).map_or(0, |&page| page as i32)));
-    }
-    PlannedStep { inputs, sampled, prompt_tokens }
+    Ok(PlannedStep { inputs, sampled, prompt_tokens })
 }

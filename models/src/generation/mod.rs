@@ -5,13 +5,12 @@
 //! that stops leaves the batch and gives its pages back; requests that do not fit at first enter as pages come free.
 
 mod batch;
-mod pages;
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 pub use batch::Step;
-pub use pages::PagePool;
+use tessera_runtime::pages::{Pages, PagesError};
 
 use crate::error::{ModelError, Result};
 use batch::{Sequence, plan_step};
@@ -192,10 +191,15 @@ pub fn pages_for(requests: &[Request], context: usize, page_size: usize) -> usiz
     requests.iter().map(|request| request_pages(request, context, page_size)).sum()
 }
 
+/// Tokens of a request that are fed, and so have a place in the cache.
+fn request_tokens(request: &Request, context: usize) -> usize {
+    // The last sampled token is never fed back.
+    let longest = request.prompt.len().saturating_add(request.sampling.max_new_tokens).saturating_sub(1).min(context);
+    longest.max(request.prompt.len())
+}
+
 fn request_pages(request: &Request, context: usize, page_size: usize) -> usize {
-    // The last sampled token is never fed back, so it needs no place in the cache.
-    let longest = (request.prompt.len() + request.sampling.max_new_tokens).saturating_sub(1).min(context);
-    longest.max(request.prompt.len()).div_ceil(page_size.max(1))
+    request_tokens(request, context).div_ceil(page_size.max(1))
 }
 
 /// Continues every request, together, and returns the continuations in the order of the requests.
@@ -212,7 +216,8 @@ pub fn generate(
     }
     let tokens_per_step = limits.tokens_per_step.max(1);
     let (context, page_size) = (engine.context(), engine.page_size());
-    let mut pool = PagePool::new(engine.pages());
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let mut pages = Pages::new(number(engine.pages()), number(page_size));
     let mut timings = Timings::default();
     let mut results: Vec<Option<Continuation>> = vec![None; requests.len()];
     let mut waiting = requests.iter().enumerate().peekable();
@@ -220,18 +225,21 @@ pub fn generate(
 
     loop {
         // Admit in order while the worst case of everyone admitted fits, so that no running sequence is ever without a page.
-        while let Some((index, request)) = waiting.peek() {
-            let reserve = request_pages(request, context, page_size);
-            let Some(pages) = (active.len() < limits.sequences.max(1)).then(|| pool.take(reserve)).flatten() else {
-                break;
-            };
+        while let Some((index, request)) = waiting.peek()
+            && active.len() < limits.sequences.max(1)
+        {
             if request.sampling.max_new_tokens == 0 {
-                pool.give_back(pages);
-                if let Some(result) = results.get_mut(*index) {
-                    *result = Some(Continuation { ids: Vec::new(), finish: FinishReason::Length });
-                }
+                results[*index] = Some(Continuation { ids: Vec::new(), finish: FinishReason::Length });
             } else {
-                active.push(Sequence::new(*index, request.prompt.clone(), pages));
+                let sequence = pages.open();
+                match pages.append(sequence, request_tokens(request, context)) {
+                    Ok(_) => active.push(Sequence::new(*index, request.prompt.clone(), sequence)),
+                    Err(PagesError::Full { .. }) => {
+                        pages.close(sequence)?;
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             waiting.next();
         }
@@ -240,7 +248,7 @@ pub fn generate(
         }
 
         let started = Instant::now();
-        let step = plan_step(&mut active, tokens_per_step);
+        let step = plan_step(&mut active, &pages, tokens_per_step)?;
         engine.step(&step.inputs)?;
         let mut rows = SampleRows::default();
         for &slot in &step.sampled {
@@ -280,16 +288,12 @@ pub fn generate(
                 sequence.finish = Some(FinishReason::Context);
             }
         }
-        active.retain_mut(|sequence| {
-            let Some(finish) = sequence.finish else {
-                return true;
-            };
-            pool.give_back(std::mem::take(&mut sequence.pages));
-            if let Some(result) = results.get_mut(sequence.request) {
-                *result = Some(Continuation { ids: sequence.tokens.split_off(sequence.prompt), finish });
-            }
-            false
-        });
+        for ended in active.extract_if(.., |sequence| sequence.finish.is_some()) {
+            pages.close(ended.pages)?;
+            let mut tokens = ended.tokens;
+            results[ended.request] =
+                ended.finish.map(|finish| Continuation { ids: tokens.split_off(ended.prompt), finish });
+        }
     }
     let finished: Vec<Continuation> = results.into_iter().flatten().collect();
     debug_assert_eq!(finished.len(), requests.len(), "check_request admits only what fits an empty cache");

@@ -35,8 +35,9 @@ impl Engine for HashEngine {
     fn step(&mut self, step: &Step) -> Result<()> {
         let place = |sequence: i32, position: i32| {
             let (page, slot) = (position as usize / self.page_size, position as usize % self.page_size);
-            assert!(page < step.pages_per_sequence);
-            (step.page_table[sequence as usize * step.pages_per_sequence + page], slot)
+            let [rows, columns] = step.page_table.shape.map(|extent| extent as usize);
+            assert!((sequence as usize) < rows && page < columns);
+            (step.page_table.entries[sequence as usize * columns + page], slot)
         };
         for token in 0..step.tokens.len() {
             let key = place(step.sequences[token], step.positions[token]);
