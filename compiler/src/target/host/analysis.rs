@@ -159,10 +159,9 @@ impl<'p> Analysis<'p> {
             for &result in &instruction.results {
                 self.definitions[result.0 as usize] = Some(operation);
             }
-            if let Operation::For { lower, upper, step, initial, body } = operation {
+            if let Operation::For { lower, upper, step, body, .. } = operation {
                 varies |= self.loop_varies(body, varies);
-                for (&parameter, &first) in body.parameters.iter().skip(1).zip(initial) {
-                    let _ = first;
+                for parameter in body.parameters.iter().skip(1) {
                     self.varies_along_x[parameter.0 as usize] = varies;
                 }
                 if let Some(&induction) = body.parameters.first() {
@@ -236,7 +235,7 @@ impl<'p> Analysis<'p> {
         let mut tree_cost = vec![0u32; count];
         let mut evaluations = vec![0u32; count];
         self.forward_costs(&self.program.body, &mut tree_cost);
-        self.backward_evaluations(&self.program.body, 0, &mut tree_cost, &mut evaluations);
+        self.backward_evaluations(&self.program.body, &tree_cost, &mut evaluations);
     }
 
     fn forward_costs(&self, block: &Block, tree_cost: &mut [u32]) {
@@ -249,7 +248,11 @@ impl<'p> Analysis<'p> {
             let Some(&result) = instruction.results.first() else { continue };
             let element = self.program.type_of(result).element;
             let operands = operation.operands().iter().fold(0u32, |sum, operand| {
-                if self.program.type_of(*operand).is_scalar() { sum } else { sum.saturating_add(tree_cost[operand.0 as usize]) }
+                if self.program.type_of(*operand).is_scalar() {
+                    sum
+                } else {
+                    sum.saturating_add(tree_cost[operand.0 as usize])
+                }
             });
             tree_cost[result.0 as usize] = match operation {
                 Operation::Reduce { .. } | Operation::Dot { .. } => 0,
@@ -259,7 +262,7 @@ impl<'p> Analysis<'p> {
     }
 
     /// Walks from uses to definitions, counting how often each tile would be recomputed. `evaluations` counts loops by weight.
-    fn backward_evaluations(&mut self, block: &Block, depth: u32, tree_cost: &mut [u32], evaluations: &mut [u32]) {
+    fn backward_evaluations(&mut self, block: &Block, tree_cost: &[u32], evaluations: &mut [u32]) {
         for &value in &block.yields {
             evaluations[value.0 as usize] += 1;
             if !self.program.type_of(value).is_scalar() {
@@ -273,7 +276,7 @@ impl<'p> Analysis<'p> {
                     evaluations[value.0 as usize] += 1;
                 }
                 let before = evaluations.to_vec();
-                self.backward_evaluations(body, depth + 1, tree_cost, evaluations);
+                self.backward_evaluations(body, tree_cost, evaluations);
                 // What comes from outside is recomputed in every iteration.
                 for (count, before) in evaluations.iter_mut().zip(before) {
                     *count = before.saturating_add((*count - before).saturating_mul(8));
@@ -291,7 +294,9 @@ impl<'p> Analysis<'p> {
             let must = match operation {
                 Operation::Reduce { .. } | Operation::Dot { .. } => true,
                 Operation::Load { tensor, .. } => self.tensor(*tensor).access != Access::Read,
-                Operation::Transpose(_) | Operation::Broadcast { .. } | Operation::Constant(_) | Operation::Iota => false,
+                Operation::Transpose(_) | Operation::Broadcast { .. } | Operation::Constant(_) | Operation::Iota => {
+                    false
+                }
                 _ => evaluations[position] > 1 && tree_cost[position] >= EXPENSIVE,
             };
             if must && !scalar {
@@ -320,9 +325,10 @@ impl<'p> Analysis<'p> {
     }
 
     fn demand_all(&mut self, value: Value, demands: &[Demand]) -> bool {
-        demands.iter().enumerate().fold(false, |changed, (dimension, &demand)| {
-            self.demand_on(value, dimension, demand) | changed
-        })
+        demands
+            .iter()
+            .enumerate()
+            .fold(false, |changed, (dimension, &demand)| self.demand_on(value, dimension, demand) | changed)
     }
 
     /// Hands demand from results to operands, from the end of a block to its start; loops until nothing changes.
@@ -347,13 +353,13 @@ impl<'p> Analysis<'p> {
         let mut changed_ever = false;
         loop {
             let mut changed = false;
-            for position in 0..initial.len() {
-                let result = self.demands[instruction.results[position].0 as usize].clone();
-                let carried = self.demands[body.parameters[position + 1].0 as usize].clone();
-                changed |= self.demand_all(body.yields[position], &result);
-                changed |= self.demand_all(body.yields[position], &carried);
-                changed |= self.demand_all(initial[position], &result);
-                changed |= self.demand_all(initial[position], &carried);
+            let carried = instruction.results.iter().zip(body.parameters.iter().skip(1));
+            for ((&result, &parameter), (&next, &first)) in carried.zip(body.yields.iter().zip(initial)) {
+                for wanted in [result, parameter] {
+                    let demands = self.demands[wanted.0 as usize].clone();
+                    changed |= self.demand_all(next, &demands);
+                    changed |= self.demand_all(first, &demands);
+                }
             }
             changed |= self.spread_demand(body);
             changed_ever |= changed;

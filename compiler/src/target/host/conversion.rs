@@ -4,7 +4,7 @@
 
 use super::{
     emitter::{Comparison, Emitter, Machine, Ssa},
-    features::{CpuFeatures, Extension, Level},
+    features::{CpuFeatures, Level},
 };
 use crate::tile::Element;
 
@@ -69,16 +69,16 @@ impl<'a> Converter<'_, 'a> {
         match (from.is_float(), to.is_float()) {
             (true, true) if to == Element::F64 || from == Element::F64 => {
                 if to == Element::F64 {
-                    e.convert("fpext", self.to_f32(value, from), Machine::F64)
+                    e.convert("fpext", self.widen_f32(value, from), Machine::F64)
                 } else if to == Element::F32 {
                     e.convert("fptrunc", value, Machine::F32)
                 } else {
-                    self.from_f32(self.round_to_odd(value), to)
+                    self.narrow_f32(self.round_to_odd(value), to)
                 }
             }
-            (true, true) => self.from_f32(self.to_f32(value, from), to),
+            (true, true) => self.narrow_f32(self.widen_f32(value, from), to),
             (true, false) => {
-                let float = self.to_arithmetic(value, from);
+                let float = self.widen_arithmetic(value, from);
                 if to == Element::Bool {
                     return e.compare(Comparison::NotEqual, float, e.float(float.machine, float.lanes, 0.0));
                 }
@@ -94,7 +94,7 @@ impl<'a> Converter<'_, 'a> {
                     Element::U32 | Element::U8 | Element::Bool => e.convert("uitofp", value, target),
                     _ => e.convert("sitofp", value, target),
                 };
-                if to == Element::F64 { float } else { self.from_f32(float, to) }
+                if to == Element::F64 { float } else { self.narrow_f32(float, to) }
             }
             (false, false) => {
                 let target = machine_of(to);
@@ -117,17 +117,17 @@ impl<'a> Converter<'_, 'a> {
     }
 
     /// A float element as f32, or f64 for f64.
-    pub(super) fn to_arithmetic(&self, value: Ssa<'a>, from: Element) -> Ssa<'a> {
-        if from == Element::F64 { value } else { self.to_f32(value, from) }
+    pub(super) fn widen_arithmetic(&self, value: Ssa<'a>, from: Element) -> Ssa<'a> {
+        if from == Element::F64 { value } else { self.widen_f32(value, from) }
     }
 
-    /// The counterpart of [`Converter::to_arithmetic`].
-    pub(super) fn from_arithmetic(&self, value: Ssa<'a>, to: Element) -> Ssa<'a> {
-        if to == Element::F64 { value } else { self.from_f32(value, to) }
+    /// The counterpart of [`Converter::widen_arithmetic`].
+    pub(super) fn narrow_arithmetic(&self, value: Ssa<'a>, to: Element) -> Ssa<'a> {
+        if to == Element::F64 { value } else { self.narrow_f32(value, to) }
     }
 
     /// Exact.
-    pub(super) fn to_f32(&self, value: Ssa<'a>, from: Element) -> Ssa<'a> {
+    pub(super) fn widen_f32(&self, value: Ssa<'a>, from: Element) -> Ssa<'a> {
         let e = self.emitter;
         match from {
             Element::BF16 => {
@@ -160,7 +160,7 @@ impl<'a> Converter<'_, 'a> {
         let e = self.emitter;
         let lanes = value.lanes;
         if self.features.level() >= Level::V3 {
-            return self.hardware_half_to_f32(value);
+            return e.half_extend(value);
         }
         // Move exponent and mantissa into place and correct the bias by a multiplication, which also normalizes denormals.
         let wide = e.convert("zext", value, Machine::I32);
@@ -175,14 +175,8 @@ impl<'a> Converter<'_, 'a> {
         e.bitcast(e.or(magnitude_bits, sign), Machine::F32, lanes)
     }
 
-    /// vcvtph2ps; scalars go through a vector of four.
-    fn hardware_half_to_f32(&self, value: Ssa<'a>) -> Ssa<'a> {
-        let e = self.emitter;
-        e.half_extend(value)
-    }
-
     /// To nearest even; fp8 saturates.
-    pub(super) fn from_f32(&self, value: Ssa<'a>, to: Element) -> Ssa<'a> {
+    pub(super) fn narrow_f32(&self, value: Ssa<'a>, to: Element) -> Ssa<'a> {
         match to {
             Element::BF16 => self.f32_to_bf16(value),
             Element::F16 => self.f32_to_half(value),
@@ -203,15 +197,6 @@ impl<'a> Converter<'_, 'a> {
         let nan = e.compare(Comparison::Unordered, value, value);
         let quiet = e.or(upper, self.int(bits, 0x40));
         e.convert("trunc", e.select(nan, quiet, rounded), Machine::I16)
-    }
-
-    /// bf16 of a vector with vcvtneps2bf16, which takes denormals for zero: only for operands of dot products, which do too.
-    pub(super) fn f32_to_bf16_operand(&self, value: Ssa<'a>) -> Ssa<'a> {
-        if value.lanes == 16 && self.features.has(Extension::Bf16) {
-            self.emitter.narrow_to_bf16(value)
-        } else {
-            self.f32_to_bf16(value)
-        }
     }
 
     fn f32_to_half(&self, value: Ssa<'a>) -> Ssa<'a> {
@@ -273,11 +258,8 @@ impl<'a> Converter<'_, 'a> {
         let back = e.convert("fpext", nearest, Machine::F64);
         let bits = e.bitcast(nearest, Machine::I32, lanes);
         let absolute = |x: Ssa<'a>| e.intrinsic("llvm.fabs", &[x], (x.machine, lanes));
-        let finite = e.compare(
-            Comparison::Less,
-            absolute(nearest),
-            e.float(Machine::F32, lanes, f64::from(f32::INFINITY)),
-        );
+        let finite =
+            e.compare(Comparison::Less, absolute(nearest), e.float(Machine::F32, lanes, f64::from(f32::INFINITY)));
         let inexact = e.compare(Comparison::NotEqual, back, value);
         let even = e.compare(Comparison::Equal, e.and(bits, self.int(bits, 1)), self.int(bits, 0));
         let adjust = e.and(e.and(finite, inexact), even);

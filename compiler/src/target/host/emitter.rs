@@ -13,7 +13,7 @@ use melior::{
             DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute,
             TypeAttribute,
         },
-        operation::{OperationBuilder, OperationLike},
+        operation::OperationBuilder,
         r#type::IntegerType,
     },
 };
@@ -133,8 +133,7 @@ impl<'a> Emitter<'a> {
         attributes: &[(Identifier<'a>, Attribute<'a>)],
         successors: &[BlockRef<'a, 'a>],
     ) -> Option<Ssa<'a>> {
-        let mut builder =
-            OperationBuilder::new(name, self.location).add_operands(operands).add_attributes(attributes);
+        let mut builder = OperationBuilder::new(name, self.location).add_operands(operands).add_attributes(attributes);
         if let Some((machine, lanes)) = result {
             builder = builder.add_results(&[self.type_of(machine, lanes)]);
         }
@@ -244,10 +243,6 @@ impl<'a> Emitter<'a> {
         self.binary(if a.machine.is_float() { "llvm.fdiv" } else { "llvm.sdiv" }, a, b)
     }
 
-    pub(super) fn signed_remainder(&self, a: Ssa<'a>, b: Ssa<'a>) -> Ssa<'a> {
-        self.binary("llvm.srem", a, b)
-    }
-
     pub(super) fn unsigned_divide(&self, a: Ssa<'a>, b: Ssa<'a>) -> Ssa<'a> {
         self.binary("llvm.udiv", a, b)
     }
@@ -320,7 +315,7 @@ impl<'a> Emitter<'a> {
             (Comparison::GreaterEqual, true) => 3,
             (Comparison::Less | Comparison::Below, true) => 4,
             (Comparison::LessEqual, true) => 5,
-            (Comparison::Unordered, true) => 8,
+            (Comparison::Unordered, true) => 14,
             (Comparison::NotEqual, true) => 13,
         };
         let name = if float { "llvm.fcmp" } else { "llvm.icmp" };
@@ -372,11 +367,6 @@ impl<'a> Emitter<'a> {
     /// binary16 bits of f32, by the processor.
     pub(super) fn half_truncate(&self, value: Ssa<'a>) -> Ssa<'a> {
         self.bitcast(self.convert("fptrunc", value, Machine::F16), Machine::I16, value.lanes)
-    }
-
-    /// bfloat16 bits of f32, by the processor.
-    pub(super) fn narrow_to_bf16(&self, value: Ssa<'a>) -> Ssa<'a> {
-        self.bitcast(self.convert("fptrunc", value, Machine::BF16), Machine::I16, value.lanes)
     }
 
     /// sum + Σ of the products of the two bf16 in each 32-bit lane. The operands are f32 lanes that hold pairs.
@@ -452,7 +442,12 @@ impl<'a> Emitter<'a> {
             (self.name("rawConstantIndices"), self.i32_array(&[i32::MIN])),
             (self.name("elem_type"), TypeAttribute::new(self.type_of(Machine::I8, 1)).into()),
         ];
-        self.produce("llvm.getelementptr", &[pointer, offset], (Machine::Pointer, pointer.lanes.max(offset.lanes)), &attributes)
+        self.produce(
+            "llvm.getelementptr",
+            &[pointer, offset],
+            (Machine::Pointer, pointer.lanes.max(offset.lanes)),
+            &attributes,
+        )
     }
 
     pub(super) fn load(&self, pointer: Ssa<'a>, machine: Machine, lanes: u32) -> Ssa<'a> {

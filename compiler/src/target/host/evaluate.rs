@@ -95,13 +95,7 @@ impl<'a> Lowering<'_, 'a> {
     }
 
     /// As [`Lowering::evaluate`], from the definition, even of a value that has a buffer.
-    pub(super) fn compute(
-        &self,
-        value: Value,
-        operation: &Operation,
-        indices: &[Index<'a>],
-        guard: Guard,
-    ) -> Ssa<'a> {
+    pub(super) fn compute(&self, value: Value, operation: &Operation, indices: &[Index<'a>], guard: Guard) -> Ssa<'a> {
         let e = self.emitter;
         let element = self.program.type_of(value).element;
         let operand = |value: Value| self.evaluate(value, indices, guard);
@@ -109,9 +103,7 @@ impl<'a> Lowering<'_, 'a> {
             Operation::Constant(literal) => self.literal(*literal, element, 1),
             Operation::Iota => match indices[0] {
                 Index::At(index) => e.resize_signed(index, Machine::I32),
-                Index::Lanes(first) => {
-                    e.add(e.resize_signed(first, Machine::I32), e.iota(Machine::I32, self.lanes))
-                }
+                Index::Lanes(first) => e.add(e.resize_signed(first, Machine::I32), e.iota(Machine::I32, self.lanes)),
             },
             Operation::Unary(kind, a) => self.unary(*kind, operand(*a), element),
             Operation::Binary(kind, a, b) => {
@@ -155,7 +147,7 @@ impl<'a> Lowering<'_, 'a> {
             Literal::Integer(value) => e.integer(machine_of(element), lanes, value),
             Literal::Float(value) => {
                 let float = e.float(arithmetic_machine(element), lanes, value);
-                self.converter().from_arithmetic(float, element)
+                self.converter().narrow_arithmetic(float, element)
             }
         }
     }
@@ -172,7 +164,7 @@ impl<'a> Lowering<'_, 'a> {
             };
         }
         let math = self.math();
-        let x = self.converter().to_arithmetic(a, element);
+        let x = self.converter().widen_arithmetic(a, element);
         let y = match kind {
             UnaryOperation::Negate => e.negate(x),
             UnaryOperation::Absolute => math.absolute(x),
@@ -189,7 +181,7 @@ impl<'a> Lowering<'_, 'a> {
             UnaryOperation::Floor => math.floor(x),
             UnaryOperation::Not => x,
         };
-        self.converter().from_arithmetic(y, element)
+        self.converter().narrow_arithmetic(y, element)
     }
 
     /// `constant_divisor`: the second operand is the same known number everywhere, so that LLVM divides by multiplication.
@@ -206,9 +198,9 @@ impl<'a> Lowering<'_, 'a> {
             return self.integer_binary(kind, a, b, element, constant_divisor);
         }
         let converter = self.converter();
-        let x = converter.to_arithmetic(a, element);
-        let y = converter.to_arithmetic(b, element);
-        converter.from_arithmetic(self.float_binary(kind, x, y), element)
+        let x = converter.widen_arithmetic(a, element);
+        let y = converter.widen_arithmetic(b, element);
+        converter.narrow_arithmetic(self.float_binary(kind, x, y), element)
     }
 
     /// On f32 or f64 lanes.
@@ -321,7 +313,11 @@ impl<'a> Lowering<'_, 'a> {
         };
         if element.is_float() {
             let converter = self.converter();
-            return e.compare(comparison, converter.to_arithmetic(a, element), converter.to_arithmetic(b, element));
+            return e.compare(
+                comparison,
+                converter.widen_arithmetic(a, element),
+                converter.widen_arithmetic(b, element),
+            );
         }
         if !is_unsigned(element) {
             return e.compare(comparison, a, b);

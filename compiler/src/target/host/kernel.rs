@@ -43,9 +43,8 @@ pub(super) fn build<'a>(program: &Program, features: &CpuFeatures, context: &'a 
 fn unpack<'a>(program: &Program, inner: &str, context: &'a Context, region: &'a Region<'a>) {
     let parameters = [(Machine::Pointer, 1), (Machine::I64, 1), (Machine::I64, 1), (Machine::Pointer, 1)];
     let (e, values) = Emitter::new(context, region, &parameters);
-    let slot = |position: usize, machine: Machine| {
-        e.load(e.offset(values[0], e.index(8 * position as i64)), machine, 1)
-    };
+    let slot =
+        |position: usize, machine: Machine| e.load(e.offset(values[0], e.index(8 * position as i64)), machine, 1);
     let mut operands: Vec<Ssa<'a>> = Vec::new();
     for (position, argument) in program.arguments.iter().enumerate() {
         operands.push(match argument {
@@ -91,7 +90,8 @@ impl<'a> Function<'_, 'a> {
             .expect("the parameter types above are well formed");
         let linkage = if self.internal { "#llvm.linkage<internal>" } else { "#llvm.linkage<external>" };
         // No call may appear that no object defines, and vectors are to have the width they are written with.
-        let mut passthrough = vec![r#""no-builtins""#, r#"["prefer-vector-width", "512"]"#, r#"["min-legal-vector-width", "512"]"#];
+        let mut passthrough =
+            vec![r#""no-builtins""#, r#"["prefer-vector-width", "512"]"#, r#"["min-legal-vector-width", "512"]"#];
         if self.internal {
             passthrough.push(r#""noinline""#);
         }

@@ -45,8 +45,7 @@ fn find_linker() -> Result<PathBuf, Error> {
         return Ok(path.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> =
-        std::env::split_paths(&path).chain([PathBuf::from("/usr/lib/llvm-22/bin")]).collect();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain([PathBuf::from("/usr/lib/llvm-22/bin")]).collect();
     LINKERS
         .iter()
         .find_map(|name| folders.iter().map(|folder| folder.join(name)).find(|candidate| candidate.is_file()))

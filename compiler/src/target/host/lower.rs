@@ -10,15 +10,13 @@ use smallvec::SmallVec;
 
 use super::{
     analysis::{Analysis, Demand},
-    conversion::{Converter, machine_of, memory_machine_of},
+    conversion::Converter,
     emitter::{Comparison, Emitter, Machine, Ssa},
     evaluate::{Guard, Index, Memo},
     features::{CpuFeatures, Extension, Level},
     math::Math,
 };
-use crate::tile::{
-    Argument, Block, Dimension, Element, Instruction, Operation, Program, Value,
-};
+use crate::tile::{Argument, Block, Dimension, Element, Instruction, Operation, Program, Value};
 
 /// Bytes at the start of the scratch that loads may touch in place of an address outside of a tensor.
 pub(super) const SAFE_BYTES: u64 = 256;
@@ -68,7 +66,12 @@ pub(super) fn parameters(program: &Program) -> Vec<(Machine, u32)> {
 }
 
 /// Writes the body of the inner function into `region`; the scratch bytes that it needs.
-pub(super) fn lower<'a>(program: &Program, features: &CpuFeatures, context: &'a Context, region: &'a Region<'a>) -> u64 {
+pub(super) fn lower<'a>(
+    program: &Program,
+    features: &CpuFeatures,
+    context: &'a Context,
+    region: &'a Region<'a>,
+) -> u64 {
     let (emitter, mut values) = Emitter::new(context, region, &parameters(program));
     let tail = values.split_off(program.arguments.len());
     let &[grid_x, grid_y, grid_z, begin, end, scratch] = tail.as_slice() else {
@@ -270,9 +273,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         initial: &[Ssa<'a>],
         body: impl FnOnce(Ssa<'a>, &[Ssa<'a>]) -> Vec<Ssa<'a>>,
     ) -> Vec<Ssa<'a>> {
-        self.emitter.for_range(lower, upper, step, initial, |index, carried| {
-            self.memo.scope(|| body(index, carried))
-        })
+        self.emitter.for_range(lower, upper, step, initial, |index, carried| self.memo.scope(|| body(index, carried)))
     }
 
     // Instructions.
@@ -335,7 +336,8 @@ impl<'p, 'a> Lowering<'p, 'a> {
         ids: &[Ssa<'a>; 3],
     ) {
         let e = self.emitter;
-        let (induction, parameters) = body.parameters.split_first().expect("verified: a loop has an induction variable");
+        let (induction, parameters) =
+            body.parameters.split_first().expect("verified: a loop has an induction variable");
         // A carried scalar is one value of the loop; a carried tile is two pointers, to the tile and to where the next one goes.
         let mut entry = Vec::new();
         for (&first, &parameter) in initial.iter().zip(parameters) {
@@ -420,15 +422,8 @@ impl<'p, 'a> Lowering<'p, 'a> {
         })
     }
 
-    /// The lane in memory and in registers of a value's element.
-    pub(super) fn machines(&self, value: Value) -> (Machine, Machine) {
-        let element = self.program.type_of(value).element;
-        (memory_machine_of(element), machine_of(element))
-    }
-
     /// Indices of a tile's first element.
     pub(super) fn origin(&self, rank: usize) -> SmallVec<[Index<'a>; 3]> {
         SmallVec::from_elem(Index::At(self.emitter.index(0)), rank)
     }
 }
-

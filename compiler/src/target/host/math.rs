@@ -47,7 +47,7 @@ const EXP2: Polynomial = Polynomial(
         0.0001545316294512069,
     ],
     &[
-        0.6931471805599453,
+        std::f64::consts::LN_2,
         0.24022650695910072,
         0.055504108664821625,
         0.00961812910762848,
@@ -162,7 +162,7 @@ const ERF: Polynomial = Polynomial(
         7.875875062685488e-05,
     ],
     &[
-        1.1283791670955126,
+        std::f64::consts::FRAC_2_SQRT_PI,
         -0.37612638903183754,
         0.11283791670955126,
         -0.026866170645131218,
@@ -516,11 +516,6 @@ impl<'a> Math<'_, 'a> {
         e.select(e.compare(Comparison::Less, magnitude, self.constant(x, limit)), floor, x)
     }
 
-    /// Integer part of a non-negative x.
-    fn truncate_positive(&self, x: Ssa<'a>) -> Ssa<'a> {
-        self.floor(x)
-    }
-
     /// Remainder of a / b with the sign of a. Long division in steps of 2²⁸, each of which is exact in f64.
     pub(super) fn remainder(&self, a: Ssa<'a>, b: Ssa<'a>) -> Ssa<'a> {
         let e = self.emitter;
@@ -544,14 +539,18 @@ impl<'a> Math<'_, 'a> {
         let results = e.for_range(e.index(0), e.index(steps), e.index(1), &[safe_start], |_, carried| {
             let rest = carried[0];
             let quotient = e.divide(rest, safe_divisor);
-            let capped = e.bitcast(e.and(e.bitcast(quotient, Machine::I64, quotient.lanes), mask), Machine::F64, quotient.lanes);
-            let next = e.subtract(rest, e.multiply(self.truncate_positive(capped), safe_divisor));
+            let capped =
+                e.bitcast(e.and(e.bitcast(quotient, Machine::I64, quotient.lanes), mask), Machine::F64, quotient.lanes);
+            let next = e.subtract(rest, e.multiply(self.floor(capped), safe_divisor));
             let negative = e.compare(Comparison::Less, next, zero);
             vec![e.select(negative, e.add(next, safe_divisor), next)]
         });
         let narrow = if a.machine == Machine::F64 { results[0] } else { e.convert("fptrunc", results[0], a.machine) };
         let signed = self.copy_sign(narrow, a);
-        let unordered = e.or(e.compare(Comparison::Unordered, a, b), e.compare(Comparison::Equal, self.absolute(a), self.constant(a, f64::INFINITY)));
+        let unordered = e.or(
+            e.compare(Comparison::Unordered, a, b),
+            e.compare(Comparison::Equal, self.absolute(a), self.constant(a, f64::INFINITY)),
+        );
         let no_divisor = e.compare(Comparison::Equal, b, self.constant(b, 0.0));
         let endless = e.compare(Comparison::Equal, self.absolute(b), self.constant(b, f64::INFINITY));
         let result = e.select(endless, a, signed);
@@ -565,14 +564,19 @@ impl<'a> Math<'_, 'a> {
         let (base, exponent) = (wide(a), wide(b));
         let one = self.constant(base, 1.0);
         let zero = self.constant(base, 0.0);
+        // ±1 to any power is ±1, to an infinite one too.
+        let unit = e.compare(Comparison::Equal, self.absolute(base), one);
         let magnitude = self.exp2(e.multiply(exponent, self.log2(self.absolute(base))));
+        let magnitude = e.select(unit, one, magnitude);
         let whole = self.floor(exponent);
         let half = e.multiply(whole, self.constant(base, 0.5));
         let integer = e.compare(Comparison::Equal, whole, exponent);
         let odd = e.and(integer, e.compare(Comparison::NotEqual, self.floor(half), half));
         let negative_base = e.compare(Comparison::Less, self.copy_sign(one, base), zero);
         let result = e.select(e.and(negative_base, odd), e.negate(magnitude), magnitude);
-        let finite_negative = e.compare(Comparison::Less, base, zero);
+        let infinity = self.constant(base, f64::INFINITY);
+        let finite = e.compare(Comparison::NotEqual, self.absolute(base), infinity);
+        let finite_negative = e.and(e.compare(Comparison::Less, base, zero), finite);
         let no_integer = e.compare(Comparison::NotEqual, whole, exponent);
         let result = e.select(e.and(finite_negative, no_integer), self.constant(base, f64::NAN), result);
         let trivial = e.or(e.compare(Comparison::Equal, exponent, zero), e.compare(Comparison::Equal, base, one));

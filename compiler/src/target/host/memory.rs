@@ -69,10 +69,8 @@ impl<'a> Lowering<'_, 'a> {
                             // The last vector of a tile may reach beyond it.
                             let whole = inside && length.is_multiple_of(self.lanes);
                             if guard == Guard::Checked && !whole {
-                                let lane = e.add(
-                                    e.resize_signed(first, Machine::I32),
-                                    e.iota(Machine::I32, self.lanes),
-                                );
+                                let lane =
+                                    e.add(e.resize_signed(first, Machine::I32), e.iota(Machine::I32, self.lanes));
                                 conditions.push(e.compare(Comparison::Below, lane, extent32()));
                             }
                             if stride != Dimension::Constant(1) {
@@ -142,23 +140,16 @@ impl<'a> Lowering<'_, 'a> {
                 self.gather(pointers, condition, other)
             }
         };
-        self.from_memory(value, element)
+        self.in_register(value, element)
     }
 
     fn memory_literal(&self, literal: Literal, element: Element, lanes: u32) -> Ssa<'a> {
         let value = self.emitter.splat(self.literal(literal, element, 1), lanes);
-        self.to_memory(value, element)
+        self.in_memory(value, element)
     }
 
     /// A contiguous load under a condition for the whole (scalar) or for each lane (vector).
-    fn load_if(
-        &self,
-        pointer: Ssa<'a>,
-        memory: Machine,
-        lanes: u32,
-        condition: Ssa<'a>,
-        other: Ssa<'a>,
-    ) -> Ssa<'a> {
+    fn load_if(&self, pointer: Ssa<'a>, memory: Machine, lanes: u32, condition: Ssa<'a>, other: Ssa<'a>) -> Ssa<'a> {
         let e = self.emitter;
         if condition.lanes == 1 {
             // Where it is masked off, it reads the start of the scratch instead, and drops what it read.
@@ -197,7 +188,7 @@ impl<'a> Lowering<'_, 'a> {
     }
 
     /// From the lane in memory to the lane in registers: truth values are bytes in memory.
-    pub(super) fn from_memory(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
+    pub(super) fn in_register(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
         let e = self.emitter;
         if memory_machine_of(element) == machine_of(element) {
             return value;
@@ -205,7 +196,7 @@ impl<'a> Lowering<'_, 'a> {
         e.compare(Comparison::NotEqual, value, e.integer(value.machine, value.lanes, 0))
     }
 
-    pub(super) fn to_memory(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
+    pub(super) fn in_memory(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
         if memory_machine_of(element) == machine_of(element) {
             return value;
         }
@@ -241,7 +232,7 @@ impl<'a> Lowering<'_, 'a> {
                 self.gather_rows(e.offset(pointer, offsets), memory)
             }
         };
-        self.from_memory(value, buffer.element)
+        self.in_register(value, buffer.element)
     }
 
     fn gather_rows(&self, pointers: Ssa<'a>, memory: Machine) -> Ssa<'a> {

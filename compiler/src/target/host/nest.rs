@@ -39,7 +39,13 @@ impl<'a> Inside<'a> {
 
 impl<'a> Lowering<'_, 'a> {
     /// Finds the bounds of all loads that evaluating `value` makes. `axes` maps dimensions of the value to those of the nest.
-    fn collect_bounds(&self, value: Value, axes: &[usize], inside: &mut Inside<'a>, seen: &mut Vec<(Value, Vec<usize>)>) {
+    fn collect_bounds(
+        &self,
+        value: Value,
+        axes: &[usize],
+        inside: &mut Inside<'a>,
+        seen: &mut Vec<(Value, Vec<usize>)>,
+    ) {
         if axes.is_empty() || self.buffers.borrow().contains_key(&value) {
             return;
         }
@@ -126,7 +132,9 @@ impl<'a> Lowering<'_, 'a> {
         }
         let e = self.emitter;
         match self.analysis.definition(value) {
-            Some(Operation::Load { tensor, coordinates, .. }) if coordinates.iter().all(|c| !matches!(c, Coordinate::Gather(_))) => {
+            Some(Operation::Load { tensor, coordinates, .. })
+                if coordinates.iter().all(|c| !matches!(c, Coordinate::Gather(_))) =>
+            {
                 let place = self.place(*tensor, coordinates, None, &indices, Guard::Unchecked);
                 if let Address::Contiguous(pointer) = place.address {
                     // Read, near, data.
@@ -322,7 +330,7 @@ impl<'a> Lowering<'_, 'a> {
         let pointer = self.buffer_pointer(buffer, &firsts);
         let vector = indices.iter().any(|index| matches!(index, Index::Lanes(_)));
         let value = self.emitter.splat(value, if vector { self.lanes } else { 1 });
-        self.emitter.store(self.to_memory(value, buffer.element), pointer);
+        self.emitter.store(self.in_memory(value, buffer.element), pointer);
     }
 
     // Stores.
@@ -345,11 +353,8 @@ impl<'a> Lowering<'_, 'a> {
                 Coordinate::Block { start, length } => {
                     if !self.analysis.always_inside(start, length, extent) {
                         limits[dimension] = Some(self.inside(start, length, extent));
-                        let negative = self.emitter.compare(
-                            Comparison::Less,
-                            self.scalar_index(start),
-                            self.emitter.index(0),
-                        );
+                        let negative =
+                            self.emitter.compare(Comparison::Less, self.scalar_index(start), self.emitter.index(0));
                         before_first = Some(before_first.map_or(negative, |known| self.emitter.or(known, negative)));
                     }
                     // Vectors run along what is consecutive in memory.
@@ -381,7 +386,7 @@ impl<'a> Lowering<'_, 'a> {
         let visit = |visit: Visit<'_, 'a>| {
             let place = self.place(tensor, coordinates, mask, visit.indices, visit.guard);
             let element = self.evaluate(value, visit.indices, visit.guard);
-            self.store_at(place, visit.active, self.to_memory(element, argument.element));
+            self.store_at(place, visit.active, self.in_memory(element, argument.element));
         };
         if by_lane && !self.has_masks() {
             for (limit, &extent) in limits.iter_mut().zip(&tile.shape) {
@@ -499,12 +504,12 @@ impl<'a> Lowering<'_, 'a> {
         value
     }
 
-    fn to_accumulator(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
-        if element.is_float() { self.converter().to_arithmetic(value, element) } else { value }
+    fn widen_accumulator(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
+        if element.is_float() { self.converter().widen_arithmetic(value, element) } else { value }
     }
 
-    fn from_accumulator(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
-        if element.is_float() { self.converter().from_arithmetic(value, element) } else { value }
+    fn narrow_accumulator(&self, value: Ssa<'a>, element: Element) -> Ssa<'a> {
+        if element.is_float() { self.converter().narrow_arithmetic(value, element) } else { value }
     }
 
     /// Reduces a rank-1 tile.
@@ -546,7 +551,7 @@ impl<'a> Lowering<'_, 'a> {
         }
         let step = |index: Ssa<'a>, accumulator: Ssa<'a>| {
             let vector = self.evaluate(value, &at(Index::Lanes(index)), Guard::Unchecked);
-            let vector = e.splat(self.to_accumulator(vector, element), self.lanes);
+            let vector = e.splat(self.widen_accumulator(vector, element), self.lanes);
             self.combine(reduction, accumulator, vector, element)
         };
         let start = self.identity(reduction, element, self.lanes);
@@ -575,26 +580,26 @@ impl<'a> Lowering<'_, 'a> {
         let rest_from = if whole_vectors > 0 { fast_end } else { e.index(0) };
         let total = e.index(i64::from(length));
         if simple && whole_vectors == i64::from(length) {
-            return self.from_accumulator(self.combine_lanes(reduction, accumulator, element), element);
+            return self.narrow_accumulator(self.combine_lanes(reduction, accumulator, element), element);
         }
         if self.has_masks() {
             accumulator = self.each(rest_from, total, e.index(lanes), &[accumulator], |index, carried| {
                 let vector = self.evaluate(value, &at(Index::Lanes(index)), Guard::Checked);
-                let vector = e.splat(self.to_accumulator(vector, element), self.lanes);
+                let vector = e.splat(self.widen_accumulator(vector, element), self.lanes);
                 let rest = e.resize_signed(e.subtract(total, index), Machine::I32);
                 let active = e.compare(Comparison::Less, e.iota(Machine::I32, self.lanes), rest);
                 let vector = e.select(active, vector, self.identity(reduction, element, self.lanes));
                 vec![self.combine(reduction, carried[0], vector, element)]
             })[0];
-            return self.from_accumulator(self.combine_lanes(reduction, accumulator, element), element);
+            return self.narrow_accumulator(self.combine_lanes(reduction, accumulator, element), element);
         }
         let first = self.combine_lanes(reduction, accumulator, element);
         let last = self.each(rest_from, total, e.index(1), &[first], |index, carried| {
             let scalar = self.evaluate(value, &at(Index::At(index)), Guard::Checked);
-            let scalar = self.to_accumulator(scalar, element);
+            let scalar = self.widen_accumulator(scalar, element);
             vec![self.combine(reduction, carried[0], scalar, element)]
         });
-        self.from_accumulator(last[0], element)
+        self.narrow_accumulator(last[0], element)
     }
 
     /// Reduces along an axis into a buffer.
@@ -645,10 +650,10 @@ impl<'a> Lowering<'_, 'a> {
                     let mut indices: SmallVec<[Index<'a>; 3]> = SmallVec::from_slice(visit.indices);
                     indices[axis] = Index::At(index);
                     let next = self.evaluate(value, &indices, visit.guard);
-                    let next = e.splat(self.to_accumulator(next, element), lanes);
+                    let next = e.splat(self.widen_accumulator(next, element), lanes);
                     vec![self.combine(reduction, carried[0], next, element)]
                 });
-                let total = self.from_accumulator(total[0], element);
+                let total = self.narrow_accumulator(total[0], element);
                 self.write_buffer(&buffer, &drop_axis(visit.indices), total);
             });
         }

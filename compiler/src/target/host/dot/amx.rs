@@ -78,10 +78,8 @@ impl<'a> Lowering<'_, 'a> {
         let e = self.emitter;
         let register = |number: i64| e.integer(Machine::I8, 1, number);
         let sum_stride = i64::from(sums.strides[0]) * 4;
-        let target = e.offset(
-            sums.pointer,
-            e.add(e.multiply(row, e.index(sum_stride)), e.multiply(column, e.index(4))),
-        );
+        let target =
+            e.offset(sums.pointer, e.add(e.multiply(row, e.index(sum_stride)), e.multiply(column, e.index(4))));
         let slot = |i: i64, j: i64| e.offset(target, e.index(i * TILE * sum_stride + j * ROW_BYTES));
         // Registers 0–3: sums; 4, 5: left; 6, 7: right.
         for i in 0..high {

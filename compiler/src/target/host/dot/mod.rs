@@ -188,9 +188,8 @@ impl<'p, 'a> Lowering<'p, 'a> {
             Operation::Load { tensor, coordinates, .. } => {
                 let strides = &self.analysis.tensor(*tensor).strides;
                 let tile = coordinates.iter().zip(strides).filter(|(c, _)| !matches!(c, Coordinate::At(_)));
-                tile.into_iter().position(|(c, &stride)| {
-                    stride == Dimension::Constant(1) && matches!(c, Coordinate::Block { .. })
-                })
+                tile.into_iter()
+                    .position(|(c, &stride)| stride == Dimension::Constant(1) && matches!(c, Coordinate::Block { .. }))
             }
             Operation::Transpose(value) => self.unit_dimension(*value).map(|dimension| 1 - dimension),
             // A row or column repeated is not what is large.

@@ -96,7 +96,8 @@ impl<'a> Lowering<'_, 'a> {
                 step(Index::Lanes(n), Guard::Unchecked);
                 vec![]
             });
-            let simple = columns.is_none() && bounds.iter().all(Option::is_none) && i64::from(extents.columns) % lanes == 0;
+            let simple =
+                columns.is_none() && bounds.iter().all(Option::is_none) && i64::from(extents.columns) % lanes == 0;
             if !simple {
                 let width = if self.has_masks() { lanes } else { 1 };
                 self.each(fast, total, e.index(width), &[], |n, _| {
@@ -170,9 +171,8 @@ impl<'a> Lowering<'_, 'a> {
         let whole = i64::from(extents.inner) / lanes * lanes;
         let zero = e.float(sum, self.lanes, 0.0);
         let step = |k: Ssa<'a>, guard: Guard, active: Option<Ssa<'a>>, carried: &[Ssa<'a>]| {
-            let left: Vec<Ssa<'a>> = (0..extents.rows)
-                .map(|m| e.load(self.staged_pointer(staged, m, k, sum), sum, self.lanes))
-                .collect();
+            let left: Vec<Ssa<'a>> =
+                (0..extents.rows).map(|m| e.load(self.staged_pointer(staged, m, k, sum), sum, self.lanes)).collect();
             let mut next = Vec::new();
             for column in 0..count {
                 let n = e.add(n, e.index(column));
@@ -188,9 +188,8 @@ impl<'a> Lowering<'_, 'a> {
         };
         let mut totals = vec![zero; (count * i64::from(extents.rows)) as usize];
         if whole > 0 {
-            totals = self.each(e.index(0), e.index(whole), e.index(lanes), &totals, |k, carried| {
-                step(k, guard, None, carried)
-            });
+            totals = self
+                .each(e.index(0), e.index(whole), e.index(lanes), &totals, |k, carried| step(k, guard, None, carried));
         }
         if whole < i64::from(extents.inner) {
             let k = e.index(whole);

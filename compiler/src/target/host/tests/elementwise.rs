@@ -24,11 +24,7 @@ pub(super) fn map(
         .map(|(position, &element)| builder.contiguous(&format!("x{position}"), element, &[extent], Access::Read))
         .collect();
     let y = builder.contiguous("y", output, &[extent], Access::Write);
-    builder.grid([
-        GridExtent::Tiles { dimension: extent, block },
-        GridExtent::fixed(1),
-        GridExtent::fixed(1),
-    ]);
+    builder.grid([GridExtent::Tiles { dimension: extent, block }, GridExtent::fixed(1), GridExtent::fixed(1)]);
     let program = builder.program_id(0);
     let start = builder.scale(program, i64::from(block));
     let coordinates = [Coordinate::Block { start, length: block }];
@@ -90,7 +86,7 @@ fn functions_are_within_two_units_in_the_last_place() {
 fn sine_and_cosine_reduce_large_arguments() {
     for range in [1.0, 10.0, 1e3, 1e6] {
         // Arguments beyond a million are outside of what is promised.
-        let inputs: Vec<f64> = spread(-range, range).into_iter().filter(|x| !(x.abs() > 1e6)).collect();
+        let inputs: Vec<f64> = spread(-range, range).into_iter().filter(|x| x.is_nan() || x.abs() <= 1e6).collect();
         check_function(UnaryOperation::Sin, &inputs, ulps(2.0));
         check_function(UnaryOperation::Cos, &inputs, ulps(2.0));
     }
@@ -138,8 +134,7 @@ fn binary_operations_of_floats() {
         }
         let count = a.len();
         let tensor = |values: &[f64]| ArgumentData::Tensor(TensorData::from_floats(Element::F32, values));
-        let arguments =
-            [ArgumentData::Integer(count as i64), tensor(&a), tensor(&b), unwritten(Element::F32, count)];
+        let arguments = [ArgumentData::Integer(count as i64), tensor(&a), tensor(&b), unwritten(Element::F32, count)];
         check(&program, &arguments, ulps(2.0));
     }
 }
@@ -164,14 +159,19 @@ fn binary_operations_of_integers() {
             }
             let count = a.len();
             let tensor = |values: &[i64]| ArgumentData::Tensor(TensorData::from_integers(element, values));
-            check(&program, &[ArgumentData::Integer(count as i64), tensor(&a), tensor(&b), unwritten(element, count)], EXACT);
+            check(
+                &program,
+                &[ArgumentData::Integer(count as i64), tensor(&a), tensor(&b), unwritten(element, count)],
+                EXACT,
+            );
         }
     }
 }
 
 #[test]
 fn shifts_and_wide_products() {
-    for kind in [BinaryOperation::ShiftLeft, BinaryOperation::ShiftRightLogical, BinaryOperation::MultiplyHighUnsigned] {
+    for kind in [BinaryOperation::ShiftLeft, BinaryOperation::ShiftRightLogical, BinaryOperation::MultiplyHighUnsigned]
+    {
         let name = format!("{kind:?}").to_lowercase();
         let program = map(&name, &[Element::I32; 2], Element::I32, 32, |b, x| b.binary(kind, x[0], x[1]));
         let mut numbers = Numbers::new(9);
@@ -236,9 +236,35 @@ fn samples(element: Element) -> ArgumentData {
         return ArgumentData::Tensor(TensorData::from_integers(element, &values));
     }
     let mut values = vec![
-        0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 448.0, 449.0, 464.0, 480.0, 57344.0, 65504.0, 65519.0,
-        65520.0, 1e9, -1e9, 3e38, 1e-3, 2f64.powi(-9), 2f64.powi(-10), 1.5 * 2f64.powi(-10), 2f64.powi(-16), 2f64.powi(-17),
-        1.0 + 2f64.powi(-8), 1.0 + 3.0 * 2f64.powi(-8), 2f64.powi(-24), 2f64.powi(-25), 1.0 + 2f64.powi(-11) + 2f64.powi(-40),
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+        448.0,
+        449.0,
+        464.0,
+        480.0,
+        57344.0,
+        65504.0,
+        65519.0,
+        65520.0,
+        1e9,
+        -1e9,
+        3e38,
+        1e-3,
+        2f64.powi(-9),
+        2f64.powi(-10),
+        1.5 * 2f64.powi(-10),
+        2f64.powi(-16),
+        2f64.powi(-17),
+        1.0 + 2f64.powi(-8),
+        1.0 + 3.0 * 2f64.powi(-8),
+        2f64.powi(-24),
+        2f64.powi(-25),
+        1.0 + 2f64.powi(-11) + 2f64.powi(-40),
     ];
     let mut numbers = Numbers::new(8);
     for scale in [1e-6, 1e-2, 1.0, 30.0, 1000.0, 1e6] {
@@ -250,8 +276,19 @@ fn samples(element: Element) -> ArgumentData {
 #[test]
 fn conversions_between_all_elements() {
     const ELEMENTS: [Element; 13] = [
-        Element::F64, Element::F32, Element::F16, Element::BF16, Element::Fp8E4M3, Element::Fp8E5M2, Element::I64, Element::I32,
-        Element::U32, Element::I16, Element::I8, Element::U8, Element::Bool,
+        Element::F64,
+        Element::F32,
+        Element::F16,
+        Element::BF16,
+        Element::Fp8E4M3,
+        Element::Fp8E5M2,
+        Element::I64,
+        Element::I32,
+        Element::U32,
+        Element::I16,
+        Element::I8,
+        Element::U8,
+        Element::Bool,
     ];
     // One program converts from one element to all.
     for from in ELEMENTS {

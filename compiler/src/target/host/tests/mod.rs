@@ -68,8 +68,7 @@ impl Numbers {
     }
 
     pub(super) fn integers(&mut self, element: Element, count: usize, low: i64, high: i64) -> ArgumentData {
-        let values: Vec<i64> =
-            (0..count).map(|_| low + (self.next() % (high - low + 1) as u64) as i64).collect();
+        let values: Vec<i64> = (0..count).map(|_| low + (self.next() % (high - low + 1) as u64) as i64).collect();
         ArgumentData::Tensor(TensorData::from_integers(element, &values))
     }
 }
@@ -175,7 +174,8 @@ fn compare(expected: &TensorData, actual: &TensorData, tolerance: Tolerance, wha
     if expected.element().is_float() {
         for (index, (want, got)) in expected.floats().into_iter().zip(actual.floats()).enumerate() {
             let same = want == got || (want.is_nan() && got.is_nan());
-            if !same && !((want - got).abs() <= tolerance.absolute + tolerance.relative * want.abs()) {
+            let near = (want - got).abs() <= tolerance.absolute + tolerance.relative * want.abs();
+            if !same && !near {
                 wrong += 1;
                 first.get_or_insert((index, want, got));
             }
