@@ -22,7 +22,6 @@ pub mod execute;
 pub mod host;
 pub mod pages;
 pub mod plan;
-mod processor;
 pub mod weights;
 
 pub use artifact::Artifact;

@@ -113,6 +113,7 @@ pub fn target_machine(processor: &Processor) -> Result<TargetMachine, Error> {
     INITIALIZE.call_once(|| {
         let config = InitializationConfig { asm_parser: false, ..InitializationConfig::default() };
         Target::initialize_nvptx(&config);
+        shorten_shared_pointers();
         Target::initialize_x86(&InitializationConfig::default());
         Target::initialize_aarch64(&InitializationConfig::default());
     });
@@ -132,6 +133,19 @@ pub fn target_machine(processor: &Processor) -> Result<TargetMachine, Error> {
     target
         .create_target_machine_from_options(&triple, options)
         .ok_or_else(|| error("the processor or a feature is unknown".into()))
+}
+
+/// Makes pointers to shared memory 32 bits wide in PTX, as its addresses are. LLVM has this as a command-line option only.
+fn shorten_shared_pointers() {
+    let arguments = [c"tessera".as_ptr(), c"-nvptx-short-ptr".as_ptr()];
+    // SAFETY: the arguments are as many as said and live for the call; options are read once, before any machine is made.
+    unsafe {
+        inkwell::llvm_sys::support::LLVMParseCommandLineOptions(
+            arguments.len() as i32,
+            arguments.as_ptr(),
+            std::ptr::null(),
+        );
+    }
 }
 
 /// Gives the module the machine's triple and data layout and runs the O3 pipeline on it.

@@ -1,0 +1,550 @@
+//! The layout of every tile of a program, and how its dots and their operands are made.
+//!
+//! Tiles that flow into each other elementwise share a layout, so that no element moves between threads. A group that holds the accumulator of a
+//! dot takes the layout of the tensor-core fragments; another takes that of its widest memory access; what is reduced from a group or broadcast into it takes
+//! the group's layout less a dimension. *Virtual* tiles have no layout of their own: constants, index tiles and operands of dots are computed in
+//! whatever layout they are asked for.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use super::access::{AccessShape, access_shape_of};
+use super::analysis::{Analysis, Definition, Use, tile_dimensions};
+use super::error::Error;
+use super::layout::{Bits, Layout};
+use crate::target::Chip;
+use crate::tile::{Access, Block, Coordinate, Element, Instruction, Operation, Value};
+
+/// How a dot is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DotMethod {
+    /// `mma.sync` on operands of this element.
+    TensorCore(Element),
+    /// Fused multiply-adds in the accumulator's precision.
+    MultiplyAdd,
+}
+
+/// A dot and its layouts.
+#[derive(Clone, Debug)]
+pub(super) struct DotPlan {
+    pub method: DotMethod,
+    pub accumulator: Layout,
+    /// Of the [M,K] operand as tensor-core fragments. Without tensor cores: of its rows, the accumulator's without columns.
+    pub lhs: Layout,
+    /// Of the [K,N] operand, likewise.
+    pub rhs: Layout,
+}
+
+/// A load that goes to shared memory, for dots to read.
+#[derive(Clone, Debug)]
+pub(super) struct Staging {
+    /// How global memory is read.
+    pub access: AccessShape,
+    /// Which thread copies what.
+    pub layout: Layout,
+    /// By `cp.async`; otherwise through registers.
+    pub asynchronous: bool,
+}
+
+/// Layouts of a program.
+pub(super) struct Plan {
+    pub warps: usize,
+    virtuals: Vec<bool>,
+    homes: Vec<Option<Layout>>,
+    pub staged: HashMap<Value, Staging>,
+    pub dots: HashMap<Value, DotPlan>,
+}
+
+impl Plan {
+    pub fn new(analysis: &Analysis<'_>, chip: Chip) -> Result<Self, Error> {
+        let program = analysis.program;
+        let warps = program.schedule.warps.trailing_zeros() as usize;
+        let mut instructions = Vec::new();
+        collect(&program.body, &mut instructions);
+        let mut planner = Planner {
+            analysis,
+            warps,
+            cheap: vec![false; program.types.len()],
+            dot_only: vec![false; program.types.len()],
+            plan: Plan {
+                warps,
+                virtuals: vec![false; program.types.len()],
+                homes: vec![None; program.types.len()],
+                staged: HashMap::new(),
+                dots: HashMap::new(),
+            },
+            groups: (0..program.types.len() as u32).collect(),
+        };
+        planner.classify(&instructions);
+        planner.group(&program.body);
+        planner.plan_dots(&instructions, chip)?;
+        planner.assign(&instructions);
+        Ok(planner.plan)
+    }
+
+    /// Whether a value is computed wherever and in whatever layout it is wanted.
+    pub fn is_virtual(&self, value: Value) -> bool {
+        self.virtuals[value.0 as usize]
+    }
+
+    /// The layout that a value has where the program defines it.
+    pub fn home(&self, value: Value) -> Option<&Layout> {
+        self.homes[value.0 as usize].as_ref()
+    }
+}
+
+fn collect<'p>(block: &'p Block, into: &mut Vec<&'p Instruction>) {
+    for instruction in &block.instructions {
+        into.push(instruction);
+        if let Operation::For { body, .. } = &instruction.operation {
+            collect(body, into);
+        }
+    }
+}
+
+struct Planner<'r, 'p> {
+    analysis: &'r Analysis<'p>,
+    warps: usize,
+    cheap: Vec<bool>,
+    dot_only: Vec<bool>,
+    plan: Plan,
+    groups: Vec<u32>,
+}
+
+impl Planner<'_, '_> {
+    fn shape(&self, value: Value) -> &[u32] {
+        &self.analysis.program.type_of(value).shape
+    }
+
+    fn is_tile(&self, value: Value) -> bool {
+        !self.shape(value).is_empty()
+    }
+
+    /// Finds virtual values and staged loads.
+    fn classify(&mut self, instructions: &[&Instruction]) {
+        for instruction in instructions {
+            let Some(&result) = instruction.results.first() else { continue };
+            self.cheap[result.0 as usize] = match &instruction.operation {
+                Operation::Constant(_) | Operation::Iota => true,
+                Operation::Broadcast { value, .. } if !self.is_tile(*value) => true,
+                operation if is_elementwise(operation) || matches!(operation, Operation::Broadcast { .. }) => {
+                    self.is_tile(result)
+                        && operation
+                            .operands()
+                            .iter()
+                            .all(|&operand| self.cheap[operand.0 as usize] || !self.is_tile(operand))
+                }
+                _ => false,
+            } && self.is_tile(result);
+        }
+        for instruction in instructions.iter().rev() {
+            let Some(&result) = instruction.results.first() else { continue };
+            self.dot_only[result.0 as usize] = self.is_tile(result)
+                && self.analysis.uses(result).iter().all(|r#use| match r#use {
+                    Use::Operation(user) => match &user.operation {
+                        Operation::Dot { lhs, rhs, accumulator } => {
+                            (*lhs == result || *rhs == result) && *accumulator != result
+                        }
+                        operation if is_elementwise(operation) || matches!(operation, Operation::Transpose(_)) => {
+                            self.dot_only[user.results[0].0 as usize]
+                        }
+                        _ => false,
+                    },
+                    Use::Carried => false,
+                })
+                && !self.analysis.uses(result).is_empty();
+        }
+        for instruction in instructions {
+            let Some(&result) = instruction.results.first() else { continue };
+            let index = result.0 as usize;
+            if let Some(staging) = self.staging(&instruction.operation, result) {
+                self.plan.staged.insert(result, staging);
+                self.plan.virtuals[index] = true;
+                continue;
+            }
+            let reads_staged = || {
+                self.dot_only[index]
+                    && (is_elementwise(&instruction.operation)
+                        || matches!(instruction.operation, Operation::Transpose(_)))
+                    && instruction
+                        .operation
+                        .operands()
+                        .iter()
+                        .any(|&operand| self.plan.virtuals[operand.0 as usize] && !self.cheap[operand.0 as usize])
+            };
+            self.plan.virtuals[index] = self.cheap[index] || reads_staged();
+        }
+    }
+
+    /// How a load goes to shared memory, if all that wants it are dots.
+    fn staging(&self, operation: &Operation, result: Value) -> Option<Staging> {
+        let Operation::Load { tensor, coordinates, mask, other } = operation else { return None };
+        let argument = self.analysis.program.tensor(*tensor)?;
+        let shape = self.shape(result);
+        if !self.dot_only[result.0 as usize] || shape.len() != 2 || argument.access != Access::Read {
+            return None;
+        }
+        let access = access_shape_of(self.analysis, *tensor, coordinates, *mask)?;
+        let bytes = access.vector * argument.element.bytes() as u32;
+        let zero = match other {
+            crate::tile::Literal::Float(value) => *value == 0.0,
+            crate::tile::Literal::Integer(value) => *value == 0,
+        };
+        let layout = Layout::blocked(shape, access.fastest, access.vector, self.warps);
+        Some(Staging { access, layout, asynchronous: bytes >= 4 && zero })
+    }
+
+    /// Unites values that flow into each other elementwise.
+    fn group(&mut self, block: &Block) {
+        for instruction in &block.instructions {
+            let operation = &instruction.operation;
+            match operation {
+                Operation::For { initial, body, .. } => {
+                    for (position, &result) in instruction.results.iter().enumerate() {
+                        self.unite(result, initial[position]);
+                        self.unite(result, body.parameters[position + 1]);
+                        self.unite(result, body.yields[position]);
+                    }
+                    self.group(body);
+                }
+                Operation::Dot { accumulator, .. } => self.unite(instruction.results[0], *accumulator),
+                Operation::Load { mask: Some(mask), .. } => self.unite(instruction.results[0], *mask),
+                Operation::Store { mask: Some(mask), value, .. } => self.unite(*value, *mask),
+                operation if is_elementwise(operation) => {
+                    for operand in operation.operands() {
+                        self.unite(instruction.results[0], operand);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn unite(&mut self, a: Value, b: Value) {
+        if self.has_home(a) && self.has_home(b) {
+            let (a, b) = (self.group_of(a), self.group_of(b));
+            self.groups[a as usize] = b;
+        }
+    }
+
+    fn has_home(&self, value: Value) -> bool {
+        self.is_tile(value) && !self.plan.virtuals[value.0 as usize]
+    }
+
+    fn group_of(&mut self, value: Value) -> u32 {
+        let mut group = value.0;
+        while self.groups[group as usize] != group {
+            let parent = self.groups[group as usize];
+            self.groups[group as usize] = self.groups[parent as usize];
+            group = parent;
+        }
+        group
+    }
+
+    fn layout_of(&mut self, value: Value) -> Option<Layout> {
+        let group = self.group_of(value);
+        self.plan.homes[group as usize].clone()
+    }
+
+    fn set_layout(&mut self, value: Value, layout: Layout) -> bool {
+        if !self.has_home(value) {
+            return false;
+        }
+        let group = self.group_of(value) as usize;
+        if self.plan.homes[group].is_some() {
+            return false;
+        }
+        self.plan.homes[group] = Some(layout);
+        true
+    }
+
+    fn plan_dots(&mut self, instructions: &[&Instruction], chip: Chip) -> Result<(), Error> {
+        // The left operand of a dot that comes from registers stays there if every warp holds whole rows of it.
+        let rows_in_warps = instructions.iter().any(|instruction| match &instruction.operation {
+            Operation::Dot { lhs, .. } => !self.plan.is_virtual(*lhs),
+            _ => false,
+        });
+        for instruction in instructions {
+            let Operation::Dot { lhs, rhs, accumulator } = &instruction.operation else { continue };
+            let element = self.analysis.program.type_of(*lhs).element;
+            let (m, k, n) = (self.shape(*lhs)[0], self.shape(*lhs)[1], self.shape(*rhs)[1]);
+            let result = instruction.results[0];
+            let fits = |depth: u32| k >= depth && n >= 8;
+            let method = match element {
+                Element::F16 | Element::BF16 if fits(16) => DotMethod::TensorCore(element),
+                Element::Fp8E4M3 | Element::Fp8E5M2 if chip.multiplies_fp8() && fits(32) => {
+                    DotMethod::TensorCore(element)
+                }
+                Element::Fp8E4M3 | Element::Fp8E5M2 if fits(16) => DotMethod::TensorCore(Element::F16),
+                element if element.is_float() => DotMethod::MultiplyAdd,
+                element => {
+                    return Err(Error::Unsupported {
+                        value: result,
+                        what: format!("a dot of {} operands", element.name()),
+                    });
+                }
+            };
+            let plan = match method {
+                DotMethod::TensorCore(element) => fragments(m, k, n, element.bytes() as u32, self.warps, rows_in_warps),
+                DotMethod::MultiplyAdd => multiply_add(m, n, self.warps),
+            };
+            let plan = DotPlan { method, ..plan };
+            self.set_layout(*accumulator, plan.accumulator.clone());
+            self.set_layout(result, plan.accumulator.clone());
+            self.plan.dots.insert(result, plan);
+        }
+        Ok(())
+    }
+
+    /// Gives every group a layout.
+    fn assign(&mut self, instructions: &[&Instruction]) {
+        loop {
+            while self.propagate(instructions) {}
+            let Some((value, layout)) = self.next_anchor(instructions) else { break };
+            self.set_layout(value, layout);
+        }
+        for index in 0..self.groups.len() as u32 {
+            let value = Value(index);
+            if self.has_home(value) && self.layout_of(value).is_none() {
+                let shape = self.shape(value).to_vec();
+                let layout = self.blocked(&shape, AccessShape { fastest: shape.len() - 1, vector: 4 });
+                self.set_layout(value, layout);
+            }
+        }
+        for index in 0..self.groups.len() as u32 {
+            let layout = if !self.is_tile(Value(index)) {
+                Some(Layout::dealt(&[], 0, self.warps))
+            } else if self.has_home(Value(index)) {
+                self.layout_of(Value(index))
+            } else {
+                None
+            };
+            self.plan.homes[index as usize] = layout;
+        }
+    }
+
+    fn blocked(&self, shape: &[u32], access: AccessShape) -> Layout {
+        let threads = 32 << self.warps;
+        let share = (shape.iter().product::<u32>() / threads).max(1);
+        Layout::blocked(shape, access.fastest, access.vector.min(share), self.warps)
+    }
+
+    /// Hands layouts on through operations that are not elementwise. True if any group got one.
+    fn propagate(&mut self, instructions: &[&Instruction]) -> bool {
+        let mut changed = false;
+        for instruction in instructions {
+            let results: SmallVec<[Value; 1]> = instruction.results.clone();
+            match &instruction.operation {
+                Operation::Reduce { value, axis, .. } => {
+                    if let Some(layout) = self.layout_of(*value) {
+                        let layout = layout.reduce(self.shape(*value), usize::from(*axis));
+                        changed |= self.set_layout(results[0], layout);
+                    }
+                }
+                Operation::Broadcast { value, axes } => {
+                    if let Some(layout) = self.layout_of(results[0]) {
+                        let axes: SmallVec<[usize; 3]> = axes.iter().map(|&axis| usize::from(axis)).collect();
+                        let layout = layout.project(self.shape(results[0]), &axes);
+                        changed |= self.set_layout(*value, layout);
+                    }
+                }
+                Operation::Transpose(value) => {
+                    if let Some(layout) = self.layout_of(results[0]) {
+                        let layout = layout.transpose(self.shape(results[0]));
+                        changed |= self.set_layout(*value, layout);
+                    } else if let Some(layout) = self.layout_of(*value) {
+                        let layout = layout.transpose(self.shape(*value));
+                        changed |= self.set_layout(results[0], layout);
+                    }
+                }
+                Operation::Load { coordinates, .. } => {
+                    let layout = match self.plan.staged.get(&results[0]) {
+                        Some(staging) => Some(staging.layout.clone()),
+                        None => self.layout_of(results[0]),
+                    };
+                    changed |= self.propagate_gather(coordinates, results[0], layout);
+                }
+                Operation::Store { coordinates, value, .. } => {
+                    let layout = self.layout_of(*value);
+                    changed |= self.propagate_gather(coordinates, *value, layout);
+                }
+                _ => {}
+            }
+        }
+        changed
+    }
+
+    fn propagate_gather(&mut self, coordinates: &[Coordinate], tile: Value, layout: Option<Layout>) -> bool {
+        let Some(layout) = layout else { return false };
+        let mut changed = false;
+        for (coordinate, dimension) in coordinates.iter().zip(tile_dimensions(coordinates)) {
+            if let (Coordinate::Gather(indices), Some(dimension)) = (coordinate, dimension) {
+                let layout = layout.project(self.shape(tile), &[dimension]);
+                changed |= self.set_layout(*indices, layout);
+            }
+        }
+        changed
+    }
+
+    /// The widest memory access of the largest group that has no layout yet.
+    fn next_anchor(&mut self, instructions: &[&Instruction]) -> Option<(Value, Layout)> {
+        let mut best: Option<(usize, u32, Value, AccessShape)> = None;
+        for instruction in instructions {
+            let (value, access) = match &instruction.operation {
+                Operation::Load { tensor, coordinates, mask, .. } => {
+                    (instruction.results[0], access_shape_of(self.analysis, *tensor, coordinates, *mask))
+                }
+                Operation::Store { tensor, coordinates, mask, value } => {
+                    (*value, access_shape_of(self.analysis, *tensor, coordinates, *mask))
+                }
+                _ => continue,
+            };
+            let Some(access) = access else { continue };
+            if !self.has_home(value) || self.layout_of(value).is_some() {
+                continue;
+            }
+            let elements = self.shape(value).iter().product::<u32>() as usize;
+            if best.is_none_or(|(most, vector, ..)| (elements, access.vector) > (most, vector)) {
+                best = Some((elements, access.vector, value, access));
+            }
+        }
+        // A group without an access that is larger goes first: what it is reduced to should follow it.
+        let unanchored = instructions.iter().flat_map(|instruction| instruction.results.clone()).find(|&value| {
+            self.has_home(value)
+                && self.layout_of(value).is_none()
+                && self.shape(value).len() > 1
+                && best.is_none_or(|(most, ..)| self.shape(value).iter().product::<u32>() as usize > most)
+        });
+        if let Some(value) = unanchored {
+            let shape = self.shape(value).to_vec();
+            return Some((value, self.blocked(&shape, AccessShape { fastest: shape.len() - 1, vector: 4 })));
+        }
+        best.map(|(_, _, value, access)| (value, self.blocked(self.shape(value), access)))
+    }
+}
+
+/// Whether an operation maps elements one to one.
+pub(super) fn is_elementwise(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Unary(..)
+            | Operation::Binary(..)
+            | Operation::Compare(..)
+            | Operation::Select(..)
+            | Operation::Cast(_)
+            | Operation::Bitcast(_)
+    )
+}
+
+/// Whether a definition may be repeated elsewhere: it reads nothing that the program writes.
+pub(super) fn is_pure(analysis: &Analysis<'_>, definition: Definition<'_>) -> bool {
+    match definition {
+        Definition::Operation(Operation::Load { tensor, .. }) => {
+            analysis.program.tensor(*tensor).is_some_and(|tensor| tensor.access == Access::Read)
+        }
+        Definition::Operation(operation) => !matches!(
+            operation,
+            Operation::For { .. } | Operation::Dot { .. } | Operation::Reduce { .. } | Operation::Store { .. }
+        ),
+        Definition::Induction => true,
+        Definition::Carried | Definition::Nothing => false,
+    }
+}
+
+/// Layouts of `mma.sync.m16n8k16` on 16-bit and `m16n8k32` on 8-bit operands (PTX ISA, "Matrix Fragments for mma").
+///
+/// A group of four lanes shares a row of the left operand and of the accumulator, and a column of the right one. A thread's two neighbouring 16-bit or
+/// four 8-bit elements of a row fill one register.
+fn fragments(m: u32, k: u32, n: u32, bytes: u32, warps: usize, rows_in_warps: bool) -> DotPlan {
+    let (row_bits, column_bits) = (m.trailing_zeros(), n.trailing_zeros());
+    // Warps cut the tile into parts of at least 16 rows and 8 columns.
+    let mut row_warps = 0;
+    let mut column_warps = 0;
+    for _ in 0..warps {
+        let rows_left = row_bits.saturating_sub(4 + row_warps);
+        let columns_left = column_bits.saturating_sub(3 + column_warps);
+        let tall = m >> row_warps >= n >> column_warps;
+        if rows_left > 0 && (rows_in_warps || tall || columns_left <= 1) {
+            row_warps += 1;
+        } else if columns_left > 0 {
+            column_warps += 1;
+        } else if rows_left > 0 {
+            row_warps += 1;
+        }
+    }
+    let idle = warps - (row_warps + column_warps) as usize;
+    let rows = (row_bits.saturating_sub(row_warps), row_bits);
+    let columns = (column_bits - column_warps, column_bits);
+    let accumulator_shape = [m, n];
+    let bits = Bits(&accumulator_shape);
+    let warp_bits = |row: &dyn Fn(u32) -> u32, column: &dyn Fn(u32) -> u32| {
+        (columns.0..columns.1)
+            .map(column)
+            .chain((rows.0..rows.1).filter(|_| row_warps > 0).map(row))
+            .chain(std::iter::repeat_n(0, idle))
+            .collect::<SmallVec<[u32; 4]>>()
+    };
+    let present = |basis: u32| (basis != 0).then_some(basis);
+    let rows_within = |shape_bits: Bits<'_>| {
+        (3..rows.0.max(3).min(row_bits)).map(|position| shape_bits.bit(0, position)).collect::<Vec<_>>()
+    };
+    let accumulator = Layout {
+        registers: std::iter::once(bits.bit(1, 0))
+            .chain(rows_within(bits))
+            .chain((3..columns.0).map(|position| bits.bit(1, position)))
+            .filter_map(present)
+            .collect(),
+        lanes: [bits.bit(1, 1), bits.bit(1, 2), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
+        warps: warp_bits(&|position| bits.bit(0, position), &|position| bits.bit(1, position)),
+    };
+    // Bits of K below the ones that number the lanes of a group: elements of one 32-bit register.
+    let packed = (4 / bytes).trailing_zeros();
+    let lhs_shape = [m, k];
+    let bits = Bits(&lhs_shape);
+    let depth = k.trailing_zeros();
+    let lhs = Layout {
+        registers: (0..packed)
+            .map(|position| bits.bit(1, position))
+            .chain(rows_within(bits))
+            .chain((packed + 2..depth).map(|position| bits.bit(1, position)))
+            .filter_map(present)
+            .collect(),
+        lanes: [bits.bit(1, packed), bits.bit(1, packed + 1), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
+        warps: warp_bits(&|position| bits.bit(0, position), &|_| 0),
+    };
+    let rhs_shape = [k, n];
+    let bits = Bits(&rhs_shape);
+    let rhs = Layout {
+        registers: (0..packed)
+            .chain(packed + 2..depth)
+            .map(|position| bits.bit(0, position))
+            .chain((3..columns.0).map(|position| bits.bit(1, position)))
+            .filter_map(present)
+            .collect(),
+        lanes: [bits.bit(0, packed), bits.bit(0, packed + 1), bits.bit(1, 0), bits.bit(1, 1), bits.bit(1, 2)],
+        warps: warp_bits(&|_| 0, &|position| bits.bit(1, position)),
+    };
+    DotPlan { method: DotMethod::MultiplyAdd, accumulator, lhs, rhs }
+}
+
+/// Layouts of a dot by multiply-adds: each thread owns a rectangle of the accumulator.
+fn multiply_add(m: u32, n: u32, warps: usize) -> DotPlan {
+    let shape = [m, n];
+    let bits = Bits(&shape);
+    let (row_bits, column_bits) = (bits.width(0), bits.width(1));
+    let spare = (row_bits + column_bits).saturating_sub(5 + warps as u32);
+    let columns_per_thread = spare.min(2).min(column_bits);
+    let rows_per_thread = (spare - columns_per_thread).min(3).min(row_bits);
+    let mut order: Vec<u32> = (0..columns_per_thread).map(|position| bits.bit(1, position)).collect();
+    order.extend((0..rows_per_thread).map(|position| bits.bit(0, position)));
+    let vector = order.len();
+    let lane_columns = (columns_per_thread..column_bits).take(3).map(|position| bits.bit(1, position));
+    order.extend(lane_columns);
+    order.extend((rows_per_thread..row_bits).map(|position| bits.bit(0, position)));
+    order.extend((columns_per_thread..column_bits).skip(3).map(|position| bits.bit(1, position)));
+    let accumulator = Layout::dealt(&order, vector, warps);
+    let lhs = accumulator.project(&shape, &[0]);
+    let rhs = accumulator.project(&shape, &[1]);
+    DotPlan { method: DotMethod::MultiplyAdd, accumulator, lhs, rhs }
+}
