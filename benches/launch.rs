@@ -53,7 +53,7 @@ fn artifact(grid: u64, partition: Partition) -> Artifact {
         });
     }
     let target = Target::Host { architecture: std::env::consts::ARCH.into(), features: vec![] };
-    Artifact::new("bench", target, plan, Code::Host(library()), vec![]).expect("a valid artifact")
+    Artifact::new("bench", target, vec![plan], Code::Host(library()), vec![]).expect("a valid artifact")
 }
 
 fn launches(criterion: &mut Criterion) {
@@ -80,7 +80,7 @@ fn launches(criterion: &mut Criterion) {
     // What a whole call costs when there is nothing to launch: names, shapes, addresses.
     let (device, plan) = (host as _, Plan::new("empty", "main"));
     let target = Target::Host { architecture: std::env::consts::ARCH.into(), features: vec![] };
-    let empty = Artifact::new("bench", target, plan, Code::Host(vec![]), vec![]).expect("a valid artifact");
+    let empty = Artifact::new("bench", target, vec![plan], Code::Host(vec![]), vec![]).expect("a valid artifact");
     let executable = Executable::load(&empty, &Weights::in_memory(), &device).expect("it loads");
     let mut session = Session::new(&executable);
     group.throughput(Throughput::Elements(1));

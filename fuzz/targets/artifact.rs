@@ -6,7 +6,9 @@ use tessera_runtime::Artifact;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(artifact) = Artifact::from_bytes(bytes) {
-        artifact.plan().validate().expect("an artifact that was read has a valid plan");
+        for plan in artifact.functions() {
+            plan.validate().expect("an artifact that was read has valid plans");
+        }
         let again = Artifact::from_bytes(&artifact.to_bytes().expect("it can be written")).expect("and read again");
         assert_eq!(again, artifact);
     }

@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     tessera_cache *cache;
     tessera_pages *pages;
     uint32_t sequence;
-    check(tessera_model_open(argv[1], argv[2], argv[3], &model));
+    check(tessera_model_open(argv[1], NULL, argv[2], argv[3], &model));
     check(tessera_session_open(model, &session));
     check(tessera_cache_open(model, "cache", 256, &cache));
     check(tessera_pages_open(cache, &pages));

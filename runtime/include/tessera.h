@@ -6,7 +6,7 @@
  *
  *     tessera_model *model;
  *     tessera_session *session;
- *     if (tessera_model_open("model.tsr", "model.safetensors", "host", &model) != TESSERA_OK ||
+ *     if (tessera_model_open("model.tsr", NULL, "model.safetensors", "host", &model) != TESSERA_OK ||
  *         tessera_session_open(model, &session) != TESSERA_OK) {
  *         fprintf(stderr, "%s\n", tessera_error());
  *         return 1;
@@ -103,9 +103,10 @@ const char *tessera_version(void);
 
 /* ---- Models -------------------------------------------------------------------------------------------------------------- */
 
-/* Loads an artifact and binds its weights on a device. `weights` is a safetensors file, an index of several, or a folder with
+/* Loads a function of an artifact and binds its weights on a device. `function` is its name; NULL means the first. `weights` is a safetensors file, an index of several, or a folder with
  * model.safetensors or model.safetensors.index.json; NULL where the model has no weights. `device` is "host", "cuda:0", … */
-tessera_status tessera_model_open(const char *artifact, const char *weights, const char *device, tessera_model **model);
+tessera_status tessera_model_open(const char *artifact, const char *function, const char *weights, const char *device,
+                                  tessera_model **model);
 
 /* Releases a model; NULL is allowed. */
 void tessera_model_close(tessera_model *model);

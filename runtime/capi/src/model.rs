@@ -31,6 +31,7 @@ pub(crate) fn c_names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<CStrin
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tessera_model_open(
     artifact: *const c_char,
+    function: *const c_char,
     weights: *const c_char,
     device: *const c_char,
     model: *mut *mut TesseraModel,
@@ -39,11 +40,15 @@ pub unsafe extern "C" fn tessera_model_open(
     guard(|| unsafe {
         let place = place(model, "model")?;
         let (artifact, device) = (text(artifact, "artifact")?, text(device, "device")?);
+        let function = if function.is_null() { None } else { Some(text(function, "function")?) };
         let weights = if weights.is_null() { None } else { Some(text(weights, "weights")?) };
         let device = device::open(device)?;
         let artifact = Artifact::open(artifact)?;
         let weights = weights.map_or_else(|| Ok(Weights::in_memory()), Weights::open)?;
-        let executable = Executable::load(&artifact, &weights, &device)?;
+        let executable = match function {
+            Some(function) => Executable::load_function(&artifact, function, &weights, &device)?,
+            None => Executable::load(&artifact, &weights, &device)?,
+        };
         let plan = executable.plan();
         let inputs = c_names(plan.inputs.iter().map(|input| &input.name));
         let outputs = c_names(plan.outputs.iter().map(|output| &output.name));

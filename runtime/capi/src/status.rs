@@ -72,6 +72,7 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Failure {
         match error {
             RunError::Device(error) => error.into(),
+            RunError::Artifact(error) => error.into(),
             RunError::Weights(error) => error.into(),
             error => Failure { status: TesseraStatus::Input, message: error.to_string() },
         }

@@ -23,14 +23,15 @@
 
 static void models(const char *path, const char *weights, const char *other) {
     tessera_model *model = NULL;
-    REFUSED(tessera_model_open(NULL, weights, "host", &model), TESSERA_ERROR_ARGUMENT, "artifact is NULL");
-    REFUSED(tessera_model_open(path, weights, "host", NULL), TESSERA_ERROR_ARGUMENT, "model is NULL");
-    REFUSED(tessera_model_open("\xff", weights, "host", &model), TESSERA_ERROR_ARGUMENT, "not UTF-8");
-    REFUSED(tessera_model_open("absent.tsr", weights, "host", &model), TESSERA_ERROR_ARTIFACT, "absent.tsr: No such file");
-    REFUSED(tessera_model_open(other, weights, "host", &model), TESSERA_ERROR_ARTIFACT, "not a Tessera artifact");
-    REFUSED(tessera_model_open(path, "absent", "host", &model), TESSERA_ERROR_WEIGHTS, "absent: No such file");
-    REFUSED(tessera_model_open(path, NULL, "host", &model), TESSERA_ERROR_WEIGHTS, "no tensor `bias`");
-    REFUSED(tessera_model_open(path, weights, "gpu", &model), TESSERA_ERROR_DEVICE, "`gpu` is not a device");
+    REFUSED(tessera_model_open(NULL, NULL, weights, "host", &model), TESSERA_ERROR_ARGUMENT, "artifact is NULL");
+    REFUSED(tessera_model_open(path, NULL, weights, "host", NULL), TESSERA_ERROR_ARGUMENT, "model is NULL");
+    REFUSED(tessera_model_open("\xff", NULL, weights, "host", &model), TESSERA_ERROR_ARGUMENT, "not UTF-8");
+    REFUSED(tessera_model_open("absent.tsr", NULL, weights, "host", &model), TESSERA_ERROR_ARTIFACT, "absent.tsr: No such file");
+    REFUSED(tessera_model_open(other, NULL, weights, "host", &model), TESSERA_ERROR_ARTIFACT, "not a Tessera artifact");
+    REFUSED(tessera_model_open(path, NULL, "absent", "host", &model), TESSERA_ERROR_WEIGHTS, "absent: No such file");
+    REFUSED(tessera_model_open(path, "absent", weights, "host", &model), TESSERA_ERROR_ARTIFACT, "no function `absent`; it has main");
+    REFUSED(tessera_model_open(path, NULL, NULL, "host", &model), TESSERA_ERROR_WEIGHTS, "no tensor `bias`");
+    REFUSED(tessera_model_open(path, NULL, weights, "gpu", &model), TESSERA_ERROR_DEVICE, "`gpu` is not a device");
     REQUIRE(model == NULL);
     tessera_model_close(NULL);
     REQUIRE(tessera_model_inputs(NULL) == 0 && tessera_model_input_name(NULL, 0) == NULL);
@@ -43,7 +44,7 @@ static tessera_tensor input(const float *x, uint64_t rows, uint64_t columns) {
 static void runs(const char *path, const char *weights) {
     tessera_model *model;
     tessera_session *session;
-    REQUIRE(tessera_model_open(path, weights, "host", &model) == TESSERA_OK);
+    REQUIRE(tessera_model_open(path, "main", weights, "host", &model) == TESSERA_OK);
     REQUIRE(tessera_model_inputs(model) == 1 && !strcmp(tessera_model_input_name(model, 0), "x"));
     REQUIRE(tessera_model_outputs(model) == 1 && !strcmp(tessera_model_output_name(model, 0), "y"));
     REQUIRE(tessera_model_caches(model) == 0 && tessera_model_cache_name(model, 0) == NULL);
@@ -87,7 +88,7 @@ static void caches(const char *path) {
     uint32_t first, second, shared;
     int32_t position, entries[8];
     uint64_t columns;
-    REQUIRE(tessera_model_open(path, NULL, "host", &model) == TESSERA_OK);
+    REQUIRE(tessera_model_open(path, NULL, NULL, "host", &model) == TESSERA_OK);
     REQUIRE(tessera_session_open(model, &session) == TESSERA_OK);
     REFUSED(tessera_cache_open(model, "kv", 4, &cache), TESSERA_ERROR_INPUT, "no cache `kv`; it takes cache");
     REFUSED(tessera_cache_open(model, "cache", UINT64_MAX, &cache), TESSERA_ERROR_INPUT, "does not fit 64 bits");

@@ -1,17 +1,17 @@
 //! Compiled models: the `.tsr` file.
 //!
 //! An artifact is a zip file of `manifest.json` (format version, target signature, a checksum of every member), `plan.json`
-//! (the [`Plan`]), the kernels (`kernels/host.so`, or a `kernels/NAME.ptx` for each) and `constants.bin`. It holds no weights: those
+//! (a [`Plan`] for each function), the kernels (`kernels/host.so`, or a `kernels/NAME.ptx` for each) and `constants.bin`. It holds no weights: those
 //! are bound by name when it is loaded.
 //!
-//! An [`Artifact`] is valid: its plan passes [`Plan::validate`], it has the code of every kernel, and its constants lie within
+//! An [`Artifact`] is valid: its plans pass [`Plan::validate`], it has the code of every kernel, and its constants lie within
 //! `constants.bin`. Checksums find damage, not malice: an artifact is a program, and running one is to trust whoever made it.
 
 mod container;
 mod manifest;
 mod target;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ use crate::plan::{Plan, PlanError};
 pub struct Artifact {
     producer: String,
     target: Target,
-    plan: Plan,
+    functions: Vec<Plan>,
     code: Code,
     constants: Vec<u8>,
 }
@@ -73,6 +73,14 @@ pub enum ArtifactError {
     /// The target signature is malformed.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The artifact has no such function.
+    #[error("the artifact has no function `{name}`; it has {}", known.join(", "))]
+    NoFunction {
+        /// The function that was asked for.
+        name: String,
+        /// The functions it has.
+        known: Vec<String>,
+    },
     /// The parts do not make an artifact.
     #[error("inconsistent artifact: {0}")]
     Inconsistent(String),
@@ -98,15 +106,16 @@ fn ptx_path(kernel: &str) -> String {
 }
 
 impl Artifact {
-    /// Puts an artifact together, and validates it. `producer` names the program that compiled it, for people.
+    /// Puts an artifact together, and validates it. `producer` names the program that compiled it, for people. There is a plan for
+    /// each of `functions`, of which there is at least one; a kernel that several of them use is the same in all.
     pub fn new(
         producer: &str,
         target: Target,
-        plan: Plan,
+        functions: Vec<Plan>,
         code: Code,
         constants: Vec<u8>,
     ) -> Result<Artifact, ArtifactError> {
-        let artifact = Artifact { producer: producer.into(), target, plan, code, constants };
+        let artifact = Artifact { producer: producer.into(), target, functions, code, constants };
         artifact.validate()?;
         Ok(artifact)
     }
@@ -121,9 +130,22 @@ impl Artifact {
         &self.target
     }
 
-    /// The plan.
+    /// The plans of its functions. There is at least one.
+    pub fn functions(&self) -> &[Plan] {
+        &self.functions
+    }
+
+    /// The plan of the first function, which is the only one of most models.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.functions[0]
+    }
+
+    /// The plan of a function.
+    pub fn function(&self, name: &str) -> Result<&Plan, ArtifactError> {
+        self.functions.iter().find(|plan| plan.function == name).ok_or_else(|| {
+            let known = self.functions.iter().map(|plan| plan.function.clone()).collect();
+            ArtifactError::NoFunction { name: name.into(), known }
+        })
     }
 
     /// The kernels' code.
@@ -149,31 +171,32 @@ impl Artifact {
         let mut take = |path: &str| {
             members.remove(path).ok_or_else(|| ArtifactError::Damaged(format!("{path}: the manifest does not name it")))
         };
-        let plan = serde_json::from_slice::<Plan>(&take(PLAN)?)
+        let functions = serde_json::from_slice::<Vec<Plan>>(&take(PLAN)?)
             .map_err(|error| ArtifactError::Damaged(format!("{PLAN}: {error}")))?;
         // Kernel names become paths below.
-        plan.validate()?;
+        functions.iter().try_for_each(Plan::validate)?;
+        let kernels: BTreeSet<_> = functions.iter().flat_map(|plan| &plan.kernels).map(|kernel| &kernel.name).collect();
         let code = match &manifest.signature {
             Target::Host { .. } => Code::Host(take(HOST_CODE)?),
             Target::Cuda { .. } => Code::Ptx(
-                plan.kernels
-                    .iter()
+                kernels
+                    .into_iter()
                     .map(|kernel| {
-                        let path = ptx_path(&kernel.name);
+                        let path = ptx_path(kernel);
                         let text = String::from_utf8(take(&path)?)
                             .map_err(|_| ArtifactError::Damaged(format!("{path}: it is not text")))?;
-                        Ok((kernel.name.clone(), text))
+                        Ok((kernel.clone(), text))
                     })
                     .collect::<Result<_, ArtifactError>>()?,
             ),
         };
         let constants = take(CONSTANTS)?;
-        Artifact::new(&manifest.producer, manifest.signature, plan, code, constants)
+        Artifact::new(&manifest.producer, manifest.signature, functions, code, constants)
     }
 
     /// The contents of a `.tsr` file. Equal artifacts give equal bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ArtifactError> {
-        let plan = serde_json::to_vec(&self.plan).map_err(|error| ArtifactError::Unwritable(error.to_string()))?;
+        let plan = serde_json::to_vec(&self.functions).map_err(|error| ArtifactError::Unwritable(error.to_string()))?;
         let mut members: BTreeMap<String, &[u8]> = BTreeMap::new();
         members.insert(PLAN.into(), &plan);
         members.insert(CONSTANTS.into(), &self.constants);
@@ -203,26 +226,47 @@ impl Artifact {
     }
 
     fn validate(&self) -> Result<(), ArtifactError> {
-        self.plan.validate()?;
         self.target.validate()?;
         let inconsistent = |problem: String| Err(ArtifactError::Inconsistent(problem));
+        if self.functions.is_empty() {
+            return inconsistent("it has no function".into());
+        }
         match (&self.target, &self.code) {
-            (Target::Host { .. }, Code::Host(_)) => {}
-            (Target::Cuda { .. }, Code::Ptx(kernels)) => {
-                if let Some(kernel) = self.plan.kernels.iter().find(|kernel| !kernels.contains_key(&kernel.name)) {
-                    return inconsistent(format!("there is no PTX for kernel `{}`", kernel.name));
-                }
-                // A zero byte would end the text early for the driver, which takes a C string.
-                if let Some((name, _)) = kernels.iter().find(|(_, text)| text.contains('\0')) {
-                    return inconsistent(format!("the PTX of kernel `{name}` has a zero byte"));
-                }
-            }
+            (Target::Host { .. }, Code::Host(_)) | (Target::Cuda { .. }, Code::Ptx(_)) => {}
             (target, _) => return inconsistent(format!("its code is not for {target}")),
         }
-        let size = self.constants.len() as u64;
-        match self.plan.constants.iter().position(|constant| constant.offset + constant.bytes > size) {
-            Some(index) => inconsistent(format!("constant {index} ends beyond the {size} bytes of {CONSTANTS}")),
-            None => Ok(()),
+        let mut names = BTreeSet::new();
+        let mut kernels = HashMap::new();
+        for plan in &self.functions {
+            plan.validate()?;
+            if !names.insert(&plan.function) {
+                return inconsistent(format!("two functions are named `{}`", plan.function));
+            }
+            for kernel in &plan.kernels {
+                if *kernels.entry(&kernel.name).or_insert(kernel) != kernel {
+                    return inconsistent(format!("two kernels are named `{}`", kernel.name));
+                }
+                self.validate_code(&kernel.name)?;
+            }
+            let size = self.constants.len() as u64;
+            let beyond = plan.constants.iter().position(|constant| constant.offset + constant.bytes > size);
+            if let Some(index) = beyond {
+                return inconsistent(format!("constant {index} ends beyond the {size} bytes of {CONSTANTS}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that there is code for a kernel, as far as that shows without loading it.
+    fn validate_code(&self, kernel: &str) -> Result<(), ArtifactError> {
+        let Code::Ptx(texts) = &self.code else { return Ok(()) };
+        match texts.get(kernel) {
+            None => Err(ArtifactError::Inconsistent(format!("there is no PTX for kernel `{kernel}`"))),
+            // A zero byte would end the text early for the driver, which takes a C string.
+            Some(text) if text.contains('\0') => {
+                Err(ArtifactError::Inconsistent(format!("the PTX of kernel `{kernel}` has a zero byte")))
+            }
+            Some(_) => Ok(()),
         }
     }
 }

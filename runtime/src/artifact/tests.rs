@@ -27,11 +27,11 @@ fn plan() -> Plan {
 fn cuda_artifact() -> Artifact {
     let kernels = BTreeMap::from([("copy".to_string(), ".visible .entry copy() { ret; }".repeat(9))]);
     let target = Target::Cuda { architecture: "sm_80".into() };
-    Artifact::new("test", target, plan(), Code::Ptx(kernels), vec![7; 300]).unwrap()
+    Artifact::new("test", target, vec![plan()], Code::Ptx(kernels), vec![7; 300]).unwrap()
 }
 
 fn host_artifact() -> Artifact {
-    Artifact::new("test", Target::native_host(), plan(), Code::Host(vec![1, 2, 3]), vec![7; 300]).unwrap()
+    Artifact::new("test", Target::native_host(), vec![plan()], Code::Host(vec![1, 2, 3]), vec![7; 300]).unwrap()
 }
 
 /// A zip file with these members.
@@ -123,12 +123,37 @@ fn damage_is_named() {
 #[test]
 fn parts_that_do_not_fit_together_are_refused() {
     let cuda = Target::Cuda { architecture: "sm_80".into() };
-    let message = Artifact::new("test", cuda.clone(), plan(), Code::Ptx(BTreeMap::new()), vec![0; 300]).unwrap_err();
+    let message =
+        Artifact::new("test", cuda.clone(), vec![plan()], Code::Ptx(BTreeMap::new()), vec![0; 300]).unwrap_err();
     assert_eq!(message.to_string(), "inconsistent artifact: there is no PTX for kernel `copy`");
-    let message = Artifact::new("test", cuda, plan(), Code::Host(vec![]), vec![0; 300]).unwrap_err();
+    let message = Artifact::new("test", cuda, vec![plan()], Code::Host(vec![]), vec![0; 300]).unwrap_err();
     assert_eq!(message.to_string(), "inconsistent artifact: its code is not for sm_80");
-    let message = Artifact::new("test", Target::native_host(), plan(), Code::Host(vec![]), vec![0; 299]).unwrap_err();
+    let message =
+        Artifact::new("test", Target::native_host(), vec![plan()], Code::Host(vec![]), vec![0; 299]).unwrap_err();
     assert!(message.to_string().contains("constant 0 ends beyond the 299 bytes of constants.bin"));
+}
+
+#[test]
+fn an_artifact_may_have_several_functions() {
+    let other = |change: fn(&mut Plan)| {
+        let mut plan = plan();
+        plan.function = "sample".into();
+        change(&mut plan);
+        plan
+    };
+    let new = |plans| Artifact::new("test", Target::native_host(), plans, Code::Host(vec![]), vec![0; 300]);
+    let both = new(vec![plan(), other(|_| {})]).unwrap();
+    let read = Artifact::from_bytes(&both.to_bytes().unwrap()).unwrap();
+    assert_eq!(read.function("sample").unwrap().function, "sample");
+    assert_eq!(read.plan().function, "main");
+    let message = read.function("step").unwrap_err().to_string();
+    assert_eq!(message, "the artifact has no function `step`; it has main, sample");
+
+    let refusal = |plans| new(plans).unwrap_err().to_string();
+    assert_eq!(refusal(vec![]), "inconsistent artifact: it has no function");
+    assert_eq!(refusal(vec![plan(), plan()]), "inconsistent artifact: two functions are named `main`");
+    let differs = other(|plan| plan.kernels[0].hash = "def".into());
+    assert_eq!(refusal(vec![plan(), differs]), "inconsistent artifact: two kernels are named `copy`");
 }
 
 proptest! {

@@ -17,6 +17,7 @@ pub use driver::{CudaError, LIBRARY_VARIABLE, SELECT_CHIP_SYMBOL};
 
 use crate::artifact::{Artifact, Target, TargetError};
 use crate::device::{Device, DeviceError, Memory, Module};
+use crate::plan::Plan;
 use crate::weights::WeightBytes;
 use driver::Wanted;
 use memory::CudaMemory;
@@ -152,8 +153,8 @@ impl Device for Cuda {
         false
     }
 
-    fn load(self: Arc<Self>, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError> {
-        Ok(Box::new(CudaModule::load(self, artifact)?))
+    fn load(self: Arc<Self>, artifact: &Artifact, function: &Plan) -> Result<Box<dyn Module>, DeviceError> {
+        Ok(Box::new(CudaModule::load(self, artifact, function)?))
     }
 }
 

@@ -9,7 +9,7 @@ use super::recording::CudaRecording;
 use super::{Cuda, CudaError};
 use crate::artifact::{Artifact, Code};
 use crate::device::{DeviceError, Module, PreparedLaunch, Recording};
-use crate::plan::{Kernel, ParameterKind};
+use crate::plan::{Kernel, ParameterKind, Plan};
 
 /// Room for what the driver's compiler has to say.
 const LOG_BYTES: usize = 16 << 10;
@@ -125,10 +125,10 @@ fn load_image(image: &CString, kernel: &str) -> Result<sys::CUmodule, CudaError>
 }
 
 impl CudaModule {
-    /// Loads every kernel of an artifact.
-    pub fn load(device: Arc<Cuda>, artifact: &Artifact) -> Result<CudaModule, CudaError> {
+    /// Loads every kernel of a function.
+    pub fn load(device: Arc<Cuda>, artifact: &Artifact, function: &Plan) -> Result<CudaModule, CudaError> {
         let mut kernels = Vec::new();
-        for kernel in &artifact.plan().kernels {
+        for kernel in &function.kernels {
             let ptx = match artifact.code() {
                 Code::Ptx(texts) => texts.get(&kernel.name),
                 Code::Host(_) => None,

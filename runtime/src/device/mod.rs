@@ -14,6 +14,7 @@ pub use name::{DeviceName, DeviceNameError};
 use crate::artifact::{Artifact, Target, TargetError};
 use crate::cuda::{Cuda, CudaError};
 use crate::host::{Host, HostError};
+use crate::plan::Plan;
 use crate::weights::WeightBytes;
 
 /// A CPU or GPU.
@@ -45,8 +46,8 @@ pub trait Device: Debug + Send + Sync {
     /// Whether kernels read and write ordinary host memory, so that inputs need no copy.
     fn reads_host_memory(&self) -> bool;
 
-    /// Loads the kernels of an artifact, whose target has been checked.
-    fn load(self: Arc<Self>, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError>;
+    /// Loads the kernels of one of an artifact's functions. The artifact's target has been checked.
+    fn load(self: Arc<Self>, artifact: &Artifact, function: &Plan) -> Result<Box<dyn Module>, DeviceError>;
 }
 
 /// A block of a device's memory. It is released when this is dropped.

@@ -1,5 +1,6 @@
 //! What can go wrong when a function is called.
 
+use crate::artifact::ArtifactError;
 use crate::device::DeviceError;
 use crate::plan::{ElementType, ExtentError};
 use crate::weights::WeightsError;
@@ -10,6 +11,9 @@ pub enum RunError {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The artifact has no such function.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
     /// The weights do not fit.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -27,13 +27,31 @@ pub(super) struct Loaded {
 }
 
 impl Executable {
-    /// Loads an artifact's kernels on a device and binds the weights it names. Weights that the model does not use are ignored.
+    /// Loads the first function of an artifact on a device and binds the weights it names. Weights that it does not use are ignored.
     pub fn load(artifact: &Artifact, weights: &Weights, device: &Arc<dyn Device>) -> Result<Executable, RunError> {
-        let plan = artifact.plan().clone();
+        Executable::load_plan(artifact, artifact.plan(), weights, device)
+    }
+
+    /// Loads a function of an artifact by name.
+    pub fn load_function(
+        artifact: &Artifact,
+        function: &str,
+        weights: &Weights,
+        device: &Arc<dyn Device>,
+    ) -> Result<Executable, RunError> {
+        Executable::load_plan(artifact, artifact.function(function)?, weights, device)
+    }
+
+    fn load_plan(
+        artifact: &Artifact,
+        plan: &Plan,
+        weights: &Weights,
+        device: &Arc<dyn Device>,
+    ) -> Result<Executable, RunError> {
         device.check(artifact.target()).map_err(DeviceError::from)?;
         // Every weight is checked before any is bound: binding may mean gigabytes of copies.
         let found = plan.parameters.iter().map(|parameter| weights.find(parameter)).collect::<Result<Vec<_>, _>>()?;
-        let module = device.clone().load(artifact)?;
+        let module = device.clone().load(artifact, plan)?;
         let parameters = found.iter().map(|weight| device.bind_weight(&weight.bytes)).collect::<Result<_, _>>()?;
         let mut constants = Vec::new();
         for constant in &plan.constants {
@@ -44,8 +62,8 @@ impl Executable {
             constants.push(memory);
         }
         device.synchronize()?;
-        let lifetimes = arena::lifetimes(&plan);
-        let device = device.clone();
+        let lifetimes = arena::lifetimes(plan);
+        let (plan, device) = (plan.clone(), device.clone());
         Ok(Executable { loaded: Arc::new(Loaded { plan, lifetimes, parameters, constants, module, device }) })
     }
 

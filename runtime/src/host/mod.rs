@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::artifact::{Artifact, Code, Target, TargetError};
 use crate::device::{Device, DeviceError, Memory, Module, PreparedLaunch, Recording};
-use crate::plan::Kernel;
+use crate::plan::{Kernel, Plan};
 use crate::weights::WeightBytes;
 use library::{Entry, Library};
 use memory::{HostMemory, MappedWeight};
@@ -129,14 +129,14 @@ impl Device for Host {
         true
     }
 
-    fn load(self: Arc<Self>, artifact: &Artifact) -> Result<Box<dyn Module>, DeviceError> {
+    fn load(self: Arc<Self>, artifact: &Artifact, function: &Plan) -> Result<Box<dyn Module>, DeviceError> {
         let Code::Host(object) = artifact.code() else {
             return Err(self
                 .check(artifact.target())
                 .err()
                 .map_or_else(|| HostError::Load("it has none".into()).into(), Into::into));
         };
-        let kernels = &artifact.plan().kernels;
+        let kernels = &function.kernels;
         // A plan that only passes things on has no kernels, and no object to load.
         let library = if kernels.is_empty() { None } else { Some(Library::load(object)?) };
         let entries = library.iter().flat_map(|library| kernels.iter().map(|kernel| library.entry(&kernel.name)));

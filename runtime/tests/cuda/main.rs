@@ -86,7 +86,7 @@ fn cuda_artifact(change: impl FnOnce(&mut tessera_runtime::plan::Plan, &mut BTre
     let mut ptx = ["scale_add", "matmul"].map(|name| (name.to_string(), format!("// {name}"))).into();
     change(&mut plan, &mut ptx);
     let target = Target::Cuda { architecture: "sm_80".into() };
-    Artifact::new("test", target, plan, Code::Ptx(ptx), vec![]).unwrap()
+    Artifact::new("test", target, vec![plan], Code::Ptx(ptx), vec![]).unwrap()
 }
 
 fn load(artifact: &Artifact) -> Result<Executable, String> {

@@ -46,7 +46,7 @@ pub fn tensor(name: &str, element: ElementType, shape: impl Into<Vec<Extent>>) -
 }
 
 pub fn artifact(plan: Plan) -> Artifact {
-    Artifact::new("test", Target::native_host(), plan, Code::Host(library().into()), vec![]).unwrap()
+    Artifact::new("test", Target::native_host(), vec![plan], Code::Host(library().into()), vec![]).unwrap()
 }
 
 pub const WIDTH: u64 = 24;

@@ -72,7 +72,7 @@ fn artifacts_that_cannot_run_here() {
     assert!(message.contains("has no symbol `absent`, which its plan names"), "{message}");
 
     let load = |target: Target, code: Code| {
-        let artifact = Artifact::new("test", target, linear_plan(), code, vec![]).unwrap();
+        let artifact = Artifact::new("test", target, vec![linear_plan()], code, vec![]).unwrap();
         Executable::load(&artifact, &linear_weights(), &device::open("host").unwrap()).unwrap_err().to_string()
     };
     let message = load(Target::native_host(), Code::Host(b"not an object".to_vec()));
