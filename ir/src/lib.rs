@@ -32,6 +32,7 @@ mod portable;
 mod reference;
 pub mod sharding;
 mod storage;
+pub mod testing;
 pub mod text;
 mod types;
 mod verify;

@@ -22,6 +22,7 @@ pub mod execute;
 pub mod host;
 pub mod pages;
 pub mod plan;
+mod processor;
 pub mod weights;
 
 pub use artifact::Artifact;

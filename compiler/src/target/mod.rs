@@ -4,6 +4,7 @@
 //! [`llvm`] is what the targets share from MLIR on; how tiles map to threads, vectors and memory is each target's own.
 
 mod chip;
+pub mod host;
 pub mod llvm;
 pub mod nvptx;
 

@@ -128,7 +128,8 @@ impl<'s> Parser<'s> {
         Ok(())
     }
 
-    /// The right side of a statement. `None` if an operand's definition was in error.
+    /// The right side of a statement. `None` if it reads well but makes no operation: an operand's
+    /// definition was in error, or the op's rules are broken.
     fn operation(&mut self, graph: &mut Graph, scope: &Scope, results: usize) -> Parsed<Option<NodeId>> {
         let (op, op_span) = self.word("an op, as in `matmul`,")?;
         let Some(definition) = ops::find(op) else {
@@ -136,11 +137,18 @@ impl<'s> Parser<'s> {
             return Err(self.report(error.suggest(op, ops::all().map(|definition| definition.op.name()))));
         };
         let operands = self.list("(", ")", |parser| parser.region_operand(definition, graph, scope))?;
-        let is_attribute =
-            matches!(self.peek_after(1), TokenKind::Mark("}")) || matches!(self.peek_after(2), TokenKind::Mark("="));
+        // A region begins with a value name or `return`; attributes with `name =`.
+        let is_attributes = match (self.peek_after(1), self.peek_after(2)) {
+            (TokenKind::Mark("}"), _) | (TokenKind::Word(_), TokenKind::Mark("=")) => true,
+            _ => !definition.has_region,
+        };
         let written = match self.peek() {
-            TokenKind::Mark("{") if is_attribute || !definition.has_region => {
-                self.list("{", "}", |parser| parser.attribute(definition))?
+            TokenKind::Mark("{") if is_attributes => {
+                let Ok(attributes) = self.list("{", "}", |parser| parser.attribute(definition)) else {
+                    self.skip_block();
+                    return Err(Reported);
+                };
+                attributes
             }
             _ => Vec::new(),
         };
@@ -176,21 +184,28 @@ impl<'s> Parser<'s> {
             };
             graph.add(operation, &values, &types)
         });
-        let node = added.map_err(|error| self.operation_error(error, &places))?;
+        let node = match added {
+            Ok(node) => node,
+            Err(error) => {
+                self.operation_error(error, &places);
+                return Ok(None);
+            }
+        };
         let found = graph.node(node).results().len();
         if found != results {
             let message = format!("{op} has {found} results, {results} names are given");
-            return Err(self.report(Diagnostic::new(DiagnosticKind::Operation, message, op_span)));
+            self.report(Diagnostic::new(DiagnosticKind::Operation, message, op_span));
+            return Ok(None);
         }
         Ok(Some(node))
     }
 
-    fn operation_error(&mut self, error: OpError, places: &Places) -> Reported {
+    fn operation_error(&mut self, error: OpError, places: &Places) {
         let diagnostic = Diagnostic::new(DiagnosticKind::Operation, error.to_string(), places.of(error.site));
         self.report(match error.help {
             Some(help) => diagnostic.help(help),
             None => diagnostic,
-        })
+        });
     }
 
     /// `%x`, `@w`, or `%inner = %x` for an op with a region.

@@ -182,30 +182,31 @@ impl<'s> Parser<'s> {
         Ok(items)
     }
 
-    /// After an error, goes on to the next line that can begin something new: one that starts with a
-    /// value name, with one of `words`, or with a closing brace of the block at hand. Always advances
-    /// when `start` is the current position, so that parsing ends.
+    /// After an error, goes on to what can begin something new: a value name before `=` or `,`, one of
+    /// `words`, or the closing brace of the block at hand. Inside parentheses and brackets, which the
+    /// error may have left open, only the first token of a line counts. Always advances when `start` is the
+    /// current position, so that parsing ends.
     pub(super) fn recover(&mut self, start: usize, words: &[&str]) {
-        let mut depth = 0usize;
-        if self.position == start {
-            match self.peek() {
-                TokenKind::Mark("{") => depth += 1,
-                TokenKind::Mark("}") => return,
-                _ => {}
-            }
-            self.advance();
-        }
+        let (mut braces, mut others) = (0usize, 0usize);
+        let mut is_first = self.position == start;
         loop {
             let token = self.token(0);
+            let is_start = !is_first && braces == 0 && (token.starts_line || others == 0);
             match token.kind {
                 TokenKind::End => return,
-                TokenKind::Mark("{") => depth += 1,
-                TokenKind::Mark("}") if depth == 0 => return,
-                TokenKind::Mark("}") => depth -= 1,
-                TokenKind::Word(word) if depth == 0 && token.starts_line && words.contains(&word) => return,
-                TokenKind::Value(_) if depth == 0 && token.starts_line => return,
+                TokenKind::Mark("{") => braces += 1,
+                TokenKind::Mark("}") if braces == 0 => return,
+                TokenKind::Mark("}") => braces -= 1,
+                TokenKind::Mark("(" | "[") => others += 1,
+                TokenKind::Mark(")" | "]") => others = others.saturating_sub(1),
+                TokenKind::Word(word) if is_start && words.contains(&word) => return,
+                TokenKind::Value(_) if is_start => match self.peek_after(1) {
+                    TokenKind::Mark("=" | ",") => return,
+                    _ => {}
+                },
                 _ => {}
             }
+            is_first = false;
             self.advance();
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::processor;
+
 /// The target signature of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "target", rename_all = "snake_case", deny_unknown_fields)]
@@ -12,7 +14,8 @@ pub enum Target {
     Host {
         /// The instruction set, as [`std::env::consts::ARCH`] names it: `x86_64`, `aarch64`.
         architecture: String,
-        /// The CPU features the code needs, as LLVM names them: `avx2`, `fma`, `avx512bf16`.
+        /// The CPU features the code needs, as LLVM names them (`avx2`, `fma`, `avx512bf16`), or levels of the x86-64 psABI that
+        /// include many (`x86-64-v4`).
         features: Vec<String>,
     },
     /// PTX for NVIDIA GPUs.
@@ -73,7 +76,8 @@ pub enum TargetError {
 impl Target {
     /// This machine's CPU with all the features it has (as far as the runtime knows them).
     pub fn native_host() -> Target {
-        let features = cpu_features().iter().filter(|feature| feature.1).map(|feature| feature.0.into()).collect();
+        let features =
+            processor::features().iter().filter(|feature| feature.1).map(|feature| feature.0.into()).collect();
         Target::Host { architecture: std::env::consts::ARCH.into(), features }
     }
 
@@ -87,7 +91,7 @@ impl Target {
             let found = std::env::consts::ARCH.into();
             return Err(TargetError::Architecture { compiled: architecture.clone(), found });
         }
-        let known = cpu_features();
+        let known = processor::features();
         // A feature this runtime has not heard of cannot be known to be there.
         let present = |wanted: &str| known.iter().any(|(name, present)| *name == wanted && *present);
         let missing: Vec<_> = features.iter().filter(|feature| !present(feature)).cloned().collect();
@@ -164,41 +168,6 @@ fn parse_architecture(text: &str) -> Result<(u32, Scope), TargetError> {
 fn native_architecture(major: u32, minor: u32) -> String {
     let suffix = if major >= 9 { "a" } else { "" };
     format!("sm_{major}{minor}{suffix}")
-}
-
-/// LLVM's feature names beside the detection macro's, and whether the feature is there.
-#[cfg(target_arch = "x86_64")]
-fn cpu_features() -> Vec<(&'static str, bool)> {
-    macro_rules! detect {
-        ($($llvm:literal $rust:tt),* $(,)?) => { vec![$(($llvm, std::arch::is_x86_feature_detected!($rust))),*] };
-    }
-    detect![
-        "sse3" "sse3", "ssse3" "ssse3", "sse4.1" "sse4.1", "sse4.2" "sse4.2", "popcnt" "popcnt", "lzcnt" "lzcnt",
-        "bmi" "bmi1", "bmi2" "bmi2", "movbe" "movbe", "avx" "avx", "avx2" "avx2", "fma" "fma", "f16c" "f16c",
-        "avxvnni" "avxvnni", "gfni" "gfni", "vaes" "vaes", "vpclmulqdq" "vpclmulqdq",
-        "avx512f" "avx512f", "avx512bw" "avx512bw", "avx512cd" "avx512cd", "avx512dq" "avx512dq",
-        "avx512vl" "avx512vl", "avx512vnni" "avx512vnni", "avx512bf16" "avx512bf16", "avx512fp16" "avx512fp16",
-        "avx512vbmi" "avx512vbmi", "avx512vbmi2" "avx512vbmi2", "avx512ifma" "avx512ifma",
-        "avx512bitalg" "avx512bitalg", "avx512vpopcntdq" "avx512vpopcntdq",
-    ]
-}
-
-/// LLVM's feature names beside the detection macro's, and whether the feature is there.
-#[cfg(target_arch = "aarch64")]
-fn cpu_features() -> Vec<(&'static str, bool)> {
-    macro_rules! detect {
-        ($($llvm:literal $rust:tt),* $(,)?) => { vec![$(($llvm, std::arch::is_aarch64_feature_detected!($rust))),*] };
-    }
-    detect![
-        "neon" "neon", "fullfp16" "fp16", "dotprod" "dotprod", "bf16" "bf16", "i8mm" "i8mm", "lse" "lse", "sve" "sve",
-        "sve2" "sve2",
-    ]
-}
-
-/// No features are known of other instruction sets: only baseline code runs there.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn cpu_features() -> Vec<(&'static str, bool)> {
-    Vec::new()
 }
 
 #[cfg(test)]

@@ -1,0 +1,246 @@
+//! Matrix products.
+//!
+//! With few rows the right-hand side is read once, straight from memory ([`stream`]): the speed is that of the memory. With many rows it is packed into
+//! panels first and multiplied by a register-blocked kernel ([`blocked`], [`amx`]): the speed is that of the multipliers.
+
+mod amx;
+mod blocked;
+mod pack;
+mod stream;
+
+pub(super) use pack::Packed;
+
+use smallvec::SmallVec;
+
+use super::{
+    conversion::memory_machine_of,
+    emitter::{Machine, Ssa},
+    evaluate::{Guard, Index},
+    features::Extension,
+    lower::{Buffer, Lowering},
+};
+use crate::tile::{Coordinate, Dimension, Element, Instruction, Operation, Value};
+
+/// Up to this many rows the right-hand side is streamed.
+const STREAMED_ROWS: u32 = 8;
+
+/// In what numbers a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arithmetic {
+    /// Everything converted to f32.
+    F32,
+    /// Everything in f64.
+    F64,
+    /// Pairs of bf16 multiplied and added in f32 (`vdpbf16ps`).
+    Bf16Pairs,
+    /// Tiles of bf16 (`tdpbf16ps`).
+    Amx,
+}
+
+impl Arithmetic {
+    /// Element of staged operands.
+    const fn element(self) -> Element {
+        match self {
+            Self::F32 => Element::F32,
+            Self::F64 => Element::F64,
+            Self::Bf16Pairs | Self::Amx => Element::BF16,
+        }
+    }
+
+    /// Lane of the sums.
+    const fn sum(self) -> Machine {
+        match self {
+            Self::F64 => Machine::F64,
+            _ => Machine::F32,
+        }
+    }
+}
+
+/// Extents of a product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extents {
+    pub(super) rows: u32,
+    pub(super) inner: u32,
+    pub(super) columns: u32,
+}
+
+/// A left-hand side in memory, its rows padded with zeros.
+pub(super) struct Staged<'a> {
+    pub(super) pointer: Ssa<'a>,
+    /// Bytes from one row to the next.
+    pub(super) row_bytes: i64,
+}
+
+impl<'p, 'a> Lowering<'p, 'a> {
+    fn extents(&self, lhs: Value, rhs: Value) -> Extents {
+        let (a, b) = (&self.program.type_of(lhs).shape, &self.program.type_of(rhs).shape);
+        Extents { rows: a[0], inner: a[1], columns: b[1] }
+    }
+
+    fn arithmetic(&self, lhs: Value, rhs: Value) -> Arithmetic {
+        let element = self.program.type_of(lhs).element;
+        let Extents { rows, columns, .. } = self.extents(lhs, rhs);
+        match element {
+            Element::F64 => Arithmetic::F64,
+            Element::BF16 if rows > STREAMED_ROWS => {
+                if self.has(Extension::AmxBf16) && rows.is_multiple_of(16) && columns.is_multiple_of(16) {
+                    Arithmetic::Amx
+                } else if self.has(Extension::Bf16) {
+                    Arithmetic::Bf16Pairs
+                } else {
+                    Arithmetic::F32
+                }
+            }
+            _ => Arithmetic::F32,
+        }
+    }
+
+    /// Loads AMX's tile shapes if the program will need them.
+    pub(super) fn prepare_machine(&self) {
+        if self.uses_amx(&self.program.body.instructions) {
+            self.configure_tiles();
+        }
+    }
+
+    /// Leaves the tile registers in their initial state, which costs nothing to save.
+    pub(super) fn release_machine(&self) {
+        if self.uses_amx(&self.program.body.instructions) {
+            self.emitter.intrinsic_effect("llvm.x86.tilerelease", &[]);
+        }
+    }
+
+    fn uses_amx(&self, instructions: &[Instruction]) -> bool {
+        instructions.iter().any(|instruction| match &instruction.operation {
+            Operation::Dot { lhs, rhs, .. } => self.arithmetic(*lhs, *rhs) == Arithmetic::Amx,
+            Operation::For { body, .. } => self.uses_amx(&body.instructions),
+            _ => false,
+        })
+    }
+
+    /// Packs right-hand sides that stay the same along x, for the dots of a row of programs.
+    pub(super) fn pack_ahead(&self, varying: &[&'p Instruction]) {
+        for instruction in varying {
+            let Operation::Dot { lhs, rhs, .. } = &instruction.operation else { continue };
+            let steady = !self.analysis.varies_along_x(*rhs) && self.is_pure_expression(*rhs);
+            if steady && self.extents(*lhs, *rhs).rows > STREAMED_ROWS && !self.packed.borrow().contains_key(rhs) {
+                let packed = self.pack(*rhs, self.arithmetic(*lhs, *rhs));
+                self.packed.borrow_mut().insert(*rhs, packed);
+            }
+        }
+    }
+
+    /// Whether evaluating a value reads nothing but read-only tensors and finished buffers.
+    fn is_pure_expression(&self, value: Value) -> bool {
+        if self.program.type_of(value).is_scalar() {
+            return self.scalars.borrow().contains_key(&value);
+        }
+        if self.buffers.borrow().contains_key(&value) {
+            return true;
+        }
+        match self.analysis.definition(value) {
+            None | Some(Operation::Reduce { .. } | Operation::Dot { .. } | Operation::For { .. }) => false,
+            Some(_) if self.analysis.is_materialized(value) => false,
+            Some(operation) => operation.operands().iter().all(|&operand| self.is_pure_expression(operand)),
+        }
+    }
+
+    /// Computes a product into a buffer.
+    pub(super) fn dot(&self, result: Value, lhs: Value, rhs: Value, accumulator: Value) {
+        let extents = self.extents(lhs, rhs);
+        let arithmetic = self.arithmetic(lhs, rhs);
+        let sums = self.allocate(result);
+        self.with_scratch(|| {
+            self.copy_tile(accumulator, &sums);
+            let rows = self.wanted(result, 0).unwrap_or_else(|| self.emitter.index(i64::from(extents.rows)));
+            let columns = self.wanted(result, 1);
+            let staged = self.stage(lhs, arithmetic, rows, extents);
+            if extents.rows <= STREAMED_ROWS {
+                if self.runs_along_inner(rhs) {
+                    self.stream_rows(rhs, &staged, &sums, columns, extents, arithmetic);
+                } else {
+                    self.stream_columns(rhs, &staged, &sums, columns, extents, arithmetic);
+                }
+                return;
+            }
+            let known = self.packed.borrow().get(&rhs).cloned();
+            let packed = known.unwrap_or_else(|| self.pack(rhs, arithmetic));
+            let columns = columns.unwrap_or_else(|| self.emitter.index(i64::from(extents.columns)));
+            if arithmetic == Arithmetic::Amx {
+                self.multiply_tiles(&packed, &staged, &sums, rows, columns, extents);
+            } else {
+                self.multiply_blocks(&packed, &staged, &sums, rows, columns, extents, arithmetic);
+            }
+        });
+        self.buffers.borrow_mut().insert(result, sums);
+    }
+
+    /// Whether the elements of a right-hand side are consecutive in memory along its first (inner) dimension.
+    fn runs_along_inner(&self, rhs: Value) -> bool {
+        self.unit_dimension(rhs) == Some(0)
+    }
+
+    /// The dimension of a rank-2 value along which its largest source is consecutive in memory.
+    fn unit_dimension(&self, value: Value) -> Option<usize> {
+        if let Some(buffer) = self.buffers.borrow().get(&value) {
+            return buffer.strides.iter().rposition(|&stride| stride == 1);
+        }
+        match self.analysis.definition(value)? {
+            Operation::Load { tensor, coordinates, .. } => {
+                let strides = &self.analysis.tensor(*tensor).strides;
+                let tile = coordinates.iter().zip(strides).filter(|(c, _)| !matches!(c, Coordinate::At(_)));
+                tile.into_iter()
+                    .position(|(c, &stride)| stride == Dimension::Constant(1) && matches!(c, Coordinate::Block { .. }))
+            }
+            Operation::Transpose(value) => self.unit_dimension(*value).map(|dimension| 1 - dimension),
+            // A row or column repeated is not what is large.
+            Operation::Broadcast { .. } | Operation::Constant(_) | Operation::Iota => None,
+            operation => operation.operands().iter().find_map(|&operand| {
+                if self.program.type_of(operand).shape.len() == 2 { self.unit_dimension(operand) } else { None }
+            }),
+        }
+    }
+
+    /// The left-hand side as rows of `arithmetic`'s element with zeros up to a multiple of 32 elements.
+    fn stage(&self, lhs: Value, arithmetic: Arithmetic, rows: Ssa<'a>, extents: Extents) -> Staged<'a> {
+        let e = self.emitter;
+        let element = arithmetic.element();
+        let width = element.bytes() as i64;
+        let mut row = extents.inner.next_multiple_of(32);
+        if (i64::from(row) * width) % 2048 == 0 {
+            row += 64 / width as u32;
+        }
+        // Room for kernels that always take whole blocks of rows.
+        let capacity = extents.rows.next_multiple_of(16);
+        let pointer = self.reserve(u64::from(row) * u64::from(capacity) * width as u64);
+        let buffer = Buffer {
+            pointer,
+            element,
+            shape: SmallVec::from_slice(&[capacity, row]),
+            strides: SmallVec::from_slice(&[row, 1]),
+        };
+        let lanes = self.lanes;
+        let padding_from = extents.inner / lanes * lanes;
+        if padding_from < row {
+            let zero = e.number(memory_machine_of(element), lanes, 0.0);
+            self.each(e.index(0), rows, e.index(1), &[], |m, _| {
+                for start in (padding_from..row.min(extents.inner.next_multiple_of(32))).step_by(lanes as usize) {
+                    let pointer = self.buffer_pointer(&buffer, &[m, e.index(i64::from(start))]);
+                    e.store(zero, pointer);
+                }
+                vec![]
+            });
+        }
+        let from = self.program.type_of(lhs).element;
+        self.visit_tile(lhs, rows, &|visit| {
+            let value = self.evaluate(lhs, visit.indices, visit.guard);
+            let mut value = if from == element { value } else { self.converter().cast(value, from, element) };
+            if let (Index::Lanes(first), Guard::Checked) = (visit.indices[1], visit.guard) {
+                let rest = e.resize_signed(e.subtract(e.index(i64::from(extents.inner)), first), Machine::I32);
+                let active = e.compare(super::emitter::Comparison::Less, e.iota(Machine::I32, lanes), rest);
+                value = e.select(active, e.splat(value, lanes), e.number(value.machine, lanes, 0.0));
+            }
+            self.write_buffer(&buffer, visit.indices, value);
+        });
+        Staged { pointer, row_bytes: i64::from(row) * width }
+    }
+}

@@ -1,0 +1,241 @@
+//! Few rows: the right-hand side is read once, in the order in which it lies in memory.
+
+use super::{
+    super::{
+        emitter::{Comparison, Machine, Ssa},
+        evaluate::{Guard, Index},
+        lower::{Buffer, Lowering},
+    },
+    Arithmetic, Extents, Staged,
+};
+use crate::tile::Value;
+
+impl<'a> Lowering<'_, 'a> {
+    /// A right-hand side element or vector in the numbers of the sums.
+    fn stream_element(&self, rhs: Value, indices: [Index<'a>; 2], guard: Guard, arithmetic: Arithmetic) -> Ssa<'a> {
+        let from = self.program.type_of(rhs).element;
+        let value = self.evaluate(rhs, &indices, guard);
+        let vector = indices.iter().any(|index| matches!(index, Index::Lanes(_)));
+        let value = self.emitter.splat(value, if vector { self.lanes } else { 1 });
+        self.converter().cast(value, from, arithmetic.element())
+    }
+
+    /// An element of the staged left-hand side.
+    fn staged_pointer(&self, staged: &Staged<'a>, row: u32, k: Ssa<'a>, sum: Machine) -> Ssa<'a> {
+        let e = self.emitter;
+        let column = e.offset(staged.pointer, e.multiply(k, e.index(i64::from(sum.bytes()))));
+        e.offset(column, e.index(i64::from(row) * staged.row_bytes))
+    }
+
+    /// Rows of the right-hand side are consecutive: several at a time are scaled and added to the sums, which stay in the nearest cache.
+    pub(super) fn stream_columns(
+        &self,
+        rhs: Value,
+        staged: &Staged<'a>,
+        sums: &Buffer<'a>,
+        columns: Option<Ssa<'a>>,
+        extents: Extents,
+        arithmetic: Arithmetic,
+    ) {
+        let e = self.emitter;
+        let bounds = self.bounds_of(rhs);
+        let lanes = i64::from(self.lanes);
+        let inner = i64::from(extents.inner);
+        // Streams side by side; the sums are read and written once for each group of rows.
+        let group = if extents.rows <= 2 { 8 } else { 4 };
+        let total = columns.unwrap_or_else(|| e.index(i64::from(extents.columns)));
+        let mut fast = e.and(total, e.index(-lanes));
+        if let Some(count) = bounds[1] {
+            fast = e.integer_minimum(fast, e.and(count, e.index(-lanes)));
+        }
+        if let Some(count) = bounds[0] {
+            fast = e.select(e.compare(Comparison::GreaterEqual, count, e.index(inner)), fast, e.index(0));
+        }
+        let sum = arithmetic.sum();
+        let rows_of = |k: Ssa<'a>, count: i64| {
+            let factors: Vec<Vec<Ssa<'a>>> = (0..count)
+                .map(|row| {
+                    let k = e.add(k, e.index(row));
+                    (0..extents.rows).map(|m| e.load(self.staged_pointer(staged, m, k, sum), sum, 1)).collect()
+                })
+                .collect();
+            let step = |index: Index<'a>, guard: Guard| {
+                let width = if matches!(index, Index::Lanes(_)) { self.lanes } else { 1 };
+                let columns: Vec<Ssa<'a>> = (0..count)
+                    .map(|row| {
+                        let k = e.add(k, e.index(row));
+                        self.stream_element(rhs, [Index::At(k), index], guard, arithmetic)
+                    })
+                    .collect();
+                if guard == Guard::Unchecked && count > 1 {
+                    for row in 0..count {
+                        self.prefetch(rhs, [Index::At(e.add(k, e.index(count + row))), index]);
+                    }
+                }
+                for m in 0..extents.rows {
+                    let pointer = self.buffer_pointer(sums, &[e.index(i64::from(m)), index.first()]);
+                    // Two chains of additions.
+                    let mut even = e.load(pointer, sum, width);
+                    let mut odd = None;
+                    for (row, &column) in columns.iter().enumerate() {
+                        let factor = e.splat(factors[row][m as usize], width);
+                        if row % 2 == 0 {
+                            even = e.multiply_add(factor, column, even);
+                        } else {
+                            odd = Some(match odd {
+                                None => e.multiply(factor, column),
+                                Some(odd) => e.multiply_add(factor, column, odd),
+                            });
+                        }
+                    }
+                    let value = odd.map_or(even, |odd| e.add(even, odd));
+                    e.store(value, pointer);
+                }
+            };
+            self.each(e.index(0), fast, e.index(lanes), &[], |n, _| {
+                step(Index::Lanes(n), Guard::Unchecked);
+                vec![]
+            });
+            let simple =
+                columns.is_none() && bounds.iter().all(Option::is_none) && i64::from(extents.columns) % lanes == 0;
+            if !simple {
+                let width = if self.has_masks() { lanes } else { 1 };
+                self.each(fast, total, e.index(width), &[], |n, _| {
+                    step(if width == 1 { Index::At(n) } else { Index::Lanes(n) }, Guard::Checked);
+                    vec![]
+                });
+            }
+        };
+        let whole = inner / group * group;
+        self.each(e.index(0), e.index(whole), e.index(group), &[], |k, _| {
+            rows_of(k, group);
+            vec![]
+        });
+        if whole < inner {
+            self.each(e.index(whole), e.index(inner), e.index(1), &[], |k, _| {
+                rows_of(k, 1);
+                vec![]
+            });
+        }
+    }
+
+    /// Columns of the right-hand side are consecutive: several at a time are multiplied with the rows and summed up.
+    pub(super) fn stream_rows(
+        &self,
+        rhs: Value,
+        staged: &Staged<'a>,
+        sums: &Buffer<'a>,
+        columns: Option<Ssa<'a>>,
+        extents: Extents,
+        arithmetic: Arithmetic,
+    ) {
+        let e = self.emitter;
+        let bounds = self.bounds_of(rhs);
+        let total = columns.unwrap_or_else(|| e.index(i64::from(extents.columns)));
+        let mut fast = total;
+        if let Some(count) = bounds[1] {
+            fast = e.integer_minimum(fast, count);
+        }
+        if let Some(count) = bounds[0] {
+            let all = e.compare(Comparison::GreaterEqual, count, e.index(i64::from(extents.inner)));
+            fast = e.select(all, fast, e.index(0));
+        }
+        let group: i64 = if extents.rows <= 4 { 4 } else { 2 };
+        let fast_end = e.subtract(fast, e.index(group - 1));
+        let done = self.each(e.index(0), fast_end, e.index(group), &[e.index(0)], |n, _| {
+            self.products(rhs, n, group, Guard::Unchecked, staged, sums, extents, arithmetic);
+            vec![e.add(n, e.index(group))]
+        });
+        self.each(done[0], total, e.index(1), &[], |n, _| {
+            self.products(rhs, n, 1, Guard::Checked, staged, sums, extents, arithmetic);
+            vec![]
+        });
+    }
+
+    /// Sums of products of all rows with `count` columns from `n`.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has them all")]
+    fn products(
+        &self,
+        rhs: Value,
+        n: Ssa<'a>,
+        count: i64,
+        guard: Guard,
+        staged: &Staged<'a>,
+        sums: &Buffer<'a>,
+        extents: Extents,
+        arithmetic: Arithmetic,
+    ) {
+        let e = self.emitter;
+        let sum = arithmetic.sum();
+        let lanes = i64::from(self.lanes);
+        let whole = i64::from(extents.inner) / lanes * lanes;
+        let zero = e.float(sum, self.lanes, 0.0);
+        let step = |k: Ssa<'a>, guard: Guard, active: Option<Ssa<'a>>, carried: &[Ssa<'a>]| {
+            let left: Vec<Ssa<'a>> =
+                (0..extents.rows).map(|m| e.load(self.staged_pointer(staged, m, k, sum), sum, self.lanes)).collect();
+            let mut next = Vec::new();
+            for column in 0..count {
+                let n = e.add(n, e.index(column));
+                let mut right = self.stream_element(rhs, [Index::Lanes(k), Index::At(n)], guard, arithmetic);
+                if let Some(active) = active {
+                    right = e.select(active, right, zero);
+                }
+                for &left in &left {
+                    next.push(e.multiply_add(left, right, carried[next.len()]));
+                }
+            }
+            next
+        };
+        let mut totals = vec![zero; (count * i64::from(extents.rows)) as usize];
+        if whole > 0 {
+            totals = self
+                .each(e.index(0), e.index(whole), e.index(lanes), &totals, |k, carried| step(k, guard, None, carried));
+        }
+        if whole < i64::from(extents.inner) {
+            let k = e.index(whole);
+            totals = self.memo.scope(|| {
+                if self.has_masks() {
+                    let rest = e.integer(Machine::I32, 1, i64::from(extents.inner) - whole);
+                    let active = e.compare(Comparison::Less, e.iota(Machine::I32, self.lanes), rest);
+                    return step(k, Guard::Checked, Some(active), &totals);
+                }
+                // One element at a time, into the first lane.
+                self.each(k, e.index(i64::from(extents.inner)), e.index(1), &totals, |k, carried| {
+                    let mut next = Vec::new();
+                    for column in 0..count {
+                        let n = e.add(n, e.index(column));
+                        let right = self.stream_element(rhs, [Index::At(k), Index::At(n)], Guard::Checked, arithmetic);
+                        for m in 0..extents.rows {
+                            let left = e.load(self.staged_pointer(staged, m, k, sum), sum, 1);
+                            let known = carried[next.len()];
+                            let first = e.multiply_add(left, right, e.extract(known, 0));
+                            next.push(e.insert(known, 0, first));
+                        }
+                    }
+                    next
+                })
+            });
+        }
+        for column in 0..count {
+            for m in 0..extents.rows {
+                let total = self.add_lanes(totals[(column * i64::from(extents.rows)) as usize + m as usize]);
+                let n = e.add(n, e.index(column));
+                let pointer = self.buffer_pointer(sums, &[e.index(i64::from(m)), n]);
+                e.store(e.add(e.load(pointer, sum, 1), total), pointer);
+            }
+        }
+    }
+
+    /// Sum of the lanes of a vector.
+    fn add_lanes(&self, vector: Ssa<'a>) -> Ssa<'a> {
+        let e = self.emitter;
+        let mut value = vector;
+        while value.lanes > 2 {
+            let half = (value.lanes / 2) as i32;
+            let low: Vec<i32> = (0..half).collect();
+            let high: Vec<i32> = (half..2 * half).collect();
+            value = e.add(e.shuffle(value, value, &low), e.shuffle(value, value, &high));
+        }
+        e.add(e.extract(value, 0), e.extract(value, 1))
+    }
+}
