@@ -1,8 +1,10 @@
 //! Random valid programs, for property tests.
 
+use super::interpret::{ArgumentData, TensorData};
+use super::parts::noise;
 use super::{
-    Access, ArgumentIndex, BinaryOperation, Builder, Coordinate, Dimension, Element, GridExtent, Literal, Predicate,
-    Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,
+    Access, Argument, ArgumentIndex, BinaryOperation, Builder, Coordinate, Dimension, Element, GridExtent, Literal,
+    Predicate, Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,
 };
 
 /// Arguments of every program made here: `n`, a float, and the tensors [`ROWS`], then outputs of the program's own.
@@ -13,10 +15,19 @@ pub(crate) const ROWS: [(&str, Element, u64); 4] = [
     ("bytes", Element::U8, 4),
 ];
 
+/// Which operations a program may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operations {
+    /// All.
+    Any,
+    /// Those with one right answer to the last bit: no elementary functions, no sums of floats, no bits of NaN.
+    Exact,
+}
+
 /// A program that its choices decide; all zeros, as after the last one, makes a short one.
 ///
 /// It keeps every rule that the interpreter checks, with any number of rows in its inputs. Outputs are [n, 2, …].
-pub(crate) fn program(choices: &[u16]) -> Program {
+pub(crate) fn program(choices: &[u16], operations: Operations) -> Program {
     let mut b = Builder::new("random");
     b.summary("A random program.").summary("").summary("  With a summary.");
     b.schedule(Schedule { warps: 2, stages: 3 });
@@ -28,7 +39,7 @@ pub(crate) fn program(choices: &[u16]) -> Program {
     let programs = [b.program_id(0), b.program_id(1)];
     let scale = b.argument_value(scale);
     let mut generator =
-        Generator { b, choices: choices.iter(), tensors, row: programs[0], pool: vec![scale], depth: 0 };
+        Generator { b, operations, choices: choices.iter(), tensors, row: programs[0], pool: vec![scale], depth: 0 };
     generator.instructions(40);
     let Generator { mut b, pool, .. } = generator;
     for (number, value) in pool.into_iter().rev().take(3).enumerate() {
@@ -52,8 +63,32 @@ pub(crate) fn program(choices: &[u16]) -> Program {
     b.finish()
 }
 
+/// Arguments for `n` rows: numbers in the inputs, nothing in the outputs.
+pub(crate) fn arguments(program: &Program, n: usize, seed: u64) -> Vec<ArgumentData> {
+    let argument = |(position, argument): (usize, &Argument)| match argument {
+        Argument::Integer { .. } => ArgumentData::Integer(n as i64),
+        Argument::Float { .. } => ArgumentData::Float(0.75),
+        Argument::Tensor(tensor) => {
+            let extents = tensor.extents.iter().map(|extent| match extent {
+                Dimension::Constant(extent) => *extent as usize,
+                Dimension::Argument(_) => n,
+            });
+            let count = extents.product();
+            ArgumentData::Tensor(match ROWS.iter().any(|(name, ..)| *name == tensor.name) {
+                false => TensorData::unwritten(tensor.element, count),
+                true => {
+                    let numbers: Vec<f64> = noise(count, seed + position as u64).iter().map(|x| x * 100.0).collect();
+                    TensorData::from_floats(tensor.element, &numbers)
+                }
+            })
+        }
+    };
+    program.arguments.iter().enumerate().map(argument).collect()
+}
+
 struct Generator<'a> {
     b: Builder,
+    operations: Operations,
     choices: std::slice::Iter<'a, u16>,
     tensors: [ArgumentIndex; 4],
     row: Value,
@@ -125,7 +160,8 @@ impl Generator<'_> {
                 self.b.cast(value, element)
             }
             7 => {
-                let value = self.value(|_| true)?;
+                let exact = self.operations == Operations::Exact;
+                let value = self.value(|tile| !(exact && tile.element.is_float()))?;
                 let bytes = self.b.type_of(value).element.bytes();
                 let elements: Vec<Element> =
                     Element::ALL.iter().copied().filter(|element| element.bytes() == bytes).collect();
@@ -145,13 +181,17 @@ impl Generator<'_> {
                 self.b.transpose(value)
             }
             10 => {
-                let value = self.value(|tile| !tile.is_scalar() && tile.element != Element::Bool)?;
+                let reduction = self.pick(Reduction::ALL);
+                let exact = self.operations == Operations::Exact && reduction == Reduction::Sum;
+                let value = self.value(|tile| {
+                    !tile.is_scalar() && tile.element != Element::Bool && !(exact && tile.element.is_float())
+                })?;
                 let rank = self.b.type_of(value).shape.len();
-                let (axis, reduction) = (self.choose(rank) as u8, self.pick(Reduction::ALL));
+                let axis = self.choose(rank) as u8;
                 self.b.reduce(reduction, value, axis)
             }
-            11 => self.dot()?,
-            12 => self.load(),
+            11 if self.operations == Operations::Any => self.dot()?,
+            11 | 12 => self.load(),
             _ => return self.for_loop(),
         };
         Some(vec![value])
@@ -168,10 +208,14 @@ impl Generator<'_> {
     }
 
     fn unary(&mut self) -> Option<Value> {
-        let operation = self.pick(UnaryOperation::ALL);
+        use UnaryOperation as U;
+        let operation = match self.operations {
+            Operations::Any => self.pick(U::ALL),
+            Operations::Exact => self.pick(&[U::Negate, U::Absolute, U::Sqrt, U::Floor, U::Not]),
+        };
         let value = self.value(|tile| match operation {
-            UnaryOperation::Not => tile.element == Element::Bool,
-            UnaryOperation::Negate | UnaryOperation::Absolute => tile.element != Element::Bool,
+            U::Not => tile.element == Element::Bool,
+            U::Negate | U::Absolute => tile.element != Element::Bool,
             _ => tile.element.is_float(),
         })?;
         Some(self.b.unary(operation, value))
@@ -179,9 +223,9 @@ impl Generator<'_> {
 
     fn binary(&mut self) -> Option<Value> {
         use BinaryOperation as B;
-        let operation = self.pick(B::ALL);
+        let (operation, exact) = (self.pick(B::ALL), self.operations == Operations::Exact);
         let a = self.value(|tile| match operation {
-            B::Power => tile.element.is_float(),
+            B::Power => tile.element.is_float() && !exact,
             B::And | B::Or | B::Xor => !tile.element.is_float(),
             B::ShiftLeft | B::ShiftRightLogical => !tile.element.is_float() && tile.element != Element::Bool,
             B::MultiplyHighUnsigned => tile.element == Element::I32,

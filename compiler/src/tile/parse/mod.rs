@@ -1,5 +1,32 @@
 //! Reads the text form of tile programs, the inverse of their `Display`.
 //!
+//! ```text
+//! // Sums of the rows of a matrix.
+//! kernel @row_sums(
+//!   @rows: integer divisor 1,
+//!   @x: tensor bf16[@rows, 64] strides [64, 1] read align 16,
+//!   @y: tensor f32[@rows] strides [1] write align 16,
+//! ) grid [@rows / 4, 1 / 1, 1 / 1] warps 4 stages 1 {
+//!   %program = program_id 0 : i32
+//!   %four = constant 4 : i32
+//!   %row = multiply %program, %four : i32
+//!   %zero = constant 0 : i32
+//!   %end = constant 64 : i32
+//!   %none = constant 0 : 4xf32
+//!   %sums = for %column in %zero..%end step 16 with (%sum = %none : 4xf32) {
+//!     %block = load @x[%row:4, %column:16] : 4x16xbf16
+//!     %wide = cast %block : 4x16xf32
+//!     %part = reduce sum %wide axis 1 : 4xf32
+//!     %next = add %sum, %part : 4xf32
+//!     yield %next
+//!   }
+//!   store @y[%row:4], %sums
+//! }
+//! ```
+//!
+//! The grid is `what is cut into blocks / elements of a block` for each axis. A coordinate of an access is `%index`, `%start:length` or
+//! `gather %indices`; after the coordinates of a load may stand `mask %bool` and `other NUMBER`, after a store `mask %bool`.
+//!
 //! A text holds any number of kernels. Comments are dropped, but those right above a kernel are its summary. Values may have any name of
 //! letters, digits and underscores; where it is a number it is kept.
 

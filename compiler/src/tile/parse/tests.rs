@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tile::arbitrary::{self, ROWS};
+use crate::tile::arbitrary::{self, Operations};
 use crate::tile::interpret::{ArgumentData, TensorData, interpret};
 use crate::tile::parts::noise;
 
@@ -45,6 +45,22 @@ fn a_kernel_reads_as_it_prints() {
     assert_eq!(programs.len(), 1);
     assert_eq!(programs[0].to_string(), ADD_ROW);
     assert_eq!(programs[0].summary, ["Adds a row to each row of a matrix.", "", "  output = x + row"]);
+}
+
+#[test]
+fn the_example_of_the_documentation_is_right() {
+    let documentation = include_str!("mod.rs").lines().map_while(|line| line.strip_prefix("//!"));
+    let example = documentation.map(str::trim_start).skip_while(|line| *line != "```text").skip(1);
+    let text: Vec<&str> = example.take_while(|line| *line != "```").collect();
+    let programs = parse(&text.join("\n")).unwrap();
+    let x: Vec<f64> = (0..6 * 64).map(|position| f64::from(position / 64)).collect();
+    let mut arguments = [
+        ArgumentData::Integer(6),
+        ArgumentData::Tensor(TensorData::from_floats(Element::BF16, &x)),
+        ArgumentData::Tensor(TensorData::unwritten(Element::F32, 6)),
+    ];
+    interpret(&programs[0], &mut arguments).unwrap();
+    assert_eq!(arguments[2].tensor().unwrap().floats(), [0.0, 64.0, 128.0, 192.0, 256.0, 320.0]);
 }
 
 #[test]
@@ -142,7 +158,7 @@ fn random_programs_have_every_operation() {
     let mut texts = String::new();
     for seed in 1..300 {
         let choices: Vec<u16> = noise(200, seed).into_iter().map(|value| (value * 32768.0) as i32 as u16).collect();
-        texts += &arbitrary::program(&choices).to_string();
+        texts += &arbitrary::program(&choices, Operations::Any).to_string();
     }
     let elementwise = UnaryOperation::ALL.iter().map(|operation| operation.name());
     let elementwise = elementwise.chain(BinaryOperation::ALL.iter().map(|operation| operation.name()));
@@ -154,26 +170,14 @@ fn random_programs_have_every_operation() {
 proptest! {
     #[test]
     fn random_programs_are_valid_read_as_they_print_and_run(choices in prop::collection::vec(any::<u16>(), 0..200), n in 0usize..9) {
-        let program = arbitrary::program(&choices);
+        let program = arbitrary::program(&choices, Operations::Any);
         prop_assert_eq!(crate::tile::verify(&program), Ok(()));
         let printed = program.to_string();
         let parsed = parse(&printed);
         prop_assert_eq!(parsed.as_deref(), Ok(std::slice::from_ref(&program)), "{}", printed);
         prop_assert_eq!(&parsed.unwrap()[0].to_string(), &printed);
 
-        let mut arguments = vec![ArgumentData::Integer(n as i64), ArgumentData::Float(0.5)];
-        let extent = |extent: &Dimension| if let Dimension::Constant(extent) = extent { *extent as usize } else { n };
-        for argument in &program.arguments[2..] {
-            if let Argument::Tensor(tensor) = argument {
-                let is_input = ROWS.iter().any(|(name, ..)| *name == tensor.name);
-                let count: usize = tensor.extents.iter().map(extent).product();
-                let values: Vec<i64> = (0..count as i64).collect();
-                arguments.push(ArgumentData::Tensor(match is_input {
-                    true => TensorData::from_integers(tensor.element, &values),
-                    false => TensorData::unwritten(tensor.element, values.len()),
-                }));
-            }
-        }
+        let mut arguments = arbitrary::arguments(&program, n, 1);
         prop_assert_eq!(interpret(&program, &mut arguments), Ok(()), "{}", printed);
     }
 
@@ -182,7 +186,7 @@ proptest! {
         choices in prop::collection::vec(any::<u16>(), 0..60),
         edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..6, "[ -~\n%@{}é]{0,4}"), 1..6),
     ) {
-        let mut text = arbitrary::program(&choices).to_string();
+        let mut text = arbitrary::program(&choices, Operations::Any).to_string();
         for (at, removed, inserted) in edits {
             let positions: Vec<usize> = text.char_indices().map(|(position, _)| position).collect();
             if positions.is_empty() {

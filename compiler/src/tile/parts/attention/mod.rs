@@ -20,6 +20,9 @@ const LEAST: f64 = -1e30;
 /// The score of a key that a query does not see.
 const MASKED: f64 = f32::MIN as f64;
 
+/// A window that hides nothing, and that positions may be shifted by without leaving I32.
+const LARGEST_WINDOW: u32 = 1 << 30;
+
 /// Shapes and constants of an attention loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionTile {
@@ -332,7 +335,7 @@ impl VisibleKeys {
         let (one, zero) = (b.index(1), b.index(0));
         let mut visible = Self { first: None, last, from: zero, to: b.add(furthest, one) };
         if let Some(window) = tile.window {
-            let before = b.constant(Literal::Integer(i64::from(window) - 1), &shape, Element::I32);
+            let before = b.constant(Literal::Integer(i64::from(window.min(LARGEST_WINDOW)) - 1), &shape, Element::I32);
             let first = b.subtract(own, before);
             let zeros = b.fill(zero, &shape);
             let first = b.maximum(first, zeros);

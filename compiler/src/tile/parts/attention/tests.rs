@@ -294,7 +294,7 @@ fn heads_may_be_padded_and_blocks_larger_than_pages_or_smaller() {
 
 #[test]
 fn a_window_hides_what_is_far() {
-    for window in [1, 5, 40] {
+    for window in [1, 5, 40, u32::MAX] {
         let tile = AttentionTile { window: Some(window), ..CASE.tile };
         check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
         check(&Case { tile, splits: 3, ..CASE }, &RAGGED, 1e-6);
