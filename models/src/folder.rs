@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{ModelError, Result};
 use crate::gpt::GptConfig;
 use crate::gpt2::Gpt2Config;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{GPT2_VOCABULARY, Tokenizer};
 
 /// The `model_type` of [`Gpt2Config`] folders.
 pub const GPT2_MODEL_TYPE: &str = "gpt2";
@@ -149,12 +149,22 @@ impl ModelFolder {
 
 fn parse_config(text: &[u8], path: &Path) -> Result<(ModelConfig, TextBounds)> {
     let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(ModelError::json(path))?;
-    let bounds: TextBounds = serde_json::from_slice(text).map_err(ModelError::json(path))?;
+    let mut bounds: TextBounds = serde_json::from_slice(text).map_err(ModelError::json(path))?;
     let model_type = fields.get("model_type").cloned().unwrap_or(Value::Null);
     let config = match model_type.as_str() {
         Some(GPT2_MODEL_TYPE) => {
             let config: Gpt2Config = serde_json::from_slice(text).map_err(ModelError::json(path))?;
             config.validate()?;
+            // As Hugging Face's GPT2Config has it: what is not written is GPT-2's own, what is null is none.
+            if config.vocab_size == GPT2_VOCABULARY {
+                let end_of_text = (GPT2_VOCABULARY - 1) as u32;
+                if !fields.contains_key("eos_token_id") {
+                    bounds.eos_token_id = Some(TokenIds::One(end_of_text));
+                }
+                if !fields.contains_key("bos_token_id") {
+                    bounds.bos_token_id = Some(end_of_text);
+                }
+            }
             ModelConfig::Gpt2(config)
         }
         Some(GPT_MODEL_TYPE) => {

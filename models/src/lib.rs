@@ -2,6 +2,26 @@
 //!
 //! **Architecture invariant:** this crate only builds graphs and drives the runtime. It knows no target and no kernel, and
 //! never depends on the compiler: what it builds is a [`tessera_ir`] module, and what it runs is a loaded artifact.
+//!
+//! A [`Model`] is a folder's configuration, its weights, and the module that fits both. [`generation::generate`] runs one on an
+//! [`Engine`](generation::Engine): compiled and loaded on a device ([`engine`]), or by the graph IR's reference evaluation:
+//!
+//! ```
+//! use tessera_models::Model;
+//! use tessera_models::generation::{Limits, Request, Sampling, generate};
+//! use tessera_models::reference::ReferenceEngine;
+//!
+//! let model = Model::open("../tests/fixtures/gpt2-kjv".as_ref())?;
+//! let tokenizer = model.folder.tokenizer()?;
+//! let sampling = Sampling { max_new_tokens: 4, ..Sampling::default() };
+//! let request = Request { prompt: tokenizer.encode("And God said")?, sampling };
+//!
+//! let mut engine = ReferenceEngine::new(&model, 1)?;
+//! let (continuations, timings) = generate(&mut engine, &[request], Limits::default(), &mut |_, _| ())?;
+//! assert_eq!(tokenizer.decode(&continuations[0].ids)?, ", I will I");
+//! assert_eq!(timings.prompt_tokens, 3);
+//! # Ok::<(), tessera_models::ModelError>(())
+//! ```
 
 #![deny(missing_docs)]
 

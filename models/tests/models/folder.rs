@@ -46,6 +46,9 @@ fn generation_config_decides_the_end_of_text() {
     assert_eq!(ModelFolder::open(folder.path()).unwrap().end_of_text, [5]);
     fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [7, 8]}"#).unwrap();
     assert_eq!(ModelFolder::open(folder.path()).unwrap().end_of_text, [7, 8]);
+    assert_eq!(ModelFolder::open(folder_with(r#"{"model_type": "gpt2"}"#).path()).unwrap().end_of_text, [50256]);
+    let silent = folder_with(r#"{"model_type": "gpt2", "eos_token_id": null}"#);
+    assert!(ModelFolder::open(silent.path()).unwrap().end_of_text.is_empty());
     fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [50257]}"#).unwrap();
     assert!(error_of(folder.path()).contains("special token 50257 is outside the vocabulary of 50257"));
 }

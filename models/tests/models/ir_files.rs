@@ -25,6 +25,7 @@ fn small_gpt() -> GptConfig {
 }
 
 fn check(name: &str, module: &Module) {
+    tessera_ir::verify(module).unwrap();
     let text = module.to_string();
     let parsed: Module = text.parse().unwrap();
     assert!(parsed == *module, "{name}: what is printed parses to the same module");

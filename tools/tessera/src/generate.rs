@@ -58,20 +58,19 @@ pub fn run(arguments: &Generate, progress: &Progress) -> Result<()> {
     bar.finish_and_clear();
     written?;
 
-    if arguments.timings {
-        eprintln!("{}", summary(&session, &timings));
-    }
     if arguments.json {
         let report = report(arguments, &session, &tokenizer, &requests, &continuations, &timings)?;
-        return output::write(format!("{report:#}\n").as_bytes());
+        output::write(format!("{report:#}\n").as_bytes())?;
+    } else if streaming {
+        output::write(format!("{}\n", text.finish().into_diagnostic()?).as_bytes())?;
+    } else {
+        for continuation in &continuations {
+            let text = tokenizer.decode(&continuation.ids).into_diagnostic()?;
+            output::write(format!("{text}\n").as_bytes())?;
+        }
     }
-    if streaming {
-        let rest = text.finish().into_diagnostic()?;
-        return output::write(format!("{rest}\n").as_bytes());
-    }
-    for continuation in &continuations {
-        let text = tokenizer.decode(&continuation.ids).into_diagnostic()?;
-        output::write(format!("{text}\n").as_bytes())?;
+    if arguments.timings {
+        eprintln!("{}", summary(&session, &timings));
     }
     Ok(())
 }

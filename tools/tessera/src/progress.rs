@@ -1,5 +1,6 @@
 //! Progress of things that take over a second, on standard error.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,14 +16,27 @@ impl Progress {
         Self { shown }
     }
 
-    /// Runs `work` under a spinner that says what it does. It appears only if the work takes long, and disappears with it.
+    /// Runs `work` under a spinner that says what it does. It appears if the work takes over a second, and disappears with it.
     pub fn during<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
-        let spinner = if self.shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        spinner.set_message(what.to_owned());
-        spinner.enable_steady_tick(Duration::from_millis(120));
-        let result = work();
-        spinner.finish_and_clear();
-        result
+        if !self.shown {
+            return work();
+        }
+        let spinner = ProgressBar::hidden().with_message(what.to_owned());
+        let (working, done) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if done.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+                    spinner.set_draw_target(ProgressDrawTarget::stderr());
+                    spinner.enable_steady_tick(Duration::from_millis(120));
+                }
+                // Until the work is done: only then may the spinner be cleared.
+                let _ = done.recv();
+                spinner.finish_and_clear();
+            });
+            let result = work();
+            drop(working);
+            result
+        })
     }
 
     /// A bar that counts new tokens.
