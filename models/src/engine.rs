@@ -10,6 +10,7 @@ use tessera_runtime::{Artifact, Weights};
 use crate::error::{ModelError, Result};
 use crate::folder::ModelConfig;
 use crate::generation::{Engine, SampleRows, Step};
+use crate::network::{SAMPLE, STEP};
 
 /// A model's two functions, loaded on a device with their weights. [`LoadedModel::engine`] runs them.
 #[derive(Debug, Clone)]
@@ -22,26 +23,25 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Loads the artifacts of `@step` and `@sample` and binds the weights.
+    /// Loads an artifact that holds both functions, and binds the weights.
     pub fn load(
         config: &ModelConfig,
-        step: &Artifact,
-        sample: &Artifact,
+        artifact: &Artifact,
         weights: &Weights,
         device: &Arc<dyn Device>,
     ) -> Result<Self> {
+        let step = Executable::load_function(artifact, STEP, weights, device)?;
         let Some(cache) = step.plan().caches.first() else {
-            return Err(ModelError::Request(
-                "the artifact's function takes no KV cache; it is not a serving step".to_owned(),
-            ));
+            return Err(ModelError::Request(format!(
+                "the artifact's @{STEP} takes no KV cache; it is not a serving step"
+            )));
         };
-        let page_size = cache.page_size as usize;
         Ok(Self {
-            step: Executable::load(step, weights, device)?,
-            sample: Executable::load(sample, &Weights::in_memory(), device)?,
             vocabulary: config.vocabulary() as usize,
             context: config.context() as usize,
-            page_size,
+            page_size: cache.page_size as usize,
+            sample: Executable::load_function(artifact, SAMPLE, weights, device)?,
+            step,
         })
     }
 
