@@ -3,5 +3,7 @@
 //! **Architecture invariant.** This is the only crate that links LLVM and MLIR. Data flows one way:
 //! graph IR → schedule → tile programs → target code → artifact; no stage looks back at an earlier one.
 
+pub mod comparison;
+pub mod graph;
 pub mod target;
 pub mod tile;
