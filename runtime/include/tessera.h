@@ -18,7 +18,7 @@
  * Threads: a model may be used by many threads at once. A session, a cache and a page allocator are used by one thread at a
  * time. Whatever was made from a model stays valid when the model is closed.
  *
- * Link with -ltessera. See runtime/examples/generate.c for a whole program.
+ * `cargo build --release -p tessera-capi` makes target/release/libtessera.so and libtessera.a; link with -ltessera. See runtime/examples/generate.c for a whole program.
  */
 #ifndef TESSERA_H
 #define TESSERA_H

@@ -74,38 +74,28 @@ impl Drop for CudaMemory {
     }
 }
 
-/// Copies `bytes` to the start of `memory`, in stream order.
+/// Copies `bytes` to the start of `memory`, which has room for them, in stream order.
 pub(super) fn upload(stream: &CudaStream, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), CudaError> {
     let failed = |error| CudaError::call(format!("copying {} bytes to the GPU", bytes.len()), error);
     if bytes.is_empty() {
         return Ok(());
     }
-    check_size(bytes.len(), memory)?;
     stream.context().bind_to_thread().map_err(failed)?;
-    // SAFETY: the destination is live and large enough. The driver has copied pageable memory when it returns ("API
+    // SAFETY: the destination is live and, as the caller has checked, large enough. The driver has copied pageable memory when it returns ("API
     // synchronization behavior" in its manual); page-locked memory it reads on, until the stream is waited for, which
     // loading a model and running it both end with.
     unsafe { result::memcpy_htod_async(memory.address(), bytes, stream.cu_stream()) }.map_err(failed)
 }
 
-/// Copies from the start of `memory`, after all launches made so far.
+/// Copies from the start of `memory`, which has as many bytes, after all launches made so far.
 pub(super) fn download(stream: &CudaStream, memory: &dyn Memory, bytes: &mut [u8]) -> Result<(), CudaError> {
     let failed = |error| CudaError::call(format!("copying {} bytes from the GPU", bytes.len()), error);
     if bytes.is_empty() {
         return Ok(());
     }
-    check_size(bytes.len(), memory)?;
     stream.context().bind_to_thread().map_err(failed)?;
-    // SAFETY: the source is live and large enough, and the destination is not read before the wait.
+    // SAFETY: the source is live and, as the caller has checked, large enough, and the destination is not read before the wait.
     unsafe { result::memcpy_dtoh_async(bytes, memory.address(), stream.cu_stream()) }
         .and_then(|()| stream.synchronize())
         .map_err(|error| CudaError::call("copying from the GPU", error))
-}
-
-fn check_size(bytes: usize, memory: &dyn Memory) -> Result<(), CudaError> {
-    if bytes as u64 <= memory.bytes() {
-        return Ok(());
-    }
-    let error = format!("the buffer has {} bytes", memory.bytes());
-    Err(CudaError::Call { call: format!("copying {bytes} bytes"), error })
 }

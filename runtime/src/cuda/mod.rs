@@ -16,7 +16,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 pub use driver::{CudaError, LIBRARY_VARIABLE, SELECT_CHIP_SYMBOL};
 
 use crate::artifact::{Artifact, Target, TargetError};
-use crate::device::{Device, DeviceError, Memory, Module};
+use crate::device::{Device, DeviceError, Memory, Module, check_copy};
 use crate::plan::Plan;
 use crate::weights::WeightBytes;
 use driver::Wanted;
@@ -135,11 +135,13 @@ impl Device for Cuda {
     }
 
     fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError> {
+        check_copy(bytes.len(), memory)?;
         let _stream = self.lock_stream()?;
         Ok(memory::upload(&self.stream, bytes, memory)?)
     }
 
     fn download(&self, memory: &dyn Memory, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        check_copy(bytes.len(), memory)?;
         let _stream = self.lock_stream()?;
         Ok(memory::download(&self.stream, memory, bytes)?)
     }

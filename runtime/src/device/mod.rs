@@ -123,6 +123,14 @@ pub enum DeviceError {
     /// CUDA failed.
     #[error(transparent)]
     Cuda(#[from] CudaError),
+    /// A copy is larger than the buffer it goes to or comes from.
+    #[error("a copy of {bytes} bytes, where the buffer has {buffer}")]
+    Copy {
+        /// Bytes to be copied.
+        bytes: usize,
+        /// The buffer's size.
+        buffer: u64,
+    },
     /// An integer argument does not fit the kernel's parameter.
     #[error("kernel `{kernel}`: the integer argument {value} does not fit 32 bits, which is what PTX kernels take")]
     IntegerRange {
@@ -141,6 +149,12 @@ pub enum DeviceError {
         /// The grid.
         grid: [u32; 3],
     },
+}
+
+/// Checks that a copy of `bytes` bytes stays within a buffer.
+pub(crate) fn check_copy(bytes: usize, memory: &dyn Memory) -> Result<(), DeviceError> {
+    let buffer = memory.bytes();
+    if bytes as u64 <= buffer { Ok(()) } else { Err(DeviceError::Copy { bytes, buffer }) }
 }
 
 /// Opens a device by name: `host`, `cuda:0`, `emulated` or `emulated:sm_90a`.

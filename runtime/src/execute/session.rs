@@ -24,7 +24,7 @@ pub struct Session {
     clock: u64,
     /// The binding of the last run, while its outputs are there.
     last: Option<usize>,
-    /// Copies of inputs on a device that does not read host memory.
+    /// Copies of inputs that the device cannot read where they are.
     inputs: Vec<Option<Box<dyn Memory>>>,
     outputs: Vec<Option<Box<dyn Memory>>>,
     /// Outputs of such a device, copied back.
@@ -139,12 +139,11 @@ impl Session {
         };
         self.clock += 1;
         self.bindings[binding].used = self.clock;
-        let (device, staged) = (&loaded.device, !loaded.device.reads_host_memory());
-        if staged {
-            for (view, memory) in views.iter().zip(&mut self.inputs) {
-                let memory = at_least(memory, view.bytes().len() as u64, device)?;
-                device.upload(view.bytes(), memory.as_mut())?;
-            }
+        let device = &loaded.device;
+        let in_place = |view: &TensorView<'_>| device.reads_host_memory() && view.is_aligned();
+        for (view, memory) in views.iter().zip(&mut self.inputs).filter(|(view, _)| !in_place(view)) {
+            let memory = at_least(memory, view.bytes().len() as u64, device)?;
+            device.upload(view.bytes(), memory.as_mut())?;
         }
         for (bytes, memory) in self.bindings[binding].output_bytes.iter().zip(&mut self.outputs) {
             at_least(memory, *bytes, device)?;
@@ -152,8 +151,8 @@ impl Session {
         let (inputs, outputs) = (&self.inputs, &self.outputs);
         let address = |memory: &Option<Box<dyn Memory>>| memory.as_ref().map_or(0, |memory| memory.address());
         self.bindings[binding].patch(|reference| match reference {
-            BufferReference::Input(index) if staged => address(&inputs[index]),
-            BufferReference::Input(index) => views[index].bytes().as_ptr() as u64,
+            BufferReference::Input(index) if in_place(views[index]) => views[index].bytes().as_ptr() as u64,
+            BufferReference::Input(index) => address(&inputs[index]),
             BufferReference::Output(index) => address(&outputs[index]),
             BufferReference::Cache(index) => caches[index].address(),
             // These never change, and are never patched.

@@ -73,6 +73,12 @@ impl<'a> TensorView<'a> {
         self.bytes
     }
 
+    /// Whether the contents start at a multiple of the element's size, as kernels expect.
+    pub(super) fn is_aligned(&self) -> bool {
+        let (count, bytes) = self.element.group();
+        count != 1 || (self.bytes.as_ptr() as u64).is_multiple_of(bytes)
+    }
+
     /// The elements, where they are of this type.
     pub fn elements<T: Element>(&self) -> Result<&'a [T], RunError> {
         let mismatch = || RunError::ElementType { asked: T::TYPE, found: self.element };

@@ -12,7 +12,7 @@ mod signal;
 use std::sync::{Arc, OnceLock};
 
 use crate::artifact::{Artifact, Code, Target, TargetError};
-use crate::device::{Device, DeviceError, Memory, Module, PreparedLaunch, Recording};
+use crate::device::{Device, DeviceError, Memory, Module, PreparedLaunch, Recording, check_copy};
 use crate::plan::{Kernel, Plan};
 use crate::weights::WeightBytes;
 use library::{Entry, Library};
@@ -108,6 +108,7 @@ impl Device for Host {
     }
 
     fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError> {
+        check_copy(bytes.len(), memory)?;
         if let Some(destination) = memory.host_bytes_mut() {
             destination[..bytes.len()].copy_from_slice(bytes);
         }
@@ -115,6 +116,7 @@ impl Device for Host {
     }
 
     fn download(&self, memory: &dyn Memory, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        check_copy(bytes.len(), memory)?;
         if let Some(source) = memory.host_bytes() {
             bytes.copy_from_slice(&source[..bytes.len()]);
         }

@@ -139,7 +139,7 @@ impl Step {
                     return;
                 }
                 // SAFETY: the caller's.
-                unsafe { self.call(arguments, begin..self.programs.min(begin + size), scratch) };
+                unsafe { self.call(arguments, begin..self.programs.min(begin.saturating_add(*size)), scratch) };
             },
         }
     }

@@ -313,7 +313,33 @@ impl fmt::Display for Named<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// An expression, and the same one as it is written, unfolded.
+    fn expression() -> impl Strategy<Value = (Extent, Extent)> {
+        let leaf = prop_oneof![(0..9u64).prop_map(Extent::from), (0..3usize).prop_map(Extent::symbol)];
+        leaf.prop_map(|leaf| (leaf.clone(), leaf)).prop_recursive(4, 24, 2, |inner| {
+            (inner.clone(), inner, 0..5).prop_map(|((a, plain_a), (b, plain_b), operation)| match operation {
+                0 => (a + b, Extent::Sum(vec![plain_a, plain_b])),
+                1 => (a * b, Extent::Product(vec![plain_a, plain_b])),
+                2 => (a.ceil_div(b), Extent::CeilDiv(Box::new(plain_a), Box::new(plain_b))),
+                3 => (a.max(b), Extent::Max(vec![plain_a, plain_b])),
+                _ => (a.min(b), Extent::Min(vec![plain_a, plain_b])),
+            })
+        })
+    }
+
+    proptest! {
+        /// Folding changes no value. It may do away with an error: zero times what has no value is zero.
+        #[test]
+        fn folding_changes_no_value((folded, plain) in expression(), symbols in prop::array::uniform3(0..7u64)) {
+            if let Ok(value) = plain.evaluate(&symbols) {
+                prop_assert_eq!(folded.evaluate(&symbols), Ok(value));
+            }
+        }
+    }
 
     fn tokens() -> Extent {
         Extent::symbol(0)

@@ -119,9 +119,11 @@ fn element_type(dtype: Dtype) -> Option<ElementType> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
     use super::*;
     use crate::plan::ParameterSpecification;
-    use safetensors::tensor::{TensorView, serialize_to_file};
 
     fn write(path: &Path, name: &str, values: &[f32]) {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -178,6 +180,36 @@ mod tests {
         assert_eq!(message, "tensor `transformer.wte.weight` of memory is f32[2], the model was compiled for bf16[2]");
         let message = weights.insert("x", ElementType::F32, vec![2], vec![0; 7]).unwrap_err().to_string();
         assert_eq!(message, "tensor `x`: 7 bytes for f32[2]");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+        /// A file with changed or missing bytes is refused, or its tensors still lie inside it.
+        #[test]
+        fn damaged_files_are_errors_or_tensors(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            length in any::<prop::sample::Index>(),
+            whole in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.safetensors");
+            write(&path, "a.weight", &[1.0, 2.0, 3.0]);
+            let mut bytes = std::fs::read(&path).unwrap();
+            for (position, value) in changes {
+                let position = position.index(bytes.len());
+                bytes[position] = value;
+            }
+            if !whole {
+                bytes.truncate(length.index(bytes.len()));
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(weights) = Weights::open(&path) {
+                for (_, weight) in weights.iter() {
+                    prop_assert!(weight.bytes.as_slice().len() <= bytes.len());
+                }
+            }
+        }
     }
 
     #[test]

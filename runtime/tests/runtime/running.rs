@@ -53,6 +53,18 @@ fn sessions_on_many_threads_share_an_executable() {
 }
 
 #[test]
+fn inputs_may_lie_anywhere() {
+    let mut session = linear_session(device::open("host").unwrap());
+    let x = numbers(2 * WIDTH, 5);
+    for offset in 0..8 {
+        let bytes = [vec![0; offset], floats(&x)].concat();
+        let view = TensorView::from_bytes(ElementType::F32, &[2, WIDTH], &bytes[offset..]).unwrap();
+        let outputs = session.run(&[("x", view)], &mut []).unwrap();
+        assert_eq!(outputs.get("y").unwrap().elements::<f32>().unwrap(), linear_reference(&x));
+    }
+}
+
+#[test]
 fn a_profile_names_each_launch_that_ran() {
     let mut session = linear_session(device::open("host").unwrap());
     let x = numbers(2 * WIDTH, 0);
