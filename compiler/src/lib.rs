@@ -5,5 +5,6 @@
 
 pub mod comparison;
 pub mod graph;
+pub mod schedule;
 pub mod target;
 pub mod tile;

@@ -8,10 +8,22 @@ use super::program::{
 };
 
 /// Builds a [`Program`]. Result types follow from the operands; what does not fit together is found by [`verify`](super::verify).
+#[derive(Clone)]
 pub struct Builder {
     program: Program,
     /// Blocks under construction, innermost last. The first is the program's body.
     blocks: Vec<Block>,
+    /// Loops under construction, innermost last.
+    loops: Vec<OpenLoop>,
+}
+
+/// What is known of a loop before its body is built.
+#[derive(Clone)]
+struct OpenLoop {
+    lower: Value,
+    upper: Value,
+    step: u32,
+    initial: Vec<Value>,
 }
 
 impl Builder {
@@ -28,6 +40,7 @@ impl Builder {
                 body: Block::default(),
             },
             blocks: vec![Block::default()],
+            loops: Vec::new(),
         }
     }
 
@@ -329,19 +342,43 @@ impl Builder {
         initial: &[Value],
         body: impl FnOnce(&mut Self, Value, &[Value]) -> Vec<Value>,
     ) -> Vec<Value> {
+        let (induction, carried) = self.open_loop(lower, upper, step, initial);
+        let yields = body(self, induction, &carried);
+        self.close_loop(yields)
+    }
+
+    /// Starts a loop whose body is what is built until [`Builder::close_loop`]; gives the induction variable and the carried
+    /// values.
+    pub fn open_loop(&mut self, lower: Value, upper: Value, step: u32, initial: &[Value]) -> (Value, Vec<Value>) {
         let induction = self.value(TileType::scalar(Element::I32));
         let types: Vec<TileType> = initial.iter().map(|&value| self.type_of(value).clone()).collect();
-        let carried: Vec<Value> = types.iter().map(|tile| self.value(tile.clone())).collect();
+        let carried: Vec<Value> = types.into_iter().map(|tile| self.value(tile)).collect();
         let mut parameters = vec![induction];
         parameters.extend(&carried);
         self.blocks.push(Block { parameters, ..Block::default() });
-        let yields = body(self, induction, &carried);
-        let mut block = self.blocks.pop().expect("pushed above");
-        block.yields = yields;
+        self.loops.push(OpenLoop { lower, upper, step, initial: initial.to_vec() });
+        (induction, carried)
+    }
+
+    /// Ends the loop that was opened last; `yields` are the carried values of the next iteration. Gives the loop's results.
+    ///
+    /// # Panics
+    /// If no loop is open.
+    pub fn close_loop(&mut self, yields: Vec<Value>) -> Vec<Value> {
+        let open = self.loops.pop().expect("a loop is open");
+        let mut body = self.blocks.pop().expect("an open loop has a block");
+        body.yields = yields;
+        let types: Vec<TileType> = open.initial.iter().map(|&value| self.type_of(value).clone()).collect();
         let results: Vec<Value> = types.into_iter().map(|tile| self.value(tile)).collect();
-        let operation = Operation::For { lower, upper, step, initial: initial.to_vec(), body: block };
+        let OpenLoop { lower, upper, step, initial } = open;
+        let operation = Operation::For { lower, upper, step, initial, body };
         self.current().instructions.push(Instruction { results: SmallVec::from_slice(&results), operation });
         results
+    }
+
+    /// How many values there are so far: what is built from now on gets higher numbers.
+    pub fn value_count(&self) -> u32 {
+        self.program.types.len() as u32
     }
 
     /// The finished program.

@@ -25,6 +25,8 @@ operation! {
     ), Fusion {
         /// What the fusion is for, in reports and names of kernels.
         label: Option<Name>,
+        /// How the kernel is scheduled, as the compiler writes and reads it; absent until it has chosen.
+        schedule: Option<Name>,
     }
     region: true,
     infer: infer_fusion,
@@ -74,6 +76,6 @@ impl Graph {
     /// # Errors
     /// The operands do not fit the inputs of the region.
     pub fn fusion(&mut self, operands: &[ValueId], region: Graph, label: Option<Name>) -> Result<NodeId, OpError> {
-        self.add(Operation::from(Fusion { label }).with_region(region), operands, &[])
+        self.add(Operation::from(Fusion { label, schedule: None }).with_region(region), operands, &[])
     }
 }

@@ -59,15 +59,15 @@ fn floats_round_once_to_nearest_even_and_fp8_saturates() {
 fn integers_wrap_and_signedness_is_the_elements() {
     let of = |element, operation, left: f64, right: f64| binary_of(element, operation, &[left], &[right]).integers()[0];
     let i32_max = f64::from(i32::MAX);
-    assert_eq!(of(Element::I32, BinaryOperation::Add, i32_max, 1.0), i32::MIN.into());
-    assert_eq!(of(Element::U32, BinaryOperation::Subtract, 0.0, 1.0), u32::MAX.into());
+    assert_eq!(of(Element::I32, BinaryOperation::Add, i32_max, 1.0), i64::from(i32::MIN));
+    assert_eq!(of(Element::U32, BinaryOperation::Subtract, 0.0, 1.0), i64::from(u32::MAX));
     assert_eq!(of(Element::I32, BinaryOperation::Divide, -7.0, 2.0), -3);
     assert_eq!(of(Element::I32, BinaryOperation::Remainder, -7.0, 2.0), -1);
     assert_eq!(of(Element::I32, BinaryOperation::Divide, -7.0, 0.0), 0);
     assert_eq!(of(Element::I32, BinaryOperation::Remainder, -7.0, 0.0), 0);
     assert_eq!(of(Element::U32, BinaryOperation::Maximum, 4e9, 1.0), 4_000_000_000);
     assert_eq!(of(Element::I32, BinaryOperation::ShiftRightLogical, -1.0, 28.0), 15);
-    assert_eq!(of(Element::I32, BinaryOperation::ShiftLeft, 1.0, 31.0), i32::MIN.into());
+    assert_eq!(of(Element::I32, BinaryOperation::ShiftLeft, 1.0, 31.0), i64::from(i32::MIN));
     let product = (u64::from(0xd251_1f53u32) * u64::from(u32::MAX)) >> 32;
     let high = of(Element::I32, BinaryOperation::MultiplyHighUnsigned, f64::from(0xd251_1f53u32 as i32), -1.0);
     assert_eq!(high as u32, product as u32);
@@ -81,7 +81,7 @@ fn casts_between_floats_and_integers_saturate_and_drop_bits() {
             b.cast(value, to)
         })
     };
-    assert_eq!(cast(Element::F32, Element::I32, 3e9).integers(), [i32::MAX.into()]);
+    assert_eq!(cast(Element::F32, Element::I32, 3e9).integers(), [i64::from(i32::MAX)]);
     assert_eq!(cast(Element::F32, Element::I32, -2.9).integers(), [-2]);
     assert_eq!(cast(Element::F32, Element::I32, f64::NAN).integers(), [0]);
     assert_eq!(cast(Element::I32, Element::U8, -1.0).integers(), [255]);
@@ -97,7 +97,7 @@ fn bitcast_keeps_the_bits() {
         let value = literals(b, Element::F32, &[1.0, -0.0]);
         b.bitcast(value, Element::I32)
     });
-    assert_eq!(bits.integers(), [0x3f80_0000, i32::MIN.into()]);
+    assert_eq!(bits.integers(), [0x3f80_0000, i64::from(i32::MIN)]);
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! The parameters of a kernel under construction and what each is bound to at a launch.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+use tessera_runtime::plan::Extent;
+
+use crate::tile::{Access, ArgumentIndex, Builder, Dimension, Element, TensorArgument, Value};
+
+/// Memory that a kernel works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Buffer {
+    /// An input of the region.
+    Input(usize),
+    /// An output of the region.
+    Output(usize),
+    /// The keys of one layer of a cache.
+    Keys {
+        /// The input of the region that is the cache.
+        input: usize,
+        /// The layer.
+        layer: u64,
+    },
+    /// The values of one layer of a cache.
+    Values {
+        /// The input of the region that is the cache.
+        input: usize,
+        /// The layer.
+        layer: u64,
+    },
+}
+
+impl Buffer {
+    fn name(self) -> String {
+        match self {
+            Buffer::Input(input) => format!("in{input}"),
+            Buffer::Output(output) => format!("out{output}"),
+            Buffer::Keys { input, .. } => format!("keys{input}"),
+            Buffer::Values { input, .. } => format!("values{input}"),
+        }
+    }
+}
+
+/// What a kernel's parameter is bound to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Binding {
+    /// Memory.
+    Buffer(Buffer),
+    /// An integer over the symbols of the plan.
+    Integer(Extent),
+}
+
+/// Memory seen as a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Element type.
+    pub element: Element,
+    /// Extents, outermost first.
+    pub extents: SmallVec<[Dimension; 4]>,
+    /// Strides in elements.
+    pub strides: SmallVec<[Dimension; 4]>,
+    /// Power of two that divides the address.
+    pub alignment: u32,
+}
+
+/// The parameters so far: each view of each buffer once, each integer once.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments {
+    bindings: Vec<Binding>,
+    tensors: HashMap<(Buffer, View), ArgumentIndex>,
+    values: HashMap<ArgumentIndex, Value>,
+}
+
+impl Arguments {
+    /// What each parameter is bound to, in order.
+    pub fn bindings(&self) -> &[Binding] {
+        &self.bindings
+    }
+
+    /// The parameter for a view of a buffer.
+    pub fn tensor(&mut self, builder: &mut Builder, buffer: Buffer, view: View, access: Access) -> ArgumentIndex {
+        if let Some(index) = self.tensors.get(&(buffer, view.clone())) {
+            return *index;
+        }
+        let views = self.tensors.keys().filter(|(known, _)| *known == buffer).count();
+        let name = if views == 0 { buffer.name() } else { format!("{}_view{views}", buffer.name()) };
+        let View { element, extents, strides, alignment } = view.clone();
+        let index = builder.tensor(TensorArgument { name, element, extents, strides, access, alignment });
+        self.bindings.push(Binding::Buffer(buffer));
+        self.tensors.insert((buffer, view), index);
+        index
+    }
+
+    /// An extent as a constant or a parameter.
+    pub fn dimension_for(&mut self, builder: &mut Builder, extent: &Extent) -> Dimension {
+        if let Some(value) = extent.constant() {
+            return Dimension::Constant(value);
+        }
+        let known = self.bindings.iter().position(|binding| matches!(binding, Binding::Integer(e) if e == extent));
+        let position = known.unwrap_or_else(|| {
+            let count = self.bindings.iter().filter(|binding| matches!(binding, Binding::Integer(_))).count();
+            builder.integer(&format!("n{count}"), 1);
+            self.bindings.push(Binding::Integer(extent.clone()));
+            self.bindings.len() - 1
+        });
+        Dimension::Argument(ArgumentIndex(position as u32))
+    }
+
+    /// As [`Arguments::dimension_for`], with the scalar that holds it. To be called before any loop is opened.
+    pub fn declare(&mut self, builder: &mut Builder, extent: &Extent) -> Dimension {
+        let dimension = self.dimension_for(builder, extent);
+        if let Dimension::Argument(index) = dimension {
+            self.values.entry(index).or_insert_with(|| builder.argument_value(index));
+        }
+        dimension
+    }
+
+    /// The scalar that holds an integer parameter, if it was declared.
+    pub fn value(&self, index: ArgumentIndex) -> Option<Value> {
+        self.values.get(&index).copied()
+    }
+}

@@ -1,0 +1,304 @@
+//! The cost model: which strategy and which tiles a region gets.
+//!
+//! It looks at what the region has (a matrix product, attention, rows that are reduced, or none of them), at the sizes that are known, and
+//! at the target. Where a size is a symbol and the best tiles for few rows and for many differ, the kernel gets a variant for each, and the plan
+//! picks by the symbol's value when it runs.
+//!
+//! - **Host.** One program is what one thread does without a break. Few rows (decode) are bound by reading weights: tiles are all the rows
+//!   and a wide run of columns, so that each thread reads long runs of memory. Many rows (prefill) are bound by arithmetic: tiles fit the
+//!   registers and the first cache.
+//! - **NVIDIA.** Tiles are powers of two. Matrix tiles are sized for tensor cores, with loads staged through shared memory; with few rows they are
+//!   narrow, so that there are enough programs for all multiprocessors.
+
+use std::collections::BTreeMap;
+
+use tessera_ir::{Dim, Graph, Name, Shape, Type, ValueId, ops};
+
+use super::emitter::Shaping;
+use super::error::ScheduleError;
+use super::strategy::{KNOBS, Strategy, Tiling};
+use crate::target::Target;
+
+/// A tiling, and for which values of a symbol it is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The tiling.
+    pub tiling: Tiling,
+    /// For values of this symbol from the first to the second number, both inclusive; always where there is none.
+    pub when: Option<(Name, u64, u64)>,
+}
+
+/// Values of knobs that the user has set, by `strategy.knob`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    values: BTreeMap<(String, String), u32>,
+}
+
+impl Overrides {
+    /// Reads `strategy.knob=value`, several with commas between them.
+    ///
+    /// # Errors
+    /// There is no such strategy or knob, or the value is no number above 0.
+    pub fn parse(text: &str) -> Result<Overrides, ScheduleError> {
+        let mut overrides = Overrides::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let error = |reason: String| ScheduleError::Knob { text: part.to_string(), reason };
+            let (path, value) =
+                part.split_once('=').ok_or_else(|| error("write it as strategy.knob=value".to_string()))?;
+            let (strategy, knob) =
+                path.trim().split_once('.').ok_or_else(|| error("write it as strategy.knob=value".to_string()))?;
+            // The reader of schedules knows what is right.
+            format!("{strategy} {knob}={}", value.trim()).parse::<Tiling>().map_err(error)?;
+            let value = value.trim().parse().map_err(|_| error(format!("`{value}` is no number")))?;
+            overrides.values.insert((strategy.to_string(), knob.to_string()), value);
+        }
+        Ok(overrides)
+    }
+
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    fn apply(&self, tiling: &mut Tiling) {
+        for (name, _, _) in KNOBS {
+            let key = (tiling.strategy.name().to_string(), name.to_string());
+            if let (Some(value), Some(knob)) = (self.values.get(&key), tiling.knob(name)) {
+                *knob = *value;
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Overrides {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts: Vec<String> =
+            self.values.iter().map(|((strategy, knob), value)| format!("{strategy}.{knob}={value}")).collect();
+        f.write_str(&parts.join(","))
+    }
+}
+
+/// What the target wants of tiles under a tiling.
+pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
+    Shaping {
+        powers_of_two: target.chip().is_some(),
+        longest_chunk: tiling.chunk,
+        dot_chunk: tiling.inner,
+        attention_chunk: tiling.keys,
+    }
+}
+
+/// What decides about a region.
+struct Traits {
+    strategy: Strategy,
+    /// The value that the rows and columns are those of.
+    anchor: Option<ValueId>,
+    /// Width of heads whose halves are rotated.
+    rotated: Option<u64>,
+}
+
+fn traits(graph: &Graph) -> Traits {
+    let mut found = Traits { strategy: Strategy::Elementwise, anchor: graph.outputs().first().copied(), rotated: None };
+    for (node, operation) in graph.operations() {
+        let value = ValueId::first(node);
+        let strategy = match operation.op() {
+            ops::ATTENTION | ops::PAGED_ATTENTION => Strategy::Attention,
+            ops::MATMUL => Strategy::Matmul,
+            ops::REDUCE_SUM
+            | ops::REDUCE_MAX
+            | ops::REDUCE_MIN
+            | ops::REDUCE_MEAN
+            | ops::ARGMAX
+            | ops::SOFTMAX
+            | ops::LAYER_NORM
+            | ops::RMS_NORM
+            | ops::SAMPLE => Strategy::Rows,
+            _ => Strategy::Elementwise,
+        };
+        let rank = |strategy| match strategy {
+            Strategy::Attention => 3,
+            Strategy::Matmul => 2,
+            Strategy::Rows => 1,
+            _ => 0,
+        };
+        if rank(strategy) > rank(found.strategy) {
+            found.strategy = strategy;
+            if rank(strategy) > 1 {
+                found.anchor = Some(value);
+            }
+        }
+        if let Some(ops::Rope { style: ops::RopeStyle::SplitHalf, .. }) = operation.downcast() {
+            found.rotated = graph.value_type(value).as_tensor().and_then(|ty| ty.shape.last()?.as_static());
+        }
+    }
+    found
+}
+
+/// Rows and columns of the anchor: the last dimension, and all others.
+fn rows_and_columns(graph: &Graph, value: Option<ValueId>) -> (Shape, Option<u64>) {
+    let shape = value.and_then(|value| graph.value_type(value).as_tensor()).map(|ty| ty.shape.clone());
+    let shape = shape.unwrap_or_default();
+    match shape.split_last() {
+        Some((last, rows)) => (rows.iter().cloned().collect(), last.as_static()),
+        None => (Shape::scalar(), Some(1)),
+    }
+}
+
+/// The tilings of a region, best guess, and what the user overrides.
+pub fn choose(graph: &Graph, target: Target, overrides: &Overrides) -> Vec<Variant> {
+    let traits = traits(graph);
+    let (rows, columns) = rows_and_columns(graph, traits.anchor);
+    let mut variants = match target {
+        Target::Host => host(&traits, &rows, columns),
+        Target::Cuda(_) => cuda(&traits, graph, &rows, columns),
+    };
+    for variant in &mut variants {
+        overrides.apply(&mut variant.tiling);
+    }
+    variants
+}
+
+/// One tiling for few rows and one for many, by the only symbol among the rows, if there is one.
+fn by_rows(rows: &Shape, few: Tiling, most_of_few: u64, many: Tiling) -> Vec<Variant> {
+    let symbols: Vec<&Dim> = rows.iter().filter(|dim| dim.as_static().is_none()).collect();
+    match symbols.as_slice() {
+        [] => {
+            let count = rows.element_count().unwrap_or(u64::MAX);
+            vec![Variant { tiling: if count <= most_of_few { few } else { many }, when: None }]
+        }
+        [Dim::Symbol(name)] => {
+            let factor = rows.iter().filter_map(Dim::as_static).product::<u64>().max(1);
+            let most = most_of_few / factor;
+            if most == 0 {
+                return vec![Variant { tiling: many, when: None }];
+            }
+            vec![
+                Variant { tiling: few, when: Some((name.clone(), 0, most)) },
+                Variant { tiling: many, when: Some((name.clone(), most + 1, u64::MAX)) },
+            ]
+        }
+        _ => vec![Variant { tiling: many, when: None }],
+    }
+}
+
+fn always(tiling: Tiling) -> Vec<Variant> {
+    vec![Variant { tiling, when: None }]
+}
+
+/// The least multiple of the rotated heads' width that is no less than `columns`, in two pieces for each head.
+fn with_rotation(mut tiling: Tiling, rotated: Option<u64>) -> Tiling {
+    if let Some(width) = rotated.and_then(|width| u32::try_from(width).ok()).filter(|width| *width > 0) {
+        tiling.columns = tiling.columns.max(width) / width * width;
+        tiling.pieces = tiling.columns / width * 2;
+    }
+    tiling
+}
+
+fn host(traits: &Traits, rows: &Shape, columns: Option<u64>) -> Vec<Variant> {
+    let width = |most: u64| columns.map_or(most, |columns| columns.clamp(1, most)) as u32;
+    match traits.strategy {
+        Strategy::Elementwise | Strategy::Flat => {
+            always(Tiling { columns: width(4096), ..Tiling::new(Strategy::Elementwise) })
+        }
+        Strategy::Rows => always(Tiling { columns: 8192, chunk: 8192, ..Tiling::new(Strategy::Rows) }),
+        Strategy::Attention => {
+            let few = Tiling { rows: 1, keys: 64, ..Tiling::new(Strategy::Attention) };
+            let many = Tiling { rows: 32, keys: 64, ..Tiling::new(Strategy::Attention) };
+            let tokens = rows.first().cloned().into_iter().collect();
+            by_rows(&tokens, few, 16, many)
+        }
+        Strategy::Matmul => {
+            let few = Tiling { rows: 1, columns: width(256), inner: 256, ..Tiling::new(Strategy::Matmul) };
+            let many = Tiling { rows: 32, columns: width(64), inner: 256, ..Tiling::new(Strategy::Matmul) };
+            by_rows(rows, with_rotation(few, traits.rotated), 4, with_rotation(many, traits.rotated))
+        }
+    }
+}
+
+fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> Vec<Variant> {
+    let width = |most: u64| columns.map_or(most, |columns| columns.next_power_of_two().clamp(1, most)) as u32;
+    let is_f32 = graph.operations().any(|(node, operation)| {
+        operation.is(ops::MATMUL)
+            && graph.operands(node).iter().any(|operand| {
+                matches!(graph.value_type(*operand), Type::Tensor(ty) if ty.storage() == tessera_ir::Storage::F32)
+            })
+    });
+    match traits.strategy {
+        Strategy::Elementwise | Strategy::Flat => {
+            always(Tiling { columns: width(1024), ..Tiling::new(Strategy::Elementwise) })
+        }
+        Strategy::Rows => always(Tiling { columns: 8192, chunk: 8192, ..Tiling::new(Strategy::Rows) }),
+        Strategy::Attention => {
+            let few = Tiling { rows: 16, keys: 64, stages: 2, ..Tiling::new(Strategy::Attention) };
+            let many = Tiling { rows: 64, keys: 64, stages: 2, ..Tiling::new(Strategy::Attention) };
+            let tokens = rows.first().cloned().into_iter().collect();
+            by_rows(&tokens, few, 16, many)
+        }
+        Strategy::Matmul => {
+            let stages = if is_f32 { 2 } else { 3 };
+            let few = Tiling { rows: 16, columns: 64, inner: 64, stages, ..Tiling::new(Strategy::Matmul) };
+            let many = Tiling { rows: 64, columns: 128, inner: 32, stages, ..Tiling::new(Strategy::Matmul) };
+            by_rows(rows, with_rotation(few, traits.rotated), 16, with_rotation(many, traits.rotated))
+        }
+    }
+}
+
+/// Writes variants as `tiling if T in 1..=4; tiling if T in 5..`.
+pub fn write(variants: &[Variant]) -> String {
+    let texts = variants.iter().map(|variant| match &variant.when {
+        None => variant.tiling.to_string(),
+        Some((symbol, from, u64::MAX)) => format!("{} if {symbol} in {from}..", variant.tiling),
+        Some((symbol, from, to)) => format!("{} if {symbol} in {from}..={to}", variant.tiling),
+    });
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+/// Reads what [`write`] writes.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn read(text: &str) -> Result<Vec<Variant>, String> {
+    let variant = |text: &str| {
+        let (tiling, condition) = match text.split_once(" if ") {
+            None => (text, None),
+            Some((tiling, condition)) => (tiling, Some(condition)),
+        };
+        let when = match condition {
+            None => None,
+            Some(condition) => {
+                let form = || format!("`{condition}` is not SYMBOL in FROM..=TO or SYMBOL in FROM..");
+                let (symbol, range) = condition.trim().split_once(" in ").ok_or_else(form)?;
+                let (from, to) = range.trim().split_once("..").ok_or_else(form)?;
+                let to = match to.strip_prefix('=') {
+                    Some(to) => to.parse().map_err(|_| form())?,
+                    None if to.is_empty() => u64::MAX,
+                    None => return Err(form()),
+                };
+                Some((Name::from(symbol.trim()), from.parse().map_err(|_| form())?, to))
+            }
+        };
+        Ok(Variant { tiling: tiling.trim().parse()?, when })
+    };
+    text.split(';').map(variant).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_are_read_as_they_are_written() {
+        let text = "matmul columns=256 if T in 0..=4; matmul rows=64 columns=64 if T in 5..";
+        assert_eq!(write(&read(text).unwrap()), text);
+        assert_eq!(write(&read("rows").unwrap()), "rows");
+        assert!(read("rows if T < 4").unwrap_err().contains("is not SYMBOL in"));
+    }
+
+    #[test]
+    fn knobs_are_overridden_by_text() {
+        let overrides = Overrides::parse("matmul.rows=8, attention.keys=32").unwrap();
+        assert_eq!(overrides.to_string(), "attention.keys=32,matmul.rows=8");
+        let error = Overrides::parse("matmul.bm=8").unwrap_err().to_string();
+        assert!(error.contains("there is no knob `bm`"), "{error}");
+    }
+}

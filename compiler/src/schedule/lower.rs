@@ -1,0 +1,400 @@
+//! From a function of scheduled fusions to tile programs and the execution plan.
+
+use std::collections::HashMap;
+
+use tessera_ir::{ConstantValue, Function, Graph, Module, Name, NodeKind, Storage, Type, ValueId, ops};
+use tessera_runtime::plan::{
+    Argument, BUFFER_ALIGNMENT, Balance, BufferReference, CacheSpecification, ConstantSpecification, ElementType,
+    Extent, Guard, Kernel, Launch, ParameterKind, ParameterSpecification, Partition, Plan, Slot, TensorSpecification,
+};
+
+use super::arguments::{Binding, Buffer};
+use super::cost;
+use super::error::ScheduleError;
+use super::form::is_list;
+use super::kernel::Built;
+use super::library::{InputKind, Library};
+use super::strategy::{Strategy, Tiling};
+use super::symbols::Symbols;
+use crate::target::Target;
+use crate::tile::{self, Program};
+
+/// Tile programs and the plan that launches them; [`Plan::kernels`] are the programs in the same order.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The programs.
+    pub programs: Vec<Program>,
+    /// The plan. What only a target knows of a kernel (scratch, shared memory) is 0 still.
+    pub plan: Plan,
+    /// Contents of `constants.bin`.
+    pub constants: Vec<u8>,
+}
+
+/// The symbols of a function: those of its inputs in order, then the numbers of pages of its caches.
+pub fn symbols_of(function: &Function) -> Symbols {
+    let mut symbols = Symbols::default();
+    for (_, ty) in function.inputs() {
+        for dim in ty.as_tensor().iter().flat_map(|ty| ty.shape.iter()) {
+            if let Some(name) = dim.as_symbol() {
+                symbols.intern(name);
+            }
+        }
+    }
+    for (name, ty) in function.inputs() {
+        if matches!(ty, Type::KvCache(_)) {
+            symbols.intern(&pages_symbol(name));
+        }
+    }
+    symbols
+}
+
+/// The symbol for the number of pages of a cache.
+fn pages_symbol(cache: &str) -> Name {
+    Name::from(format!("pages of {cache}"))
+}
+
+/// The input that a cache value is a later state of.
+fn cache_source(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    match graph.node(value.node).kind() {
+        NodeKind::Input(_) => Some(value),
+        NodeKind::Parameter(_) => None,
+        NodeKind::Operation(operation) => {
+            let operands = graph.operands(value.node);
+            match operation.region() {
+                None => cache_source(graph, *operands.first()?),
+                Some(region) => {
+                    let inner = cache_source(region, *region.outputs().get(value.result as usize)?)?;
+                    let NodeKind::Input(input) = region.node(inner.node).kind() else { return None };
+                    cache_source(graph, *operands.get(*input)?)
+                }
+            }
+        }
+    }
+}
+
+/// Where each operand of a region comes from.
+pub fn input_kinds(graph: &Graph, symbols: &Symbols, operands: &[ValueId]) -> Vec<InputKind> {
+    operands
+        .iter()
+        .map(|operand| match (graph.value_type(*operand), graph.node(operand.node).kind()) {
+            (Type::KvCache(_), _) => {
+                let source = cache_source(graph, *operand);
+                let name = source.and_then(|source| graph.value_name(source));
+                let symbol = name.and_then(|name| symbols.position(&pages_symbol(name)));
+                InputKind::Cache(symbol.map_or(Extent::from(0), Extent::symbol))
+            }
+            (_, NodeKind::Operation(_)) => InputKind::Made,
+            _ => InputKind::Given,
+        })
+        .collect()
+}
+
+/// Lowers a formed function.
+///
+/// # Errors
+/// A schedule cannot be read or does not fit its region; a symbol is a dimension of no input.
+pub fn lower(
+    module: &Module,
+    function: &Function,
+    symbols: &Symbols,
+    library: &mut Library,
+) -> Result<Lowered, ScheduleError> {
+    let mut lowering = Lowering {
+        graph: &function.graph,
+        symbols,
+        plan: Plan::new(module.name.to_string(), function.name.to_string()),
+        programs: Vec::new(),
+        by_hash: HashMap::new(),
+        buffers: HashMap::new(),
+        constants: Vec::new(),
+        target: library.target(),
+    };
+    lowering.plan.symbols = symbols.names().iter().map(ToString::to_string).collect();
+    lowering.interface(function)?;
+    for (node, operation) in function.graph.operations() {
+        if is_list(operation) {
+            lowering.constant(ValueId::first(node))?;
+            continue;
+        }
+        let (Some(ops::Fusion { label, schedule }), Some(region)) = (operation.downcast(), operation.region()) else {
+            return Err(ScheduleError::Function(format!("`{}` stands outside of a kernel", operation.op().name())));
+        };
+        let label = label.unwrap_or_else(|| "kernel".into());
+        let error = |reason: String| ScheduleError::Schedule { region: label.to_string(), reason };
+        let variants = match schedule {
+            Some(text) => cost::read(&text).map_err(error)?,
+            None => cost::choose(region, library.target(), library.overrides()),
+        };
+        let operands = function.graph.operands(node);
+        let kinds = input_kinds(&function.graph, symbols, &operands);
+        let results: Vec<ValueId> = (0..region.outputs().len() as u32).map(|result| ValueId { node, result }).collect();
+        lowering.results(&results)?;
+        for variant in &variants {
+            let built = library
+                .kernel(region, symbols, &kinds, &variant.tiling)
+                .map_err(|(_, cut)| error(format!("the schedule `{}` does not fit: {cut}", variant.tiling)))?;
+            let guard = match &variant.when {
+                None => None,
+                Some((symbol, minimum, maximum)) => {
+                    let position =
+                        symbols.position(symbol).ok_or_else(|| error(format!("there is no symbol {symbol}")))?;
+                    Some(Guard { extent: Extent::symbol(position), minimum: *minimum, maximum: *maximum })
+                }
+            };
+            lowering.launch(built, &variant.tiling, guard, &label, &operands, &results)?;
+        }
+    }
+    let Lowering { plan, programs, constants, .. } = lowering;
+    plan.validate()?;
+    Ok(Lowered { programs, plan, constants })
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    symbols: &'a Symbols,
+    plan: Plan,
+    programs: Vec<Program>,
+    by_hash: HashMap<blake3::Hash, usize>,
+    buffers: HashMap<ValueId, BufferReference>,
+    constants: Vec<u8>,
+    target: Target,
+}
+
+impl Lowering<'_> {
+    fn element(&self, storage: Storage) -> Result<ElementType, ScheduleError> {
+        let name = storage.name();
+        name.parse().map_err(|_| ScheduleError::Function(format!("there are no buffers of {name}")))
+    }
+
+    fn shape(&self, ty: &Type) -> Result<(ElementType, Vec<Extent>), ScheduleError> {
+        let Some(ty) = ty.as_tensor() else {
+            return Err(ScheduleError::Function("a cache has no shape".into()));
+        };
+        let unknown =
+            ty.shape.iter().filter_map(|dim| dim.as_symbol()).find(|name| self.symbols.position(name).is_none());
+        if let Some(name) = unknown {
+            let message =
+                format!("symbol {name} is a dimension of no input, so its value cannot be known when the model runs");
+            return Err(ScheduleError::Function(message));
+        }
+        Ok((self.element(ty.storage())?, ty.shape.iter().map(|dim| self.symbols.extent(dim)).collect()))
+    }
+
+    fn interface(&mut self, function: &Function) -> Result<(), ScheduleError> {
+        let graph = self.graph;
+        for (value, (name, ty)) in graph.inputs().zip(function.inputs()) {
+            match ty {
+                Type::Tensor(_) => {
+                    let (element, shape) = self.shape(ty)?;
+                    self.buffers.insert(value, BufferReference::Input(self.plan.inputs.len()));
+                    self.plan.inputs.push(TensorSpecification { name: name.into(), element, shape });
+                }
+                Type::KvCache(cache) => {
+                    let pages = self.symbols.position(&pages_symbol(name)).unwrap_or(0);
+                    self.buffers.insert(value, BufferReference::Cache(self.plan.caches.len()));
+                    self.plan.caches.push(CacheSpecification {
+                        name: name.into(),
+                        element: self.element(cache.storage)?,
+                        layers: cache.layers,
+                        heads: cache.heads,
+                        head_dimension: cache.dim,
+                        page_size: cache.page_size,
+                        pages,
+                    });
+                }
+            }
+        }
+        for (name, value) in graph.parameters() {
+            let Some(ty) = graph.value_type(value).as_tensor() else { continue };
+            let shape: Option<Vec<u64>> = ty.shape.iter().map(|dim| dim.as_static()).collect();
+            let shape = shape.ok_or_else(|| {
+                ScheduleError::Function(format!(
+                    "parameter @{name} has a symbolic dimension; weights have fixed shapes"
+                ))
+            })?;
+            let element = self.element(ty.storage())?;
+            self.buffers.insert(value, BufferReference::Parameter(self.plan.parameters.len()));
+            self.plan.parameters.push(ParameterSpecification { name: name.to_string(), element, shape });
+        }
+        for (index, value) in graph.outputs().iter().copied().enumerate() {
+            let ty = graph.value_type(value);
+            if matches!(ty, Type::KvCache(_)) {
+                continue;
+            }
+            let (element, shape) = self.shape(ty)?;
+            let name = graph.value_name(value).map(ToString::to_string);
+            let name = name.filter(|name| self.plan.outputs.iter().all(|output| output.name != *name));
+            let name = name.unwrap_or_else(|| format!("output{index}"));
+            self.buffers.insert(value, BufferReference::Output(self.plan.outputs.len()));
+            self.plan.outputs.push(TensorSpecification { name, element, shape });
+        }
+        Ok(())
+    }
+
+    /// Gives memory to results that have none.
+    fn results(&mut self, results: &[ValueId]) -> Result<(), ScheduleError> {
+        let graph = self.graph;
+        for value in results {
+            match graph.value_type(*value) {
+                Type::KvCache(_) => {
+                    let source = cache_source(graph, *value).and_then(|source| self.buffers.get(&source).copied());
+                    let source = source.ok_or_else(|| ScheduleError::Function("a cache comes from no input".into()))?;
+                    self.buffers.insert(*value, source);
+                }
+                ty if !self.buffers.contains_key(value) => {
+                    let (element, shape) = self.shape(ty)?;
+                    let (group, bytes) = element.group();
+                    let elements = Extent::product(shape).ceil_div(group);
+                    self.buffers.insert(*value, BufferReference::Slot(self.plan.slots.len()));
+                    self.plan.slots.push(Slot { bytes: elements * bytes });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, value: ValueId) -> Result<(), ScheduleError> {
+        let graph = self.graph;
+        let constant = graph.defining(value).and_then(|operation| operation.downcast::<ops::Constant>());
+        let (Some(ops::Constant { value: elements }), Some(ty)) = (constant, graph.value_type(value).as_tensor())
+        else {
+            return Err(ScheduleError::Function("a constant has no elements".into()));
+        };
+        let padding = self.constants.len().next_multiple_of(BUFFER_ALIGNMENT as usize);
+        self.constants.resize(padding, 0);
+        let offset = self.constants.len() as u64;
+        self.constants.extend(encode(&elements, ty.storage()).ok_or_else(|| {
+            ScheduleError::Function(format!("constants of {} cannot be kept in an artifact yet", ty.storage()))
+        })?);
+        let bytes = self.constants.len() as u64 - offset;
+        self.buffers.insert(value, BufferReference::Constant(self.plan.constants.len()));
+        self.plan.constants.push(ConstantSpecification { offset, bytes });
+        Ok(())
+    }
+
+    fn launch(
+        &mut self,
+        built: Built,
+        tiling: &Tiling,
+        guard: Option<Guard>,
+        label: &Name,
+        operands: &[ValueId],
+        results: &[ValueId],
+    ) -> Result<(), ScheduleError> {
+        let Built { mut program, bindings, grid } = built;
+        let hash = content_hash(&program);
+        let kernel = match self.by_hash.get(&hash) {
+            Some(kernel) => *kernel,
+            None => {
+                tile::verify(&program).map_err(Box::new)?;
+                program.name = kernel_name(label, &hash);
+                program.summary = vec![label.to_string(), tiling.to_string()];
+                self.plan.kernels.push(Kernel {
+                    name: program.name.clone(),
+                    hash: hash.to_hex().to_string(),
+                    parameters: bindings.iter().map(parameter_kind).collect(),
+                    partition: partition(&program, tiling),
+                    block_threads: if self.target == Target::Host { 1 } else { tiling.warps * 32 },
+                    dynamic_shared_bytes: 0,
+                    scratch_bytes: 0,
+                });
+                self.programs.push(program);
+                self.by_hash.insert(hash, self.programs.len() - 1);
+                self.programs.len() - 1
+            }
+        };
+        let arguments = bindings
+            .iter()
+            .map(|binding| match binding {
+                Binding::Integer(extent) => Ok(Argument::Integer(extent.clone())),
+                Binding::Buffer(buffer) => self.buffer(*buffer, operands, results),
+            })
+            .collect::<Result<Vec<Argument>, ScheduleError>>()?;
+        self.plan.launches.push(Launch { kernel, grid, arguments, guard, label: label.to_string() });
+        Ok(())
+    }
+
+    fn buffer(&self, buffer: Buffer, operands: &[ValueId], results: &[ValueId]) -> Result<Argument, ScheduleError> {
+        let value = match buffer {
+            Buffer::Input(input) | Buffer::Keys { input, .. } | Buffer::Values { input, .. } => operands.get(input),
+            Buffer::Output(output) => results.get(output),
+        };
+        let reference = value.and_then(|value| self.buffers.get(value)).copied();
+        let reference =
+            reference.ok_or_else(|| ScheduleError::Function("a kernel works on a value that is nowhere".into()))?;
+        let byte_offset = match (buffer, reference) {
+            (Buffer::Keys { layer, .. } | Buffer::Values { layer, .. }, BufferReference::Cache(cache)) => {
+                let cache = &self.plan.caches[cache];
+                let half = layer * 2 + u64::from(matches!(buffer, Buffer::Values { .. }));
+                let row = cache.page_size * cache.heads * cache.head_dimension;
+                let bytes = cache.element.bytes(row).unwrap_or(0);
+                Extent::symbol(cache.pages) * (half * bytes)
+            }
+            _ => Extent::from(0),
+        };
+        Ok(Argument::Buffer { reference, byte_offset })
+    }
+}
+
+fn parameter_kind(binding: &Binding) -> ParameterKind {
+    match binding {
+        Binding::Buffer(_) => ParameterKind::Buffer,
+        Binding::Integer(_) => ParameterKind::Integer,
+    }
+}
+
+/// The hash of what a program computes: its text without its name.
+pub fn content_hash(program: &Program) -> blake3::Hash {
+    let mut nameless = program.clone();
+    nameless.name.clear();
+    nameless.summary.clear();
+    blake3::hash(nameless.to_string().as_bytes())
+}
+
+fn kernel_name(label: &str, hash: &blake3::Hash) -> String {
+    let mut name: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    while name.contains("__") {
+        name = name.replace("__", "_");
+    }
+    name.truncate(60);
+    let name = name.trim_matches('_');
+    let start = if name.starts_with(|c: char| c.is_ascii_alphabetic()) { "" } else { "k_" };
+    format!("{start}{name}_{}", &hash.to_hex()[..8])
+}
+
+/// How the host shares a kernel's programs out: small ones stay together, unequal ones are taken as threads get free.
+fn partition(program: &Program, tiling: &Tiling) -> Partition {
+    // Elements that a program touches, roughly: what fills a microsecond or two is worth a thread.
+    let elements: u64 = program.types.iter().map(|tile| tile.len() as u64).sum();
+    let grain = (16_384 / elements.max(1)).max(1);
+    match tiling.strategy {
+        Strategy::Attention => Partition { grain: 1, balance: Balance::Dynamic },
+        _ => Partition { grain, balance: Balance::Static },
+    }
+}
+
+/// Elements of a constant as they are in memory.
+fn encode(elements: &ConstantValue, storage: Storage) -> Option<Vec<u8>> {
+    let integer = |value: i64| -> Option<Vec<u8>> {
+        let width = super::access::element_of(storage)?.bytes();
+        Some(value.to_le_bytes()[..width].to_vec())
+    };
+    let float = |value: f64| -> Option<Vec<u8>> {
+        Some(match storage {
+            Storage::F64 => value.to_le_bytes().to_vec(),
+            Storage::F32 => (value as f32).to_le_bytes().to_vec(),
+            _ => {
+                let format = storage.minifloat()?;
+                let width = super::access::element_of(storage)?.bytes();
+                format.encode(value).to_le_bytes()[..width].to_vec()
+            }
+        })
+    };
+    let parts: Option<Vec<Vec<u8>>> = match elements {
+        ConstantValue::Float(elements) => elements.iter().map(|value| float(*value)).collect(),
+        ConstantValue::Integer(elements) => elements.iter().map(|value| integer(*value)).collect(),
+        ConstantValue::Boolean(elements) => elements.iter().map(|value| integer((*value).into())).collect(),
+    };
+    parts.map(|parts| parts.concat())
+}

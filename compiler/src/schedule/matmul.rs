@@ -1,0 +1,205 @@
+//! Matrix products: one loop over the inner dimension for all products that share their rows.
+
+use smallvec::SmallVec;
+use tessera_ir::{NodeKind, ValueId, ops};
+
+use super::emitter::{Block, Emitter, Key};
+use super::error::Cut;
+use super::index::{Axis, Index, Position};
+use crate::tile::{Dimension, Element};
+
+/// One operand pair of a product at a position.
+struct Product {
+    key: Key,
+    lhs: ValueId,
+    rhs: ValueId,
+    transpose_rhs: bool,
+    /// A `dequantize` whose factors do not change along the inner dimension is applied to the sum: `rhs` is then what it
+    /// dequantizes.
+    dequantize: Option<ValueId>,
+    /// What both operands are multiplied in.
+    element: Element,
+    row: Index,
+    column: Index,
+    rows: Axis,
+    columns: Axis,
+}
+
+impl Emitter<'_> {
+    /// Whether two products can be summed in one loop: their left operands have the same rows and the inner dimension is as long.
+    pub fn shares_loop(&self, first: &Key, other: &Key) -> bool {
+        let inner = |key: &Key| {
+            let lhs = self.graph.operands(key.value.node)[0];
+            self.graph.value_type(lhs).as_tensor().and_then(|ty| ty.shape.last().cloned())
+        };
+        let rows = |key: &Key| key.position.split_last().map(|(_, rows)| rows.to_vec());
+        inner(first) == inner(other) && rows(first) == rows(other)
+    }
+
+    /// Computes products of the same rows in one loop over their inner dimension, and remembers them.
+    pub fn matrix_products(&mut self, keys: &[Key]) -> Result<(), Cut> {
+        let products = keys.iter().map(|key| self.product(key)).collect::<Result<Vec<Product>, Cut>>()?;
+        let Some(first) = products.first() else { return Ok(()) };
+        let inner = self.tensor_type(first.lhs)?.shape.last().cloned();
+        let inner = inner.map(|dim| self.symbols.extent(&dim));
+        let Some(inner) = inner.map(|extent| self.dimension(&extent)) else { return Ok(()) };
+        let chunk = match inner {
+            Dimension::Constant(extent) => self.shaping.dot_chunk.min(self.covering(extent)),
+            Dimension::Argument(_) => self.shaping.dot_chunk,
+        };
+        let is_exact = matches!(inner, Dimension::Constant(extent) if extent % u64::from(chunk) == 0);
+        let lanes = self.lanes(chunk);
+        let depth = match lanes.as_lane() {
+            Some((axis, _)) => axis,
+            None => return Ok(()),
+        };
+        let mut initial = Vec::new();
+        for product in &products {
+            let sum = if product.element == Element::F64 { Element::F64 } else { Element::F32 };
+            let zero = self.number(0.0, sum);
+            let axes: SmallVec<[Axis; 3]> = SmallVec::from_slice(&[product.rows, product.columns]);
+            initial.push(Block { value: self.spread(&zero, &axes), axes });
+        }
+        let step = |emitter: &mut Self, start: &Index, sums: &[Block]| {
+            let k = start.plus(&lanes);
+            let mut next = Vec::new();
+            for (product, sum) in products.iter().zip(sums) {
+                let (batch, row) = product.batch();
+                let mut left: Position = SmallVec::from(batch);
+                left.extend([row.clone(), k.clone()]);
+                let lhs =
+                    emitter.dot_operand(product.lhs, &left, product.element, (!is_exact).then_some((&k, inner)))?;
+                let matrix = if product.transpose_rhs { [&product.column, &k] } else { [&k, &product.column] };
+                let mut right: Position = match emitter.tensor_type(product.rhs)?.rank() {
+                    2 => SmallVec::new(),
+                    _ => SmallVec::from(batch),
+                };
+                right.extend(matrix.into_iter().cloned());
+                let rhs =
+                    emitter.dot_operand(product.rhs, &right, product.element, (!is_exact).then_some((&k, inner)))?;
+                let lhs = emitter.spread(&lhs, &[product.rows, depth]);
+                let rhs = emitter.spread(&rhs, &[depth, product.columns]);
+                let value = emitter.builder.dot(lhs, rhs, sum.value);
+                next.push(Block { value, axes: sum.axes.clone() });
+            }
+            Ok(next)
+        };
+        let sums = match inner {
+            // One step needs no loop.
+            Dimension::Constant(extent) if extent <= u64::from(chunk) => step(self, &Index::default(), &initial)?,
+            inner => self.for_each(inner, chunk, &initial, step)?,
+        };
+        for (product, sum) in products.iter().zip(sums) {
+            let result = match product.dequantize {
+                None => sum,
+                Some(value) => {
+                    let nowhere = Index::default();
+                    let place =
+                        if product.transpose_rhs { [&product.column, &nowhere] } else { [&nowhere, &product.column] };
+                    let factor = self.dequantization_scale(value, &place.map(Clone::clone))?;
+                    let factor = self.cast(&factor, Element::F32);
+                    self.multiply(&sum, &factor)
+                }
+            };
+            self.remember(product.key.clone(), result);
+        }
+        Ok(())
+    }
+
+    fn product(&self, key: &Key) -> Result<Product, Cut> {
+        let graph = self.graph;
+        let attributes = graph.operation(key.value.node).and_then(|operation| operation.downcast::<ops::Matmul>());
+        let (Some(ops::Matmul { transpose_rhs }), [.., row, column]) = (attributes, key.position.as_slice()) else {
+            return Err(Cut::never(key.value, "not a matrix product"));
+        };
+        let order = || Cut::at(key.value, "a matrix product is wanted in another order than rows by columns");
+        let operands = graph.operands(key.value.node);
+        let batch = &key.position[..key.position.len() - 2];
+        let mut row_axes = row.axes();
+        if self.tensor_type(operands[1])?.rank() == 2 {
+            // All leading dimensions are rows.
+            row_axes.extend(batch.iter().flat_map(Index::axes));
+            row_axes.sort_unstable();
+            row_axes.dedup();
+        } else if batch.iter().any(|index| !index.axes().is_empty()) {
+            return Err(order());
+        }
+        let (&[rows], &[columns]) = (row_axes.as_slice(), column.axes().as_slice()) else { return Err(order()) };
+        let is_run = column.separate().is_some_and(|(_, parts)| parts.iter().all(|(_, part)| part.as_lane().is_some()));
+        if rows == columns || !is_run {
+            return Err(order());
+        }
+        let (lhs, mut rhs) = (operands[0], operands[1]);
+        let elements = [self.multiplied(lhs)?, self.multiplied(rhs)?];
+        let mut dequantize = None;
+        let mut element = common(elements);
+        if let Some(found) = graph.defining(rhs).and_then(|operation| operation.downcast::<ops::Dequantize>()) {
+            let parts = graph.operands(rhs.node);
+            let inner = self.tensor_type(rhs)?.rank() - if transpose_rhs { 1 } else { 2 };
+            let scale_rank = self.tensor_type(parts[1])?.rank();
+            if scale_rank == 0 || (scale_rank == 1 && found.axis.is_some_and(|axis| axis != inner)) {
+                dequantize = Some(rhs);
+                rhs = parts[0];
+                element = common([elements[0], self.multiplied(rhs)?]);
+            }
+        }
+        if element == Element::F64 {
+            dequantize = None;
+            rhs = operands[1];
+        }
+        let (row, column) = (row.clone(), column.clone());
+        Ok(Product { key: key.clone(), lhs, rhs, transpose_rhs, dequantize, element, row, column, rows, columns })
+    }
+
+    /// The element that a value's numbers are exact in and that matrix units take.
+    fn multiplied(&self, value: ValueId) -> Result<Element, Cut> {
+        Ok(match self.storage_element(value)? {
+            Element::Fp8E4M3 | Element::Fp8E5M2 => Element::BF16,
+            element => element,
+        })
+    }
+
+    /// A tile of an operand, with zeros beyond the end of the inner dimension if `end` gives one.
+    fn dot_operand(
+        &mut self,
+        value: ValueId,
+        position: &[Index],
+        element: Element,
+        end: Option<(&Index, Dimension)>,
+    ) -> Result<Block, Cut> {
+        let block = self.emit(value, position)?;
+        let block = self.cast(&block, element);
+        // Memory reads as zero there.
+        match end.filter(|_| !self.is_loaded(value)) {
+            None => Ok(block),
+            Some((k, extent)) => match self.inside(k, extent) {
+                None => Ok(block),
+                Some(inside) => {
+                    let zero = self.number(0.0, element);
+                    Ok(self.select(&inside, &block, &zero))
+                }
+            },
+        }
+    }
+
+    /// Whether a value is in memory in the shape that it is used in.
+    fn is_loaded(&self, value: ValueId) -> bool {
+        matches!(self.graph.node(value.node).kind(), NodeKind::Input(_))
+    }
+}
+
+impl Product {
+    fn batch(&self) -> (&[Index], &Index) {
+        let rank = self.key.position.len();
+        (&self.key.position[..rank - 2], &self.row)
+    }
+}
+
+/// The element that numbers of both are exact in.
+fn common([a, b]: [Element; 2]) -> Element {
+    match (a, b) {
+        (a, b) if a == b => a,
+        (Element::F64, _) | (_, Element::F64) => Element::F64,
+        _ => Element::F32,
+    }
+}

@@ -1,0 +1,81 @@
+//! Whole steps of the models that the models crate checks in.
+
+use std::collections::BTreeMap;
+
+use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
+use tessera_ir::{Module, Type, parse_module};
+
+use super::{Numbers, assert_close, lowered, machine, random, targets};
+
+fn model(name: &str) -> Module {
+    let path = format!("{}/../models/ir/{name}.ir", env!("CARGO_MANIFEST_DIR"));
+    parse_module(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Two sequences in one step: one of `lengths[0]` tokens and so on, in pages that are not in order.
+fn ragged_inputs(module: &Module, lengths: &[usize], vocabulary: u64) -> Vec<Value> {
+    let mut numbers = Numbers::new(3);
+    let tokens: usize = lengths.iter().sum();
+    let integers = |shape: &[usize], values: Vec<i32>| Value::Tensor(Tensor::from_i32(shape, &values).unwrap());
+    module.functions[0]
+        .inputs()
+        .map(|(name, ty)| match (name, ty) {
+            ("tokens", _) => integers(&[tokens], (0..tokens).map(|_| (numbers.next() % vocabulary) as i32).collect()),
+            ("positions", _) => integers(&[tokens], lengths.iter().flat_map(|length| 0..*length as i32).collect()),
+            ("sequences", _) => {
+                let sequence = |(sequence, length): (usize, &usize)| vec![sequence as i32; *length];
+                integers(&[tokens], lengths.iter().enumerate().flat_map(sequence).collect())
+            }
+            ("page_table", _) => integers(&[lengths.len(), 2], (0..2 * lengths.len() as i32).rev().collect()),
+            ("rows", _) => {
+                let ends = lengths.iter().scan(0, |end, length| {
+                    *end += *length as i32;
+                    Some(*end - 1)
+                });
+                integers(&[lengths.len()], ends.collect())
+            }
+            (_, Type::KvCache(ty)) => Value::Cache(KvCache::new(ty.clone(), 2 * lengths.len() + 1).unwrap()),
+            (other, ty) => panic!("no value for %{other}: {ty}"),
+        })
+        .collect()
+}
+
+fn weights(module: &Module) -> Parameters {
+    let mut numbers = Numbers::new(5);
+    let scaled = |tensor: Tensor| {
+        let elements = tensor.to_floats().iter().map(|x| x * 0.05).collect();
+        Tensor::from_floats(tensor.storage(), tensor.shape(), elements).unwrap()
+    };
+    module
+        .parameters
+        .iter()
+        .map(|(name, ty)| {
+            let shape: Vec<usize> = ty.shape.iter().map(|dim| dim.as_static().unwrap() as usize).collect();
+            (name.clone(), scaled(random(ty.storage(), &shape, 2, &mut numbers)))
+        })
+        .collect::<BTreeMap<_, _>>()
+}
+
+fn check_model(name: &str, tolerance: f64) {
+    let module = model(name);
+    let function = &module.functions[0];
+    let inputs = ragged_inputs(&module, &[3, 6], 64);
+    let parameters = weights(&module);
+    let expected = evaluate(&module, &function.name, &inputs, &parameters).unwrap();
+    for target in targets() {
+        let (lowered, cuts) = lowered(&module, target, "");
+        assert!(cuts.is_empty(), "an unfused graph needs no cuts: {cuts:?}");
+        let found = machine::execute(&lowered, function, &inputs, &parameters);
+        assert_close(&found, &expected, tolerance, &format!("{name} on {target}"));
+    }
+}
+
+#[test]
+fn gpt2_unfused() {
+    check_model("gpt2-kjv", 1e-4);
+}
+
+#[test]
+fn gpt_unfused() {
+    check_model("gpt-small", 5e-2);
+}
