@@ -299,7 +299,7 @@ impl<'g> Outer<'g> {
         body.graph.set_outputs(inner);
         let operands = body.operands.iter().map(|operand| self.value(*operand)).collect::<Result<Vec<_>, _>>()?;
         let types: Vec<Type> = outputs.iter().map(|output| self.from.value_type(*output).clone()).collect();
-        let operation = Operation::from(ops::Fusion { label: Some(name.into()) }).with_region(body.graph);
+        let operation = Operation::from(ops::Fusion { label: Some(name.into()), schedule: None }).with_region(body.graph);
         let node = self
             .graph
             .add(operation, &operands, &types)
