@@ -299,6 +299,9 @@ pub fn evaluate_operation(
     results: &[Type],
     symbols: &mut Symbols,
 ) -> Result<Vec<Value>, EvaluationError> {
+    for ty in results {
+        check_size(ty, symbols).map_err(|error| error.of(operation.op()))?;
+    }
     let mut evaluation = Evaluation { operands, results, region: operation.region(), symbols: &mut *symbols };
     let values =
         (operation.definition().evaluate)(operation, &mut evaluation).map_err(|error| error.of(operation.op()))?;
@@ -312,6 +315,21 @@ pub fn evaluate_operation(
         rounded.push(value);
     }
     Ok(rounded)
+}
+
+/// Refuses tensors of more elements than an evaluation can be meant to hold.
+fn check_size(ty: &Type, symbols: &Symbols) -> Result<(), EvaluationError> {
+    const MOST_ELEMENTS: u64 = 1 << 31;
+    let Type::Tensor(tensor) = ty else { return Ok(()) };
+    let extent = |dim: &Dim| match dim {
+        Dim::Static(extent) => *extent,
+        Dim::Symbol(name) => symbols.get(name).copied().unwrap_or(1),
+    };
+    let count = tensor.shape.iter().try_fold(1u64, |count, dim| count.checked_mul(extent(dim)));
+    match count {
+        Some(0..=MOST_ELEMENTS) => Ok(()),
+        _ => Err(EvaluationError::operation(format!("a result of type {ty} is larger than memory"))),
+    }
 }
 
 /// Checks a value against its declared type, and binds the symbols that are not bound yet.

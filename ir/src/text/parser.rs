@@ -200,10 +200,7 @@ impl<'s> Parser<'s> {
                 TokenKind::Mark("(" | "[") => others += 1,
                 TokenKind::Mark(")" | "]") => others = others.saturating_sub(1),
                 TokenKind::Word(word) if is_start && words.contains(&word) => return,
-                TokenKind::Value(_) if is_start => match self.peek_after(1) {
-                    TokenKind::Mark("=" | ",") => return,
-                    _ => {}
-                },
+                TokenKind::Value(_) if is_start && matches!(self.peek_after(1), TokenKind::Mark("=" | ",")) => return,
                 _ => {}
             }
             is_first = false;
