@@ -15,6 +15,11 @@
 
 #![deny(missing_docs)]
 
+// The examples of the README are compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod artifact;
 pub mod cuda;
 pub mod device;
