@@ -300,6 +300,20 @@ pub struct KvCacheType {
     pub storage: Storage,
 }
 
+impl KvCacheType {
+    /// Why there can be no such cache, if so.
+    pub fn objection(&self) -> Option<String> {
+        let extents = [("layers", self.layers), ("heads", self.heads), ("dim", self.dim), ("page", self.page_size)];
+        if let Some((name, _)) = extents.iter().find(|(_, extent)| *extent == 0) {
+            return Some(format!("a cache with {name}=0 holds nothing"));
+        }
+        let holds = self.storage.is_float() && self.storage.block().is_none();
+        let message =
+            || format!("a cache holds floats without block scales, such as bf16 or fp8_e5m2, not {}", self.storage);
+        (!holds).then(message)
+    }
+}
+
 impl fmt::Display for KvCacheType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let KvCacheType { layers, heads, dim, page_size, storage } = self;

@@ -7,7 +7,7 @@ use crate::graph::{Graph, NodeId, NodeKind, ValueId, infer_results};
 use crate::module::Module;
 use crate::name::Name;
 use crate::ops;
-use crate::types::{TensorType, Type};
+use crate::types::{Dim, TensorType, Type};
 
 /// Checks a whole module: mesh, types, names, and every graph with the graphs nested in it.
 ///
@@ -37,6 +37,10 @@ impl Verifier<'_> {
             if !axes.insert(&axis.name) {
                 self.structure(format!("mesh axis `{}` is declared twice", axis.name));
             }
+            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if axis.name.is_empty() || !axis.name.chars().all(is_word) {
+                self.structure(format!("mesh axis `{}` is no word of letters, digits and `_`", axis.name));
+            }
             if axis.size == 0 {
                 self.structure(format!("mesh axis `{}` needs at least one device", axis.name));
             }
@@ -45,12 +49,12 @@ impl Verifier<'_> {
             if range.minimum > range.maximum {
                 self.structure(format!("no number lies in {}..={}", range.minimum, range.maximum));
             }
-            if !crate::Dim::is_symbol_name(symbol) {
+            if !Dim::is_symbol_name(symbol) {
                 self.structure(format!("`{symbol}` is no symbol; symbols are upper-case"));
             }
         }
         for (name, ty) in &self.module.parameters {
-            if let Some(objection) = self.type_objection(ty) {
+            if let Some(objection) = self.tensor_objection(ty) {
                 self.structure(format!("parameter `@{name}`: {objection}"));
             }
         }
@@ -89,9 +93,18 @@ impl Verifier<'_> {
         self.errors.push(error);
     }
 
-    fn type_objection(&self, ty: &TensorType) -> Option<String> {
+    fn tensor_objection(&self, ty: &TensorType) -> Option<String> {
         let sharding = || ty.sharding.as_ref()?.objection(ty.rank(), &self.module.mesh);
-        ty.policy.objection().or_else(sharding)
+        let symbol = ty.shape.iter().filter_map(Dim::as_symbol).find(|symbol| !Dim::is_symbol_name(symbol));
+        let misnamed = symbol.map(|symbol| format!("`{symbol}` is no symbol; symbols are upper-case"));
+        misnamed.or_else(|| ty.policy.objection()).or_else(sharding)
+    }
+
+    fn type_objection(&self, ty: &Type) -> Option<String> {
+        match ty {
+            Type::Tensor(tensor) => self.tensor_objection(tensor),
+            Type::KvCache(cache) => cache.objection(),
+        }
     }
 
     fn graph(&mut self, graph: &Graph, is_region: bool) {
@@ -105,7 +118,7 @@ impl Verifier<'_> {
         let mut bound = BTreeSet::new();
         for id in order {
             let count = self.errors.len();
-            for ty in graph.node(id).results().iter().filter_map(Type::as_tensor) {
+            for ty in graph.node(id).results() {
                 if let Some(objection) = self.type_objection(ty) {
                     self.node_error(graph, id, DiagnosticKind::Type, &objection, None);
                 }

@@ -317,18 +317,17 @@ pub fn evaluate_operation(
     Ok(rounded)
 }
 
-/// Refuses tensors of more elements than an evaluation can be meant to hold.
+/// Refuses results that are larger than memory.
 fn check_size(ty: &Type, symbols: &Symbols) -> Result<(), EvaluationError> {
-    const MOST_ELEMENTS: u64 = 1 << 31;
     let Type::Tensor(tensor) = ty else { return Ok(()) };
     let extent = |dim: &Dim| match dim {
-        Dim::Static(extent) => *extent,
-        Dim::Symbol(name) => symbols.get(name).copied().unwrap_or(1),
+        Dim::Static(extent) => usize::try_from(*extent).unwrap_or(usize::MAX),
+        Dim::Symbol(name) => symbols.get(name).map_or(1, |extent| *extent as usize),
     };
-    let count = tensor.shape.iter().try_fold(1u64, |count, dim| count.checked_mul(extent(dim)));
-    match count {
-        Some(0..=MOST_ELEMENTS) => Ok(()),
-        _ => Err(EvaluationError::operation(format!("a result of type {ty} is larger than memory"))),
+    let shape: Vec<usize> = tensor.shape.iter().map(extent).collect();
+    match tensor::element_count(&shape) {
+        Some(_) => Ok(()),
+        None => Err(EvaluationError::operation(format!("a result of type {ty} is larger than memory"))),
     }
 }
 

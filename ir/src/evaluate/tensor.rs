@@ -52,14 +52,21 @@ pub enum TensorError {
     /// Block-scaled elements and their scales are two buffers, not one run of bytes.
     #[error("{0} keeps its scales apart and has no form in plain bytes")]
     BlockScaled(Storage),
-    /// The shape is larger than memory.
-    #[error("shape {0:?} holds more elements than can be addressed")]
+    /// The shape is larger than what an evaluation can be meant to hold.
+    #[error("shape {0:?} is larger than memory")]
     TooLarge(Vec<usize>),
+    /// There can be no cache of the type.
+    #[error("{0}")]
+    Cache(String),
 }
 
-/// Number of elements of a shape.
+/// Elements of the largest tensor that is made: 16 GiB of f64.
+const MOST_ELEMENTS: usize = 1 << 31;
+
+/// Number of elements of a shape, if they fit in memory.
 pub(crate) fn element_count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent))
+    let count = shape.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent));
+    count.filter(|count| *count <= MOST_ELEMENTS)
 }
 
 impl Tensor {
@@ -342,17 +349,16 @@ impl KvCache {
     /// A cache of `pages` pages, filled with zeros.
     ///
     /// # Errors
-    /// The cache is larger than memory.
+    /// The cache is larger than memory, or there can be none of its type.
     pub fn new(ty: KvCacheType, pages: usize) -> Result<KvCache, TensorError> {
+        if let Some(objection) = ty.objection() {
+            return Err(TensorError::Cache(objection));
+        }
         let extents = [ty.layers, 2, pages as u64, ty.page_size, ty.heads, ty.dim];
         let extents: Vec<usize> =
             extents.into_iter().map(|extent| usize::try_from(extent).unwrap_or(usize::MAX)).collect();
-        match element_count(&extents) {
-            Some(count) if count <= isize::MAX as usize / 8 => {
-                Ok(KvCache { ty, pages, elements: Arc::new(vec![0.0; count]) })
-            }
-            _ => Err(TensorError::TooLarge(extents)),
-        }
+        let count = element_count(&extents).ok_or(TensorError::TooLarge(extents))?;
+        Ok(KvCache { ty, pages, elements: Arc::new(vec![0.0; count]) })
     }
 
     /// The cache's type.

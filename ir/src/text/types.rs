@@ -133,29 +133,25 @@ impl<'s> Parser<'s> {
 
     /// `kv_cache<layers=4, heads=6, dim=32, page=16, f32>`
     fn cache_type(&mut self) -> Parsed<KvCacheType> {
+        let start = self.span().start;
         self.advance();
         self.expect("<")?;
         let mut numbers = [0; 4];
         for (name, number) in ["layers", "heads", "dim", "page"].into_iter().zip(&mut numbers) {
             self.expect(name)?;
             self.expect("=")?;
-            let span = self.span();
             *number = self.natural("a number")?;
-            if *number == 0 {
-                let message = format!("a cache with {name}=0 holds nothing");
-                return Err(self.report(Diagnostic::new(DiagnosticKind::Type, message, span)));
-            }
             self.expect(",")?;
         }
-        let span = self.span();
         let storage = self.storage()?;
-        if !storage.is_float() || storage.block().is_some() {
-            let message = format!("a cache cannot be of {storage}");
-            let error = Diagnostic::new(DiagnosticKind::Type, message, span);
-            return Err(self.report(error.help("caches hold floats without block scales, such as bf16 or fp8_e5m2")));
-        }
         self.expect(">")?;
         let [layers, heads, dim, page_size] = numbers;
-        Ok(KvCacheType { layers, heads, dim, page_size, storage })
+        let cache = KvCacheType { layers, heads, dim, page_size, storage };
+        match cache.objection() {
+            Some(objection) => {
+                Err(self.report(Diagnostic::new(DiagnosticKind::Type, objection, self.span_since(start))))
+            }
+            None => Ok(cache),
+        }
     }
 }
