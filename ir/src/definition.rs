@@ -279,7 +279,7 @@ pub enum Site {
     Operation,
     /// The operand at this index.
     Operand(usize),
-    /// The attribute at this index of the declaration.
+    /// The attribute of this name.
     Attribute(&'static str),
     /// The result at this index.
     Result(usize),

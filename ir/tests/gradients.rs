@@ -47,6 +47,12 @@ const CASES: &[(&str, &str, &str)] = &[
     ("%x: tensor<3x4xf64>", "softmax(%x) {axis = 0}", "3x4"),
     ("%x: tensor<3x4xf64>, %y: tensor<4x2xf64>", "matmul(%x, %y)", "3x2"),
     ("%x: tensor<3x4xf64>, %y: tensor<2x4xf64>", "matmul(%x, %y) {transpose_rhs = true}", "3x2"),
+    ("%x: tensor<2x3x4xf64>, %y: tensor<4x5xf64>", "matmul(%x, %y)", "2x3x5"),
+    ("%x: tensor<2x3x4xf64>, %y: tensor<5x4xf64>", "matmul(%x, %y) {transpose_rhs = true}", "2x3x5"),
+    ("%x: tensor<4x6xf64>", "slice(%x) {starts = [1, 0], limits = [3, 4]}", "2x4"),
+    ("%x: tensor<2x3x4xf64>, %s: tensor<4xf64>, %b: tensor<4xf64>", "layer_norm(%x, %s, %b) {epsilon = 0.1}", "2x3x4"),
+    ("%x: tensor<3x4xf64>, %s: tensor<4xf64>", "rms_norm(%x, %s) {epsilon = 0.1}", "3x4"),
+    ("%x: tensor<3x2x4xf64>, %i: tensor<3xi32>", "rope(%x, %i)", "3x2x4"),
     ("%x: tensor<2x3x4xf64>, %y: tensor<2x5x4xf64>", "matmul(%x, %y) {transpose_rhs = true}", "2x3x5"),
 ];
 
@@ -75,7 +81,7 @@ fn value(name: &str, module: &Module, random: &mut Random) -> Vec<Value> {
         // The input `%p` is positive.
         let element = |random: &mut Random| match (input, ty.storage()) {
             ("p", _) => random.real() + 1.5,
-            (_, Storage::Bool) => random.below(2) as f64,
+            (_, storage) if !storage.is_float() => random.below(2) as f64,
             _ => 2.0 * random.real(),
         };
         let elements = (0..count).map(|_| element(random)).collect();

@@ -54,6 +54,14 @@ operation! {
         let element = rule.factor(FactorKind::Whole);
         rule.operand([token, head, element]).operand([token]).result([token, head, element])
     },
+    adjoint: |op, context| {
+        // A rotation's transpose is the rotation back.
+        let storage = context.tensor_type(context.operands[0])?.storage();
+        let gradient = context.stored_as(context.gradients[0], storage)?;
+        let mut build = context.graph.builder();
+        let back = build.neg(context.operands[1])?;
+        Ok(vec![Some(build.rope(gradient, back, op.clone())?), None])
+    },
     evaluate: |op, evaluation| {
         let x = evaluation.tensor(0)?;
         let positions = evaluation.tensor(1)?.to_integers();

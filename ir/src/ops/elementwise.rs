@@ -54,6 +54,14 @@ impl Adjoint<'_> {
         ty.as_tensor().cloned().ok_or_else(|| OpError::operation("a cache has no gradient"))
     }
 
+    /// A value with its elements in another storage, or the value itself if they are.
+    pub(super) fn stored_as(&mut self, value: ValueId, storage: Storage) -> Result<ValueId, OpError> {
+        if self.tensor_type(value)?.storage() == storage {
+            return Ok(value);
+        }
+        self.graph.builder().cast(value, Cast { to: storage })
+    }
+
     /// A tensor of the type of `like`, filled with `number`.
     pub(super) fn filled(&mut self, like: ValueId, number: f64) -> Result<ValueId, OpError> {
         let ty = self.tensor_type(like)?;

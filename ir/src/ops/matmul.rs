@@ -6,7 +6,7 @@ use crate::definition::{Adjoint, Inference, OpError, ResultTypes, one_result};
 use crate::evaluate::{Evaluation, EvaluationError, Tensor, Value};
 use crate::graph::ValueId;
 use crate::operation::operation;
-use crate::ops::family;
+use crate::ops::{ReduceSum, Transpose, family};
 use crate::sharding::{FactorKind, ShardingRule};
 use crate::storage::Storage;
 use crate::types::Type;
@@ -91,20 +91,20 @@ fn differentiate_matmul(op: &Matmul, context: &mut Adjoint<'_>) -> Result<Vec<Op
     let mut build = context.graph.builder();
     let lhs_gradient =
         build.returning(lhs_type.clone()).matmul(gradient, rhs, Matmul { transpose_rhs: !op.transpose_rhs })?;
-    // For one matrix under many leading dimensions, these count as rows.
-    let (left, right) = if rhs_type.rank() == 2 && lhs_type.rank() > 2 {
-        let message = "the gradient of a matrix shared by batches is not declared yet";
-        return Err(OpError::operation(message).help("reshape `lhs` to rank 2 first"));
-    } else if op.transpose_rhs {
-        (gradient, lhs)
-    } else {
-        (lhs, gradient)
-    };
+    let (left, right) = if op.transpose_rhs { (gradient, lhs) } else { (lhs, gradient) };
     let rank = lhs_type.rank();
     let mut permutation: Vec<usize> = (0..rank).collect();
     permutation.swap(rank - 1, rank - 2);
-    let transposed = build.transpose(left, crate::ops::Transpose { permutation })?;
-    let rhs_gradient = build.returning(rhs_type).matmul(transposed, right, Matmul { transpose_rhs: false })?;
+    let transposed = build.transpose(left, Transpose { permutation })?;
+    let product = Matmul { transpose_rhs: false };
+    if rhs_type.rank() == rank {
+        let rhs_gradient = build.returning(rhs_type).matmul(transposed, right, product)?;
+        return Ok(vec![Some(lhs_gradient), Some(rhs_gradient)]);
+    }
+    // One matrix under many leading dimensions: their gradients add up.
+    let each = build.matmul(transposed, right, product)?;
+    let axes = (0..rank - 2).collect();
+    let rhs_gradient = build.returning(rhs_type).reduce_sum(each, ReduceSum { axes })?;
     Ok(vec![Some(lhs_gradient), Some(rhs_gradient)])
 }
 

@@ -1,10 +1,12 @@
 //! Ops that move elements without computing on them.
 
+use crate::attribute::ConstantValue;
 use crate::definition::{Adjoint, Inference, OpError, ResultTypes, one_result};
 use crate::evaluate::{Evaluation, EvaluationError, Tensor, Value};
+use crate::graph::ValueId;
 use crate::operation::operation;
 use crate::ops::elementwise::Gradients;
-use crate::ops::family;
+use crate::ops::{Constant, family};
 use crate::sharding::{Factor, FactorKind, ShardingRule};
 use crate::storage::Storage;
 use crate::types::{Dim, Shape, TensorType, Type};
@@ -273,6 +275,7 @@ operation! {
             .collect();
         rule.operand(factors.iter().copied()).result(factors)
     },
+    adjoint: differentiate_slice,
     evaluate: |op, evaluation| {
         let limits = evaluation.extents(&op.limits)?;
         let operand = evaluation.tensor(0)?;
@@ -283,6 +286,29 @@ operation! {
         let sources = offsets(&shape, &from).into_iter().map(|offset| offset + first);
         Ok(vec![operand.gathered(shape.clone(), sources).into()])
     },
+}
+
+/// The gradient with zeros around it, one dimension after the other.
+fn differentiate_slice(op: &Slice, context: &mut Adjoint<'_>) -> Gradients {
+    let operand = context.tensor_type(context.operands[0])?;
+    let mut gradient = context.gradients[0];
+    for (axis, dim) in operand.shape.iter().enumerate() {
+        let (Some(extent), Some(limit)) = (dim.as_static(), op.limits[axis].as_static()) else { continue };
+        let ty = context.tensor_type(gradient)?;
+        let mut zeros = |extent: u64| -> Result<Option<ValueId>, OpError> {
+            let mut shape = ty.shape.clone();
+            shape[axis] = Dim::Static(extent);
+            let constant = Constant { value: ConstantValue::from(0.0) };
+            let build = |ty| context.graph.builder().constant(constant, ty);
+            (extent > 0).then(|| build(ty.with_shape(shape))).transpose()
+        };
+        let (before, after) = (zeros(op.starts[axis] as u64)?, zeros(extent - limit)?);
+        let parts: Vec<ValueId> = before.into_iter().chain([gradient]).chain(after).collect();
+        if parts.len() > 1 {
+            gradient = context.graph.builder().concat(&parts, Concat { axis })?;
+        }
+    }
+    Ok(vec![Some(gradient)])
 }
 
 fn infer_slice(op: &Slice, inference: &Inference<'_>) -> Result<ResultTypes, OpError> {

@@ -1,10 +1,11 @@
 //! Softmax and the norms.
 
-use crate::definition::{Inference, OpError, ResultTypes, one_result};
+use crate::definition::{Adjoint, Inference, OpError, ResultTypes, one_result};
 use crate::evaluate::{Evaluation, EvaluationError, Tensor, Value};
+use crate::graph::ValueId;
 use crate::operation::operation;
 use crate::ops::movement::check_axis;
-use crate::ops::{Broadcast, ReduceSum, family};
+use crate::ops::{Broadcast, ReduceMean, ReduceSum, family};
 use crate::sharding::{Factor, FactorKind, ShardingRule};
 use crate::storage::Storage;
 use crate::types::{TensorType, Type};
@@ -113,6 +114,65 @@ fn evaluate_rows(
     Ok(vec![Tensor::from_floats(Storage::F64, x.shape(), elements)?.into()])
 }
 
+/// What the gradients of both norms are made of, for rows normalized as `centred · factor`.
+struct NormGradient {
+    /// The rows normalized, before scale and bias.
+    normalized: ValueId,
+    /// The factor of each row, repeated along it.
+    factor: ValueId,
+    /// The result's gradient, in the storage of `x`.
+    gradient: ValueId,
+    /// The same, times the scale.
+    scaled: ValueId,
+}
+
+impl NormGradient {
+    fn new(context: &mut Adjoint<'_>, centred: ValueId, epsilon: f64) -> Result<NormGradient, OpError> {
+        let ty = context.tensor_type(context.operands[0])?;
+        let gradient = context.stored_as(context.gradients[0], ty.storage())?;
+        let scale = context.stored_as(context.operands[1], ty.storage())?;
+        let square = context.graph.builder().mul(centred, centred)?;
+        let mean = row_means(context, square)?;
+        let epsilon = context.filled(mean, epsilon)?;
+        let mut build = context.graph.builder();
+        let shifted = build.add(mean, epsilon)?;
+        let factor = build.rsqrt(shifted)?;
+        let normalized = build.mul(centred, factor)?;
+        let axes = vec![ty.rank() - 1];
+        let scale = build.broadcast(scale, Broadcast { axes }, ty.with_shape(ty.shape.clone()))?;
+        let scaled = build.mul(gradient, scale)?;
+        Ok(NormGradient { normalized, factor, gradient, scaled })
+    }
+
+    /// The gradient of the rows, given that of the centred rows less what the factor contributes.
+    fn rows(&self, context: &mut Adjoint<'_>, centred_gradient: ValueId) -> Result<ValueId, OpError> {
+        let product = context.graph.builder().mul(self.scaled, self.normalized)?;
+        let mean = row_means(context, product)?;
+        let mut build = context.graph.builder();
+        let along = build.mul(self.normalized, mean)?;
+        let rest = build.sub(centred_gradient, along)?;
+        build.mul(rest, self.factor)
+    }
+
+    /// Sums `value` over everything but the rows, for the gradient of the vector operand `index`.
+    fn vector(&self, context: &mut Adjoint<'_>, value: ValueId, index: usize) -> Result<ValueId, OpError> {
+        let rank = context.tensor_type(value)?.rank();
+        let storage = context.tensor_type(context.operands[index])?.storage();
+        let axes = (0..rank - 1).collect();
+        let sum = context.graph.builder().reduce_sum(value, ReduceSum { axes })?;
+        context.stored_as(sum, storage)
+    }
+}
+
+/// The mean of each row, repeated along it.
+fn row_means(context: &mut Adjoint<'_>, value: ValueId) -> Result<ValueId, OpError> {
+    let ty = context.tensor_type(value)?;
+    let last = ty.rank() - 1;
+    let mut build = context.graph.builder();
+    let mean = build.reduce_mean(value, ReduceMean { axes: vec![last] })?;
+    build.broadcast(mean, Broadcast { axes: (0..last).collect() }, ty)
+}
+
 operation! {
     /// Layer normalization of each row (the last dimension):
     /// `(x - mean) / √(variance + epsilon) · scale + bias`, with the variance divided by the length of the
@@ -130,6 +190,19 @@ operation! {
     }
     infer: |op, inference| infer_norm(op.epsilon, inference),
     sharding: |_, operands, _| shard_norm(operands),
+    adjoint: |op, context| {
+        let x = context.operands[0];
+        let mean = row_means(context, x)?;
+        let centred = context.graph.builder().sub(x, mean)?;
+        let norm = NormGradient::new(context, centred, op.epsilon)?;
+        let mean = row_means(context, norm.scaled)?;
+        let centred_gradient = context.graph.builder().sub(norm.scaled, mean)?;
+        let x_gradient = norm.rows(context, centred_gradient)?;
+        let product = context.graph.builder().mul(norm.gradient, norm.normalized)?;
+        let scale_gradient = norm.vector(context, product, 1)?;
+        let bias_gradient = norm.vector(context, norm.gradient, 2)?;
+        Ok(vec![Some(x_gradient), Some(scale_gradient), Some(bias_gradient)])
+    },
     evaluate: |op, evaluation| {
         let (scale, bias) = (evaluation.tensor(1)?.to_floats(), evaluation.tensor(2)?.to_floats());
         evaluate_rows(evaluation, |row| {
@@ -158,6 +231,13 @@ operation! {
     }
     infer: |op, inference| infer_norm(op.epsilon, inference),
     sharding: |_, operands, _| shard_norm(operands),
+    adjoint: |op, context| {
+        let norm = NormGradient::new(context, context.operands[0], op.epsilon)?;
+        let x_gradient = norm.rows(context, norm.scaled)?;
+        let product = context.graph.builder().mul(norm.gradient, norm.normalized)?;
+        let scale_gradient = norm.vector(context, product, 1)?;
+        Ok(vec![Some(x_gradient), Some(scale_gradient)])
+    },
     evaluate: |op, evaluation| {
         let scale = evaluation.tensor(1)?.to_floats();
         evaluate_rows(evaluation, |row| {
