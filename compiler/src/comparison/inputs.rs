@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use tessera_ir::evaluate::{KvCache, Parameters, Symbols, Tensor, TensorError, Value};
+use tessera_ir::testing::Random;
 use tessera_ir::{Dim, Function, Graph, Module, Name, NodeKind, Shape, Storage, TensorType, Type, ValueId};
 use thiserror::Error;
 
@@ -64,7 +65,7 @@ const DEFAULT_SEQUENCES: u64 = 2;
 pub fn random_inputs(module: &Module, name: &str, bound: &Symbols, seed: u64) -> Result<Inputs, InputError> {
     let function = module.function(name).ok_or_else(|| InputError::UnknownFunction(name.to_owned()))?;
     let symbols = extents(module, function, bound)?;
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut parameters = Parameters::new();
     for (name, ty) in &module.parameters {
         let shape = shape_of(&ty.shape, &symbols);
@@ -245,7 +246,7 @@ impl Batch {
         };
         for sequence in 0..sequences {
             let own = tokens * (sequence + 1) / sequences - tokens * sequence / sequences;
-            let start = random.below(capacity.saturating_sub(own) as u64 + 1) as usize;
+            let start = random.below(capacity.saturating_sub(own) + 1);
             batch.positions.extend((0..own).map(|token| ((start + token) % capacity) as i64));
             batch.sequences.extend(std::iter::repeat_n(sequence as i64, own));
         }
@@ -324,26 +325,23 @@ fn operand_name(graph: &Graph, value: ValueId) -> Option<&'static str> {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// A number in 0..limit; 0 if the limit is 0.
-    fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
-    }
-
+/// Random elements of tensors.
+trait Elements {
     /// A number in (0, 1].
+    fn unit(&mut self) -> f64;
+    /// Numbers between two.
+    fn uniform(&mut self, count: usize, least: f64, most: f64) -> Vec<f64>;
+    /// Integers from `least` to before `limit`.
+    fn integers(&mut self, count: usize, least: i64, limit: i64) -> Vec<i64>;
+    /// Normally distributed numbers, by Box and Muller.
+    fn normal(&mut self, count: usize, deviation: f64) -> Vec<f64>;
+    /// Another order.
+    fn shuffle(&mut self, items: &mut [i64]);
+}
+
+impl Elements for Random {
     fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+        ((self.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
 
     fn uniform(&mut self, count: usize, least: f64, most: f64) -> Vec<f64> {
@@ -351,11 +349,10 @@ impl Random {
     }
 
     fn integers(&mut self, count: usize, least: i64, limit: i64) -> Vec<i64> {
-        let range = limit.saturating_sub(least).max(0) as u64;
+        let range = limit.saturating_sub(least).max(1) as usize;
         (0..count).map(|_| least + self.below(range) as i64).collect()
     }
 
-    /// Normally distributed numbers, by Box and Muller.
     fn normal(&mut self, count: usize, deviation: f64) -> Vec<f64> {
         let one = |_| {
             let radius = (-2.0 * self.unit().ln()).sqrt();
@@ -366,7 +363,7 @@ impl Random {
 
     fn shuffle(&mut self, items: &mut [i64]) {
         for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last as u64 + 1) as usize);
+            items.swap(last, self.below(last + 1));
         }
     }
 }

@@ -41,15 +41,6 @@ impl Pass for Infer {
     }
 }
 
-/// Checks every operation of a module by inferring its type anew.
-pub(super) fn check(module: &Module) -> Result<(), String> {
-    for function in &module.functions {
-        rebuild(&function.graph, &Shape::clone)
-            .map_err(|(operation, error)| format!("@{}: {operation}: {error}", function.name))?;
-    }
-    Ok(())
-}
-
 /// The same graph with other shapes. The error comes with the operation that does not fit them.
 fn rebuild(graph: &Graph, substitute: &dyn Fn(&Shape) -> Shape) -> Result<Graph, (String, OpError)> {
     let retype = |ty: &Type| match ty {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use tessera_ir::Module;
 use tessera_ir::diagnostic::closest;
+use tessera_ir::{Diagnostic, Module, verify};
 use thiserror::Error;
 
 use super::PASSES;
@@ -51,7 +51,7 @@ impl Pipeline {
                 .map_err(|error| PipelineError::Pass { pass: registration.name, error: Box::new(error) })?;
             let elapsed = start.elapsed();
             if changed {
-                verify(module).map_err(|message| PipelineError::Broken { pass: registration.name, message })?;
+                verify(module).map_err(|errors| PipelineError::Broken { pass: registration.name, errors })?;
             }
             let run = PassRun { pass: registration.name, changed, elapsed };
             observe(&run, module);
@@ -130,8 +130,8 @@ pub struct PassRun {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PipelineError {
     /// The module does not verify before the first pass.
-    #[error("the module is not valid: {0}")]
-    Invalid(String),
+    #[error("the module is not valid: {}", list(.0))]
+    Invalid(Vec<Diagnostic>),
     /// A pass gave up.
     #[error("{error}")]
     Pass {
@@ -141,16 +141,15 @@ pub enum PipelineError {
         error: Box<PassError>,
     },
     /// A pass left a module that does not verify.
-    #[error("the pass `{pass}` broke the module, which is a defect of the compiler: {message}")]
+    #[error("the pass `{pass}` broke the module, which is a defect of the compiler: {}", list(.errors))]
     Broken {
         /// The pass.
         pass: &'static str,
         /// What the verifier says.
-        message: String,
+        errors: Vec<Diagnostic>,
     },
 }
 
-/// Checks every operation of the module against its op.
-fn verify(module: &Module) -> Result<(), String> {
-    super::infer::check(module)
+fn list(errors: &[Diagnostic]) -> String {
+    errors.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("; ")
 }
