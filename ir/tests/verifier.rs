@@ -108,3 +108,15 @@ fn errors_inside_regions_say_where() {
     assert!(found[0].to_string().starts_with("@f, fusion, %b: exp: the result's type is tensor<4xf32>"), "{found:?}");
     assert!(found[0].span.is_some());
 }
+
+#[test]
+fn a_spoilt_graph_is_not_evaluated() {
+    use tessera_ir::evaluate::{Parameters, Tensor, evaluate};
+    let mut module = module();
+    let y = named(&module, "y");
+    module.functions[0].graph.set_value_type(y, TensorType::new([3, 4], Storage::F32));
+    let inputs = [Tensor::zeros(Storage::F32, [3, 4]).unwrap().into()];
+    let parameters = Parameters::from([("w".into(), Tensor::zeros(Storage::F32, [4, 4]).unwrap())]);
+    let error = evaluate(&module, "f", &inputs, &parameters).unwrap_err().to_string();
+    assert!(error.starts_with("the graph is not well formed: matmul: the result's type is"), "{error}");
+}

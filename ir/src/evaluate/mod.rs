@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
 use crate::definition::Op;
-use crate::graph::{Graph, NodeKind, ValueId};
+use crate::graph::{Graph, NodeKind, ValueId, infer_results};
 use crate::module::Module;
 use crate::name::Name;
 use crate::operation::Operation;
@@ -74,9 +74,9 @@ pub enum EvaluationError {
         /// What is wrong.
         message: String,
     },
-    /// The graph has a cycle.
-    #[error("the graph has a cycle")]
-    Cycle,
+    /// The graph breaks the rules that the verifier checks.
+    #[error("the graph is not well formed: {0}")]
+    Malformed(String),
 }
 
 fn note(symbols: &Symbols) -> String {
@@ -234,8 +234,9 @@ pub fn evaluate_graph(
     }
     let order = graph.topological_order();
     if order.len() != graph.node_count() {
-        return Err(EvaluationError::Cycle);
+        return Err(EvaluationError::Malformed("it has a cycle".to_owned()));
     }
+    let missing = || EvaluationError::Malformed("it refers to a value that is not there".to_owned());
     let mut inputs: Vec<Option<Value>> = inputs.into_iter().map(Some).collect();
     let mut values = Values::default();
     for id in order {
@@ -243,7 +244,7 @@ pub fn evaluate_graph(
         let first = ValueId::first(id);
         match node.kind() {
             NodeKind::Input(position) => {
-                let value = inputs[*position].take().ok_or(EvaluationError::Cycle)?;
+                let value = inputs.get_mut(*position).and_then(Option::take).ok_or_else(missing)?;
                 bind(&format!("input {position}"), graph.value_type(first), &value, symbols)?;
                 values.define(graph, first, value);
             }
@@ -255,6 +256,9 @@ pub fn evaluate_graph(
             }
             NodeKind::Operation(operation) => {
                 let operands = graph.operands(id);
+                let types: Vec<&Type> = operands.iter().map(|operand| graph.value_type(*operand)).collect();
+                infer_results(operation, &types, node.results())
+                    .map_err(|error| EvaluationError::Malformed(error.to_string()))?;
                 let operands = operands.iter().map(|operand| values.take(*operand)).collect();
                 let results = evaluate_operation(operation, operands, node.results(), symbols)?;
                 for (index, value) in results.into_iter().enumerate() {
@@ -263,7 +267,7 @@ pub fn evaluate_graph(
             }
         }
     }
-    graph.outputs().iter().map(|output| values.take(*output).ok_or(EvaluationError::Cycle)).collect()
+    graph.outputs().iter().map(|output| values.take(*output).ok_or_else(missing)).collect()
 }
 
 /// Values that will still be used, each with the number of uses left: the last use takes the value,
