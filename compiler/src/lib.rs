@@ -4,6 +4,7 @@
 //! graph IR → schedule → tile programs → target code → artifact; no stage looks back at an earlier one.
 
 pub mod comparison;
+pub mod driver;
 pub mod graph;
 pub mod schedule;
 pub mod target;

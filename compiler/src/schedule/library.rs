@@ -75,7 +75,7 @@ impl Library {
         tiling: &Tiling,
     ) -> Result<Built, (Position, Cut)> {
         let layers = layers(graph);
-        let key = self.key(graph, inputs, tiling, &layers);
+        let key = self.key(graph, symbols, inputs, tiling, &layers);
         let target = self.target;
         let outcome = self.built.entry(key).or_insert_with(|| {
             let memory: Vec<InputMemory> = memory_of(target, graph, inputs);
@@ -100,8 +100,18 @@ impl Library {
     }
 
     /// A hash of all that the program depends on: not of names, and not of the layer where there is one.
-    fn key(&self, graph: &Graph, inputs: &[InputKind], tiling: &Tiling, layers: &[u64]) -> blake3::Hash {
+    fn key(
+        &self,
+        graph: &Graph,
+        symbols: &Symbols,
+        inputs: &[InputKind],
+        tiling: &Tiling,
+        layers: &[u64],
+    ) -> blake3::Hash {
         let mut text = String::new();
+        for name in symbols.names() {
+            let _ = writeln!(text, "{name}");
+        }
         let order = graph.topological_order();
         let places: HashMap<NodeId, usize> = order.iter().enumerate().map(|(place, node)| (*node, place)).collect();
         let write_values = |text: &mut String, values: &[ValueId]| {

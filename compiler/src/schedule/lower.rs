@@ -19,13 +19,13 @@ use super::symbols::Symbols;
 use crate::target::Target;
 use crate::tile::{self, Program};
 
-/// Tile programs and the plan that launches them; [`Plan::kernels`] are the programs in the same order.
+/// Tile programs and the plans that launch them. Kernels of the plans and programs go by the same names.
 #[derive(Clone, Debug)]
 pub struct Lowered {
-    /// The programs.
+    /// The programs, each once.
     pub programs: Vec<Program>,
-    /// The plan. What only a target knows of a kernel (scratch, shared memory) is 0 still.
-    pub plan: Plan,
+    /// A plan for each function. What only a target knows of a kernel (scratch, shared memory) is 0 still.
+    pub plans: Vec<Plan>,
     /// Contents of `constants.bin`.
     pub constants: Vec<u8>,
 }
@@ -89,24 +89,36 @@ pub fn input_kinds(graph: &Graph, symbols: &Symbols, operands: &[ValueId]) -> Ve
         .collect()
 }
 
-/// Lowers a formed function.
+/// Lowers a module of formed functions.
 ///
 /// # Errors
 /// A schedule cannot be read or does not fit its region; a symbol is a dimension of no input.
-pub fn lower(
+pub fn lower(module: &Module, library: &mut Library) -> Result<Lowered, ScheduleError> {
+    let mut lowered = Lowered { programs: Vec::new(), plans: Vec::new(), constants: Vec::new() };
+    if module.functions.is_empty() {
+        return Err(ScheduleError::Function("the module has no functions".into()));
+    }
+    for function in &module.functions {
+        lower_function(module, function, library, &mut lowered)?;
+    }
+    Ok(lowered)
+}
+
+fn lower_function(
     module: &Module,
     function: &Function,
-    symbols: &Symbols,
     library: &mut Library,
-) -> Result<Lowered, ScheduleError> {
+    lowered: &mut Lowered,
+) -> Result<(), ScheduleError> {
+    let symbols = &symbols_of(function);
     let mut lowering = Lowering {
         graph: &function.graph,
         symbols,
         plan: Plan::new(module.name.to_string(), function.name.to_string()),
-        programs: Vec::new(),
+        programs: &mut lowered.programs,
         by_hash: HashMap::new(),
         buffers: HashMap::new(),
-        constants: Vec::new(),
+        constants: &mut lowered.constants,
         target: library.target(),
     };
     lowering.plan.symbols = symbols.names().iter().map(ToString::to_string).collect();
@@ -144,19 +156,22 @@ pub fn lower(
             lowering.launch(built, &variant.tiling, guard, &label, &operands, &results)?;
         }
     }
-    let Lowering { plan, programs, constants, .. } = lowering;
+    let plan = lowering.plan;
     plan.validate()?;
-    Ok(Lowered { programs, plan, constants })
+    lowered.plans.push(plan);
+    Ok(())
 }
 
 struct Lowering<'a> {
     graph: &'a Graph,
     symbols: &'a Symbols,
     plan: Plan,
-    programs: Vec<Program>,
+    /// Of all functions.
+    programs: &'a mut Vec<Program>,
+    /// Kernels of this plan.
     by_hash: HashMap<blake3::Hash, usize>,
     buffers: HashMap<ValueId, BufferReference>,
-    constants: Vec<u8>,
+    constants: &'a mut Vec<u8>,
     target: Target,
 }
 
@@ -287,11 +302,21 @@ impl Lowering<'_> {
         let kernel = match self.by_hash.get(&hash) {
             Some(kernel) => *kernel,
             None => {
-                tile::verify(&program).map_err(Box::new)?;
                 program.name = kernel_name(label, &hash);
                 program.summary = vec![label.to_string(), tiling.to_string()];
+                // Another function may have the same kernel under another label.
+                let ending = &program.name[program.name.len() - 8..];
+                let known =
+                    self.programs.iter().find(|known| known.name.ends_with(ending) && content_hash(known) == hash);
+                let name = match known {
+                    Some(known) => known.name.clone(),
+                    None => {
+                        tile::verify(&program).map_err(Box::new)?;
+                        program.name.clone()
+                    }
+                };
                 self.plan.kernels.push(Kernel {
-                    name: program.name.clone(),
+                    name,
                     hash: hash.to_hex().to_string(),
                     parameters: bindings.iter().map(parameter_kind).collect(),
                     partition: partition(&program, tiling),
@@ -299,9 +324,11 @@ impl Lowering<'_> {
                     dynamic_shared_bytes: 0,
                     scratch_bytes: 0,
                 });
-                self.programs.push(program);
-                self.by_hash.insert(hash, self.programs.len() - 1);
-                self.programs.len() - 1
+                if known.is_none() {
+                    self.programs.push(program);
+                }
+                self.by_hash.insert(hash, self.plan.kernels.len() - 1);
+                self.plan.kernels.len() - 1
             }
         };
         let arguments = bindings

@@ -49,7 +49,7 @@ fn cache_from(like: &KvCache, bytes: &[u8]) -> KvCache {
 
 /// Runs a lowered function on values, in the order of its inputs; gives its outputs.
 pub fn execute(lowered: &Lowered, function: &Function, inputs: &[Value], parameters: &Parameters) -> Vec<Value> {
-    let plan = &lowered.plan;
+    let plan = &lowered.plans[0];
     let mut machine = Machine { plan, symbols: vec![0; plan.symbols.len()], buffers: BTreeMap::new() };
     let (mut tensors, mut caches) = (0, 0);
     for value in inputs {
@@ -89,7 +89,9 @@ pub fn execute(lowered: &Lowered, function: &Function, inputs: &[Value], paramet
     }
     for launch in &plan.launches {
         if launch.guard.as_ref().is_none_or(|guard| guard.holds(&machine.symbols).unwrap()) {
-            machine.launch(&lowered.programs[launch.kernel], &launch.arguments, &launch.label);
+            let name = &plan.kernels[launch.kernel].name;
+            let program = lowered.programs.iter().find(|program| program.name == *name).unwrap();
+            machine.launch(program, &launch.arguments, &launch.label);
         }
     }
     let (mut tensors, mut caches_seen) = (0, 0);

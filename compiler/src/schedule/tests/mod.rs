@@ -54,8 +54,9 @@ pub fn lowered(module: &Module, target: Target, overrides: &str) -> (Lowered, Ve
     let symbols = symbols_of(function);
     let mut library = Library::new(target, Overrides::parse(overrides).unwrap());
     let formed = form(function, &symbols, &mut library).unwrap_or_else(|error| panic!("{error}\n{module}"));
-    let lowered =
-        lower(module, &formed.function, &symbols, &mut library).unwrap_or_else(|error| panic!("{error}\n{module}"));
+    let mut formed_module = module.clone();
+    formed_module.functions = vec![formed.function];
+    let lowered = lower(&formed_module, &mut library).unwrap_or_else(|error| panic!("{error}\n{module}"));
     (lowered, formed.cuts)
 }
 
