@@ -161,10 +161,13 @@ impl Generator<'_> {
             }
             7 => {
                 let exact = self.operations == Operations::Exact;
-                let value = self.value(|tile| !(exact && tile.element.is_float()))?;
+                let value = self.value(|tile| tile.element != Element::Bool && !(exact && tile.element.is_float()))?;
                 let bytes = self.b.type_of(value).element.bytes();
-                let elements: Vec<Element> =
-                    Element::ALL.iter().copied().filter(|element| element.bytes() == bytes).collect();
+                let elements: Vec<Element> = Element::ALL
+                    .iter()
+                    .copied()
+                    .filter(|&other| other.bytes() == bytes && other != Element::Bool)
+                    .collect();
                 let element = self.pick(&elements);
                 self.b.bitcast(value, element)
             }

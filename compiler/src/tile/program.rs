@@ -347,7 +347,7 @@ pub enum Operation {
     /// Numeric conversion to the result's element: to nearest even; into fp8 saturating; float to integer towards zero, saturating,
     /// NaN to zero; to a narrower integer by dropping high bits, to a wider one by its source's sign; to Bool: whether it is not zero.
     Cast(Value),
-    /// The same bits as another element of equal width.
+    /// The same bits as another element of equal width; neither is Bool.
     Bitcast(Value),
     /// Operand dimension `i` becomes result dimension `axes[i]` (increasing); the rest is repeated.
     Broadcast {

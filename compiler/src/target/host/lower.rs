@@ -230,7 +230,9 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let grid_x = self.grid[0];
         let block = &self.program.body;
         let (steady, varying): (Vec<_>, Vec<_>) = block.instructions.iter().partition(|instruction| {
+            // What has no result is dead or stores; it may well use what varies.
             self.analysis.is_pure(instruction)
+                && !instruction.results.is_empty()
                 && instruction.results.iter().all(|&result| !self.analysis.varies_along_x(result))
         });
         self.prepare_machine();

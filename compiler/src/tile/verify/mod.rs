@@ -311,6 +311,8 @@ impl<'a> Verifier<'a> {
             Operation::Cast(value) => self.is(result, &self.type_of(*value).shape, tile.element),
             Operation::Bitcast(value) => {
                 let from = self.type_of(*value);
+                let has_bits = from.element != Element::Bool && tile.element != Element::Bool;
+                require(has_bits, || "bool has no bits of its own: cast it".into())?;
                 require(from.element.bytes() == tile.element.bytes(), || format!("{from} and {tile} differ in width"))?;
                 self.is(result, &from.shape, tile.element)
             }

@@ -61,6 +61,7 @@ fn results_have_the_type_that_their_operation_gives() {
         ("%r = select %bool, %row, %int : 4xf32", "%5 is 4xi32 and %9 is 4xf32"),
         ("%r = cast %row : 8xi32", "%9 is 8xi32 where 4xi32 is needed"),
         ("%r = bitcast %row : 4xi64", "4xf32 and 4xi64 differ in width"),
+        ("%r = bitcast %bool : 4xu8", "bool has no bits of its own: cast it"),
         ("%r = bitcast %row : 2xi32", "%9 is 2xi32 where 4xi32 is needed"),
     ];
     for (text, expected) in cases {

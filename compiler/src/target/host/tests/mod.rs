@@ -2,11 +2,13 @@
 
 mod attention;
 mod elementwise;
+mod parts;
 mod products;
+mod random;
 mod reductions;
 mod structure;
 
-use super::{CpuFeatures, HostOptions, compile};
+use super::{CpuFeatures, HostLibrary, HostOptions, compile};
 use crate::tile::{
     Argument, ArgumentIndex, Dimension, Element, GridExtent, Program,
     interpret::{ArgumentData, TensorData, interpret},
@@ -97,72 +99,99 @@ type KernelFunction = unsafe extern "C" fn(*const u64, u64, u64, *mut u8);
 const MARGIN: usize = 256;
 const MARGIN_BYTE: u8 = 0x7f;
 
-/// Compiles a program for a level and runs it on the whole grid, in two calls that split a row of programs.
-pub(super) fn run(program: &Program, arguments: &mut [ArgumentData], features: &CpuFeatures) {
-    let library = compile(std::slice::from_ref(program), &HostOptions { features: features.clone() }).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("kernels.so");
-    std::fs::write(&path, &library.shared_object).unwrap();
-    // SAFETY: the library was just made and has no initializers.
-    let loaded = unsafe { libloading::Library::new(&path) }.unwrap();
-    // SAFETY: the symbol is a kernel of this ABI.
-    let function: libloading::Symbol<'_, KernelFunction> =
-        unsafe { loaded.get(library.kernels[0].symbol.as_bytes()) }.unwrap();
-    let grid = grid_of(program, arguments);
-    let mut memories: Vec<Vec<u8>> = Vec::new();
-    let mut slots: Vec<u64> = Vec::new();
-    for argument in arguments.iter() {
-        match argument {
-            ArgumentData::Tensor(data) => {
-                let mut memory = vec![MARGIN_BYTE; MARGIN];
-                memory.extend_from_slice(data.bytes());
-                memory.extend([MARGIN_BYTE; MARGIN]);
-                slots.push(memory[MARGIN..].as_ptr() as u64);
-                memories.push(memory);
+/// Programs compiled for a level and loaded.
+pub(super) struct Compiled {
+    library: HostLibrary,
+    loaded: libloading::Library,
+}
+
+impl Compiled {
+    pub(super) fn new(programs: &[Program], features: &CpuFeatures) -> Self {
+        let library = compile(programs, &HostOptions { features: features.clone() }).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernels.so");
+        std::fs::write(&path, &library.shared_object).unwrap();
+        // SAFETY: the library was just made and has no initializers.
+        let loaded = unsafe { libloading::Library::new(&path) }.unwrap();
+        Self { library, loaded }
+    }
+
+    /// Runs the program at a position on the whole grid, in two calls that split a row of programs.
+    pub(super) fn run(&self, position: usize, program: &Program, arguments: &mut [ArgumentData]) {
+        let kernel = &self.library.kernels[position];
+        // SAFETY: the symbol is a kernel of this ABI.
+        let function: libloading::Symbol<'_, KernelFunction> =
+            unsafe { self.loaded.get(kernel.symbol.as_bytes()) }.unwrap();
+        let grid = grid_of(program, arguments);
+        let mut memories: Vec<Vec<u8>> = Vec::new();
+        let mut slots: Vec<u64> = Vec::new();
+        for argument in arguments.iter() {
+            match argument {
+                ArgumentData::Tensor(data) => {
+                    let mut memory = vec![MARGIN_BYTE; MARGIN];
+                    memory.extend_from_slice(data.bytes());
+                    memory.extend([MARGIN_BYTE; MARGIN]);
+                    slots.push(memory[MARGIN..].as_ptr() as u64);
+                    memories.push(memory);
+                }
+                ArgumentData::Integer(value) => slots.push(*value as u64),
+                ArgumentData::Float(value) => slots.push(u64::from(value.to_bits())),
             }
-            ArgumentData::Integer(value) => slots.push(*value as u64),
-            ArgumentData::Float(value) => slots.push(u64::from(value.to_bits())),
         }
-    }
-    slots.extend(grid);
-    let scratch_bytes = library.kernels[0].scratch_bytes as usize;
-    // Filled with NaN, so that what is read before it is written shows.
-    let mut scratch = vec![0xffu8; scratch_bytes + 64 + MARGIN];
-    let start = scratch.as_ptr().align_offset(64);
-    let count: u64 = grid.iter().product();
-    let half = count / 3;
-    for (begin, end) in [(0, half), (half, count)] {
-        // SAFETY: slots, tensors and scratch are as the ABI wants them.
-        unsafe { function(slots.as_ptr(), begin, end, scratch[start..].as_mut_ptr()) };
-    }
-    assert!(scratch[start + scratch_bytes..].iter().all(|&byte| byte == 0xff), "wrote beyond its scratch");
-    let mut written = memories.into_iter();
-    for argument in arguments.iter_mut() {
-        if let ArgumentData::Tensor(data) = argument {
-            let memory = written.next().unwrap();
-            let end = memory.len() - MARGIN;
-            let margins = memory[..MARGIN].iter().chain(&memory[end..]);
-            assert!(margins.copied().all(|byte| byte == MARGIN_BYTE), "wrote outside of a tensor");
-            data.bytes_mut().copy_from_slice(&memory[MARGIN..end]);
+        slots.extend(grid);
+        let scratch_bytes = kernel.scratch_bytes as usize;
+        // Filled with NaN, so that what is read before it is written shows.
+        let mut scratch = vec![0xffu8; scratch_bytes + 64 + MARGIN];
+        let start = scratch.as_ptr().align_offset(64);
+        let count: u64 = grid.iter().product();
+        let third = count / 3;
+        // A grid of no programs is not launched.
+        for (begin, end) in [(0, third), (third, count)].into_iter().filter(|_| count > 0) {
+            // SAFETY: slots, tensors and scratch are as the ABI wants them.
+            unsafe { function(slots.as_ptr(), begin, end, scratch[start..].as_mut_ptr()) };
+        }
+        assert!(scratch[start + scratch_bytes..].iter().all(|&byte| byte == 0xff), "wrote beyond its scratch");
+        let mut written = memories.into_iter();
+        for argument in arguments.iter_mut() {
+            if let ArgumentData::Tensor(data) = argument {
+                let memory = written.next().unwrap();
+                let end = memory.len() - MARGIN;
+                let margins = memory[..MARGIN].iter().chain(&memory[end..]);
+                assert!(margins.copied().all(|byte| byte == MARGIN_BYTE), "wrote outside of a tensor");
+                data.bytes_mut().copy_from_slice(&memory[MARGIN..end]);
+            }
         }
     }
 }
 
 /// Compares what a program computes on each level with the interpreter, all elements of all tensors.
 pub(super) fn check(program: &Program, arguments: &[ArgumentData], tolerance: Tolerance) {
-    let mut expected = arguments.to_vec();
-    interpret(program, &mut expected).unwrap_or_else(|error| panic!("{error}\n{program}"));
+    check_all(std::slice::from_ref(program), &[arguments.to_vec()], tolerance);
+}
+
+/// As [`check`], of programs that are compiled together.
+pub(super) fn check_all(programs: &[Program], arguments: &[Vec<ArgumentData>], tolerance: Tolerance) {
+    let expected = programs.iter().zip(arguments).map(|(program, arguments)| {
+        let mut expected = arguments.clone();
+        interpret(program, &mut expected).unwrap_or_else(|error| panic!("{error}\n{program}"));
+        expected
+    });
+    let expected: Vec<Vec<ArgumentData>> = expected.collect();
     for features in levels() {
-        let mut actual = arguments.to_vec();
-        run(program, &mut actual, &features);
-        for ((expected, actual), argument) in expected.iter().zip(&actual).zip(&program.arguments) {
-            let (Some(expected), Some(actual), Argument::Tensor(_)) = (expected.tensor(), actual.tensor(), argument)
-            else {
-                continue;
-            };
-            compare(expected, actual, tolerance, || {
-                format!("@{} of {} for {}", argument.name(), program.name, features.signature())
-            });
+        let compiled = Compiled::new(programs, &features);
+        for (position, program) in programs.iter().enumerate() {
+            let mut actual = arguments[position].clone();
+            compiled.run(position, program, &mut actual);
+            for ((expected, actual), argument) in expected[position].iter().zip(&actual).zip(&program.arguments) {
+                let (Some(expected), Some(actual), Argument::Tensor(_)) =
+                    (expected.tensor(), actual.tensor(), argument)
+                else {
+                    continue;
+                };
+                compare(expected, actual, tolerance, || {
+                    format!("@{} of {} for {}", argument.name(), program.name, features.signature())
+                });
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! attention loads a key once for the whole group.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::tile::{
     ArgumentIndex, BinaryOperation, Builder, Coordinate, Dimension, Element, Literal, Predicate, Reduction,

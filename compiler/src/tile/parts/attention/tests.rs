@@ -221,7 +221,8 @@ fn unwritten(count: usize) -> ArgumentData {
     ArgumentData::Tensor(TensorData::unwritten(Element::F32, count))
 }
 
-fn computed(case: &Case, batch: &Batch) -> Vec<f64> {
+/// Arguments of [`attention_program`], the results unwritten.
+fn attention_arguments(case: &Case, batch: &Batch) -> Vec<ArgumentData> {
     let rows = batch.positions.len() * case.query_heads();
     let slots = batch.keys.len() / case.key_heads / case.head;
     let sequences = batch.page_table.len() / batch.pages_per_sequence;
@@ -231,19 +232,48 @@ fn computed(case: &Case, batch: &Batch) -> Vec<f64> {
     arguments.extend([&batch.positions, &batch.sequences, &batch.page_table].map(|values| tensor(values)));
     arguments.extend([&batch.keys, &batch.values].map(|data| ArgumentData::Tensor(data.clone())));
     arguments.push(ArgumentData::Tensor(TensorData::from_floats(Element::F32, &batch.query)));
-    let splits = case.splits as usize;
-    if splits > 1 {
-        arguments.extend([rows * splits, rows * splits, rows * splits * case.head].map(unwritten));
-        interpret(&attention_program(case), &mut arguments).unwrap();
-        let parts = arguments.split_off(arguments.len() - 3);
-        arguments = std::iter::once(ArgumentData::Integer(rows as i64)).chain(parts).collect();
-        arguments.push(unwritten(rows * case.head));
+    match case.splits as usize {
+        1 => arguments.push(unwritten(rows * case.head)),
+        splits => arguments.extend([rows * splits, rows * splits, rows * splits * case.head].map(unwritten)),
+    }
+    arguments
+}
+
+/// Arguments of [`combine_program`], from those that [`attention_program`] has written.
+fn combine_arguments(case: &Case, batch: &Batch, attended: &[ArgumentData]) -> Vec<ArgumentData> {
+    let rows = batch.positions.len() * case.query_heads();
+    let partials = attended[attended.len() - 3..].iter().cloned();
+    let mut arguments: Vec<ArgumentData> =
+        std::iter::once(ArgumentData::Integer(rows as i64)).chain(partials).collect();
+    arguments.push(unwritten(rows * case.head));
+    arguments
+}
+
+fn computed(case: &Case, batch: &Batch) -> Vec<f64> {
+    let mut arguments = attention_arguments(case, batch);
+    interpret(&attention_program(case), &mut arguments).unwrap();
+    if case.splits > 1 {
+        arguments = combine_arguments(case, batch, &arguments);
         interpret(&combine_program(case), &mut arguments).unwrap();
-    } else {
-        arguments.push(unwritten(rows * case.head));
-        interpret(&attention_program(case), &mut arguments).unwrap();
     }
     arguments.last().and_then(ArgumentData::tensor).unwrap().floats()
+}
+
+/// Programs with their arguments, for the targets' tests: whole and split attention of a ragged batch, and the combination.
+pub(crate) fn examples() -> Vec<(Program, Vec<ArgumentData>)> {
+    let grouped = Case {
+        tile: AttentionTile { rows: 8, window: Some(20), ..CASE.tile },
+        layout: QueryLayout { group: 4, tokens: 2, heads: 4 },
+        ..CASE
+    };
+    let padded = Case { tile: AttentionTile { head: 128, value_head: 128, keys: 16, ..CASE.tile }, head: 96, ..CASE };
+    let split = Case { splits: 3, ..CASE };
+    let example = |case: &Case| (attention_program(case), attention_arguments(case, &Batch::new(case, &RAGGED)));
+    let mut examples: Vec<_> = [CASE, grouped, padded, split].iter().map(example).collect();
+    let mut attended = examples[3].1.clone();
+    interpret(&examples[3].0, &mut attended).unwrap();
+    examples.push((combine_program(&split), combine_arguments(&split, &Batch::new(&split, &RAGGED), &attended)));
+    examples
 }
 
 fn check(case: &Case, chunks: &[Chunk], tolerance: f64) {

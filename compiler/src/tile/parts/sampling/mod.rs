@@ -10,7 +10,7 @@
 //! samples from their softmax. NaN counts as −∞.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::random;
 use crate::tile::{BinaryOperation, Builder, Element, Literal, Predicate, Reduction, UnaryOperation, Value};

@@ -71,14 +71,14 @@ fn sampler() -> Program {
     })
 }
 
-fn run(program: &Program, logits: &[f64], requests: &[Request]) -> Vec<i64> {
+fn arguments(logits: &[f64], requests: &[Request]) -> Vec<ArgumentData> {
     let (rows, vocabulary) = (requests.len() as i64, (logits.len() / requests.len()) as i64);
     let floats = |values: Vec<f64>| ArgumentData::Tensor(TensorData::from_floats(Element::F32, &values));
     let integers = |element, field: fn(&Request) -> i64| {
         let values: Vec<i64> = requests.iter().map(field).collect();
         ArgumentData::Tensor(TensorData::from_integers(element, &values))
     };
-    let mut arguments = [
+    vec![
         ArgumentData::Integer(rows),
         ArgumentData::Integer(vocabulary),
         floats(logits.to_vec()),
@@ -88,9 +88,33 @@ fn run(program: &Program, logits: &[f64], requests: &[Request]) -> Vec<i64> {
         integers(Element::I64, |request| request.seed),
         integers(Element::I32, |request| request.counter),
         ArgumentData::Tensor(TensorData::unwritten(Element::I32, requests.len())),
-    ];
+    ]
+}
+
+fn run(program: &Program, logits: &[f64], requests: &[Request]) -> Vec<i64> {
+    let mut arguments = arguments(logits, requests);
     interpret(program, &mut arguments).unwrap();
     arguments[8].tensor().unwrap().integers()
+}
+
+/// Every combination of temperature, top-k and top-p.
+fn requests() -> Vec<Request> {
+    let mut requests = Vec::new();
+    for temperature in [0.0, 0.3, 1.0, 2.5] {
+        for top_k in [0, 1, 5, 40, 1000] {
+            for top_p in [1.0, 0.95, 0.5, 0.0] {
+                let counter = requests.len() as i64;
+                requests.push(Request { temperature, top_k, top_p, counter, ..PLAIN });
+            }
+        }
+    }
+    requests
+}
+
+/// A program with its arguments, for the targets' tests.
+pub(crate) fn example() -> (Program, Vec<ArgumentData>) {
+    let requests = requests();
+    (sampler(), arguments(&logits(requests.len(), 129), &requests))
 }
 
 /// The graph IR's own evaluation.
@@ -136,16 +160,7 @@ fn philox_gives_the_published_answers() {
 
 #[test]
 fn every_combination_of_temperature_top_k_and_top_p_follows_the_rule() {
-    let sampler = sampler();
-    let mut requests = Vec::new();
-    for temperature in [0.0, 0.3, 1.0, 2.5] {
-        for top_k in [0, 1, 5, 40, 1000] {
-            for top_p in [1.0, 0.95, 0.5, 0.0] {
-                let counter = requests.len() as i64;
-                requests.push(Request { temperature, top_k, top_p, counter, ..PLAIN });
-            }
-        }
-    }
+    let (sampler, requests) = (sampler(), requests());
     for vocabulary in [1, 7, 33, 129] {
         let logits = logits(requests.len(), vocabulary);
         let tokens = run(&sampler, &logits, &requests);
