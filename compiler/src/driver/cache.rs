@@ -50,7 +50,7 @@ pub(super) fn key(input: &Input, options: &CompileOptions, features: Option<&Cpu
     };
     part(PRODUCER);
     part(&compiler_file());
-    part(&options.target.to_string());
+    part(&format!("{:?}", options.machine()));
     part(&features.map(CpuFeatures::signature).unwrap_or_default());
     part(&options.passes.to_string());
     part(&options.knobs.to_string());

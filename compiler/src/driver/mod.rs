@@ -27,7 +27,7 @@ pub use input::{Input, InputError};
 pub use report::{KernelReport, Report, StageTime};
 
 use crate::graph::{Context, Pipeline, PipelineError};
-use crate::schedule::{self, Library, Lowered, Overrides, ScheduleError};
+use crate::schedule::{self, Library, Lowered, Machine, Overrides, ScheduleError};
 use crate::target::Target;
 use crate::target::host::{self, CpuFeatures};
 use crate::target::nvptx;
@@ -42,6 +42,8 @@ pub struct CompileOptions {
     pub target: Target,
     /// Processor features of host code; those of this machine if none are given.
     pub features: Option<CpuFeatures>,
+    /// Threads that host code is scheduled for; as many as this machine runs at once if none are given.
+    pub threads: Option<u32>,
     /// The graph passes.
     pub passes: Pipeline,
     /// Knobs of schedules that are set by hand.
@@ -58,11 +60,17 @@ impl CompileOptions {
         CompileOptions {
             target,
             features: None,
+            threads: None,
             passes: Pipeline::default(),
             knobs: Overrides::default(),
             dumps: Dumps::default(),
             cache: None,
         }
+    }
+
+    fn machine(&self) -> Machine {
+        let native = Machine::native(self.target);
+        Machine { threads: self.threads.unwrap_or(native.threads), ..native }
     }
 
     fn cpu_features(&self) -> Result<CpuFeatures, CompileError> {
@@ -208,7 +216,7 @@ impl Session<'_> {
     fn form(&mut self, module: &Module) -> Result<Module, CompileError> {
         let start = Instant::now();
         let mut scheduled = module.clone();
-        let mut library = Library::new(self.options.target, self.options.knobs.clone());
+        let mut library = Library::new(self.options.machine(), self.options.knobs.clone());
         for function in &mut scheduled.functions {
             let symbols = schedule::symbols_of(function);
             let formed = schedule::form(function, &symbols, &mut library)?;
@@ -222,7 +230,7 @@ impl Session<'_> {
 
     fn lower(&mut self, module: &Module) -> Result<Lowered, CompileError> {
         let start = Instant::now();
-        let mut library = Library::new(self.options.target, self.options.knobs.clone());
+        let mut library = Library::new(self.options.machine(), self.options.knobs.clone());
         let lowered = schedule::lower(module, &mut library)?;
         self.report.stage("tile", start);
         let texts = lowered.programs.iter().map(|program| (program.name.as_str(), program.to_string()));

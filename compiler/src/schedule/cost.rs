@@ -19,6 +19,23 @@ use super::error::ScheduleError;
 use super::strategy::{KNOBS, Strategy, Tiling};
 use crate::target::Target;
 
+/// What the cost model knows of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The target.
+    pub target: Target,
+    /// Threads of the host.
+    pub threads: u32,
+}
+
+impl Machine {
+    /// The target with as many threads as this machine runs at once.
+    pub fn native(target: Target) -> Machine {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Machine { target, threads: u32::try_from(threads).unwrap_or(1) }
+    }
+}
+
 /// A tiling, and for which values of a symbol it is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
@@ -145,11 +162,11 @@ fn rows_and_columns(graph: &Graph, value: Option<ValueId>) -> (Shape, Option<u64
 }
 
 /// The tilings of a region, best guess, and what the user overrides.
-pub fn choose(graph: &Graph, target: Target, overrides: &Overrides) -> Vec<Variant> {
+pub fn choose(graph: &Graph, machine: &Machine, overrides: &Overrides) -> Vec<Variant> {
     let traits = traits(graph);
     let (rows, columns) = rows_and_columns(graph, traits.anchor);
-    let mut variants = match target {
-        Target::Host => host(&traits, &rows, columns),
+    let mut variants = match machine.target {
+        Target::Host => host(&traits, graph, &rows, columns, machine.threads.into()),
         Target::Cuda(_) => cuda(&traits, graph, &rows, columns),
     };
     for variant in &mut variants {
@@ -158,24 +175,30 @@ pub fn choose(graph: &Graph, target: Target, overrides: &Overrides) -> Vec<Varia
     variants
 }
 
-/// One tiling for few rows and one for many, by the only symbol among the rows, if there is one.
-fn by_rows(rows: &Shape, few: Tiling, most_of_few: u64, many: Tiling) -> Vec<Variant> {
+/// One tiling for each range of the number of rows, by the only symbol among them, if there is one: `steps` are tilings with the most rows
+/// that each is for, in increasing order; `many` is for more.
+fn by_rows(rows: &Shape, steps: Vec<(Tiling, u64)>, many: Tiling) -> Vec<Variant> {
     let symbols: Vec<&Dim> = rows.iter().filter(|dim| dim.as_static().is_none()).collect();
     match symbols.as_slice() {
         [] => {
             let count = rows.element_count().unwrap_or(u64::MAX);
-            vec![Variant { tiling: if count <= most_of_few { few } else { many }, when: None }]
+            let fitting = steps.into_iter().find(|(_, most)| count <= *most);
+            vec![Variant { tiling: fitting.map_or(many, |(tiling, _)| tiling), when: None }]
         }
         [Dim::Symbol(name)] => {
             let factor = rows.iter().filter_map(Dim::as_static).product::<u64>().max(1);
-            let most = most_of_few / factor;
-            if most == 0 {
-                return vec![Variant { tiling: many, when: None }];
+            let mut variants = Vec::new();
+            let mut from = 0;
+            for (tiling, most) in steps {
+                let most = most / factor;
+                if most >= from && most > 0 {
+                    variants.push(Variant { tiling, when: Some((name.clone(), from, most)) });
+                    from = most + 1;
+                }
             }
-            vec![
-                Variant { tiling: few, when: Some((name.clone(), 0, most)) },
-                Variant { tiling: many, when: Some((name.clone(), most + 1, u64::MAX)) },
-            ]
+            let when = (from > 0).then(|| (name.clone(), from, u64::MAX));
+            variants.push(Variant { tiling: many, when });
+            variants
         }
         _ => vec![Variant { tiling: many, when: None }],
     }
@@ -194,24 +217,70 @@ fn with_rotation(mut tiling: Tiling, rotated: Option<u64>) -> Tiling {
     tiling
 }
 
-fn host(traits: &Traits, rows: &Shape, columns: Option<u64>) -> Vec<Variant> {
-    let width = |most: u64| columns.map_or(most, |columns| columns.clamp(1, most)) as u32;
+/// Elements that a program of an elementwise kernel works on.
+const HOST_ELEMENTS: u64 = 4096;
+
+/// Bytes of a packed panel of the right-hand side of a product: half of a second-level cache.
+const HOST_PANEL_BYTES: u64 = 1 << 20;
+
+/// Columns that are read side by side at least, where memory is row-major: shorter runs waste the prefetchers.
+const HOST_SHORTEST_RUN: u64 = 512;
+
+/// Tiles of the host: see the documentation of [`crate::target::host`] for what its products want.
+fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, threads: u64) -> Vec<Variant> {
     match traits.strategy {
         Strategy::Elementwise | Strategy::Flat => {
-            always(Tiling { columns: width(4096), ..Tiling::new(Strategy::Elementwise) })
+            let columns = columns.unwrap_or(HOST_ELEMENTS).clamp(1, HOST_ELEMENTS);
+            let rows = (HOST_ELEMENTS / columns).clamp(1, 64);
+            always(Tiling { rows: rows as u32, columns: columns as u32, ..Tiling::new(Strategy::Elementwise) })
         }
-        Strategy::Rows => always(Tiling { columns: 8192, chunk: 8192, ..Tiling::new(Strategy::Rows) }),
+        Strategy::Rows => always(Tiling { columns: 1 << 14, chunk: 1 << 14, ..Tiling::new(Strategy::Rows) }),
         Strategy::Attention => {
-            let few = Tiling { rows: 1, keys: 64, ..Tiling::new(Strategy::Attention) };
-            let many = Tiling { rows: 32, keys: 64, ..Tiling::new(Strategy::Attention) };
+            let tiling = |rows| Tiling { rows, keys: 64, ..Tiling::new(Strategy::Attention) };
             let tokens = rows.first().cloned().into_iter().collect();
-            by_rows(&tokens, few, 16, many)
+            by_rows(&tokens, vec![(tiling(1), 8)], tiling(32))
         }
         Strategy::Matmul => {
-            let few = Tiling { rows: 1, columns: width(256), inner: 256, ..Tiling::new(Strategy::Matmul) };
-            let many = Tiling { rows: 32, columns: width(64), inner: 256, ..Tiling::new(Strategy::Matmul) };
-            by_rows(rows, with_rotation(few, traits.rotated), 4, with_rotation(many, traits.rotated))
+            let product = Product::of(graph);
+            let tiling = |rows, columns: u64| {
+                let tiling = Tiling { rows, columns: columns as u32, inner: 1 << 20, ..Tiling::new(Strategy::Matmul) };
+                with_rotation(tiling, traits.rotated)
+            };
+            let columns = columns.unwrap_or(HOST_SHORTEST_RUN).max(1);
+            // A few programs for each thread; more only where the runs stay long.
+            let share =
+                |count: u64| columns.div_ceil(count.max(1)).next_multiple_of(64).min(columns.next_multiple_of(16));
+            let narrow = match share(threads * 2) {
+                narrow if product.transposed || narrow >= HOST_SHORTEST_RUN => narrow,
+                _ => share(threads),
+            };
+            let most = HOST_PANEL_BYTES / (product.inner.max(1) * product.bytes) / 64 * 64;
+            let panel = most.clamp(64, share(threads).max(64));
+            let few = vec![(tiling(1, narrow), 1), (tiling(8, narrow), 8)];
+            by_rows(rows, few, tiling(96, panel))
         }
+    }
+}
+
+/// What the right-hand side of a region's product is like.
+struct Product {
+    /// Its inner dimension; 1 where that is not known.
+    inner: u64,
+    /// Bytes of an element as it is multiplied.
+    bytes: u64,
+    /// Whether it lies in memory by columns.
+    transposed: bool,
+}
+
+impl Product {
+    fn of(graph: &Graph) -> Product {
+        let found = graph.operations().find_map(|(node, operation)| {
+            let ops::Matmul { transpose_rhs } = operation.downcast()?;
+            let lhs = graph.value_type(graph.operands(node)[0]).as_tensor()?;
+            let bytes = if lhs.storage() == tessera_ir::Storage::F32 { 4 } else { 2 };
+            Some(Product { inner: lhs.shape.last()?.as_static().unwrap_or(1), bytes, transposed: transpose_rhs })
+        });
+        found.unwrap_or(Product { inner: 1, bytes: 4, transposed: false })
     }
 }
 
@@ -232,13 +301,13 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
             let few = Tiling { rows: 16, keys: 64, stages: 2, ..Tiling::new(Strategy::Attention) };
             let many = Tiling { rows: 64, keys: 64, stages: 2, ..Tiling::new(Strategy::Attention) };
             let tokens = rows.first().cloned().into_iter().collect();
-            by_rows(&tokens, few, 16, many)
+            by_rows(&tokens, vec![(few, 16)], many)
         }
         Strategy::Matmul => {
             let stages = if is_f32 { 2 } else { 3 };
             let few = Tiling { rows: 16, columns: 64, inner: 64, stages, ..Tiling::new(Strategy::Matmul) };
             let many = Tiling { rows: 64, columns: 128, inner: 32, stages, ..Tiling::new(Strategy::Matmul) };
-            by_rows(rows, with_rotation(few, traits.rotated), 16, with_rotation(many, traits.rotated))
+            by_rows(rows, vec![(with_rotation(few, traits.rotated), 16)], with_rotation(many, traits.rotated))
         }
     }
 }

@@ -200,7 +200,7 @@ impl Former<'_> {
             let (region, inputs, values) = self.extract(&roots.values)?;
             let region = Arc::new(region);
             let mut variants = match roots.variants.is_empty() {
-                true => cost::choose(&region, self.library.target(), self.library.overrides()),
+                true => cost::choose(&region, self.library.machine(), self.library.overrides()),
                 false => roots.variants.clone(),
             };
             let kinds = input_kinds(&self.flat.graph, self.symbols, &inputs);

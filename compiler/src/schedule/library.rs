@@ -8,7 +8,7 @@ use tessera_ir::{Graph, NodeId, NodeKind, ValueId, ops};
 use tessera_runtime::plan::Extent;
 
 use super::arguments::{Binding, Buffer};
-use super::cost::{Overrides, Variant, shaping};
+use super::cost::{Machine, Overrides, Variant, shaping};
 use super::emitter::InputMemory;
 use super::error::Cut;
 use super::kernel::{Built, Region, build};
@@ -34,20 +34,20 @@ type Outcome = Result<Arc<Built>, (Position, Cut)>;
 
 /// Builds programs and remembers them.
 pub struct Library {
-    target: Target,
+    machine: Machine,
     overrides: Overrides,
     built: HashMap<blake3::Hash, Outcome>,
 }
 
 impl Library {
     /// An empty library.
-    pub fn new(target: Target, overrides: Overrides) -> Self {
-        Self { target, overrides, built: HashMap::new() }
+    pub fn new(machine: Machine, overrides: Overrides) -> Self {
+        Self { machine, overrides, built: HashMap::new() }
     }
 
     /// What programs are built for.
-    pub fn target(&self) -> Target {
-        self.target
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// Knobs that the user has set.
@@ -76,7 +76,7 @@ impl Library {
     ) -> Result<Built, (Position, Cut)> {
         let layers = layers(graph);
         let key = self.key(graph, symbols, inputs, tiling, &layers);
-        let target = self.target;
+        let target = self.machine.target;
         let outcome = self.built.entry(key).or_insert_with(|| {
             let memory: Vec<InputMemory> = memory_of(target, graph, inputs);
             let region = Region { graph, symbols, inputs: &memory };
@@ -146,7 +146,7 @@ impl Library {
             text.push('\n');
         }
         write_values(&mut text, graph.outputs());
-        let _ = write!(text, "\n{tiling} {:?}", self.target);
+        let _ = write!(text, "\n{tiling} {:?}", self.machine.target);
         blake3::hash(text.as_bytes())
     }
 }

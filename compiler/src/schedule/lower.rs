@@ -119,7 +119,7 @@ fn lower_function(
         by_hash: HashMap::new(),
         buffers: HashMap::new(),
         constants: &mut lowered.constants,
-        target: library.target(),
+        target: library.machine().target,
     };
     lowering.plan.symbols = symbols.names().iter().map(ToString::to_string).collect();
     lowering.interface(function)?;
@@ -135,7 +135,7 @@ fn lower_function(
         let error = |reason: String| ScheduleError::Schedule { region: label.to_string(), reason };
         let variants = match schedule {
             Some(text) => cost::read(&text).map_err(error)?,
-            None => cost::choose(region, library.target(), library.overrides()),
+            None => cost::choose(region, library.machine(), library.overrides()),
         };
         let operands = function.graph.operands(node);
         let kinds = input_kinds(&function.graph, symbols, &operands);

@@ -8,6 +8,9 @@ use super::error::Cut;
 use super::index::{Axis, Index, Position};
 use crate::tile::{Dimension, Element};
 
+/// Length of the chunks of an inner dimension that is not known when the program is built.
+const LONGEST_UNKNOWN: u32 = 256;
+
 /// One operand pair of a product at a position.
 struct Product {
     key: Key,
@@ -45,7 +48,7 @@ impl Emitter<'_> {
         let Some(inner) = inner.map(|extent| self.dimension(&extent)) else { return Ok(()) };
         let chunk = match inner {
             Dimension::Constant(extent) => self.shaping.dot_chunk.min(self.covering(extent)),
-            Dimension::Argument(_) => self.shaping.dot_chunk,
+            Dimension::Argument(_) => self.shaping.dot_chunk.min(LONGEST_UNKNOWN),
         };
         let is_exact = matches!(inner, Dimension::Constant(extent) if extent % u64::from(chunk) == 0);
         let lanes = self.lanes(chunk);

@@ -33,7 +33,7 @@ mod strategy;
 mod symbols;
 
 pub use arguments::{Binding, Buffer};
-pub use cost::{Overrides, Variant};
+pub use cost::{Machine, Overrides, Variant};
 pub use emitter::{InputMemory, Shaping};
 pub use error::{Cut, ScheduleError};
 pub use form::{Formed, form};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
 use tessera_ir::{Dim, Module, Name, Storage, Type, parse_module};
 
-use super::{Library, Lowered, Overrides, form, lower, symbols_of};
+use super::{Library, Lowered, Machine, Overrides, form, lower, symbols_of};
 use crate::target::Target;
 
 /// A generator of numbers that repeats itself from run to run.
@@ -52,7 +52,7 @@ pub fn random(storage: Storage, shape: &[usize], limit: u64, numbers: &mut Numbe
 pub fn lowered(module: &Module, target: Target, overrides: &str) -> (Lowered, Vec<String>) {
     let function = &module.functions[0];
     let symbols = symbols_of(function);
-    let mut library = Library::new(target, Overrides::parse(overrides).unwrap());
+    let mut library = Library::new(Machine { target, threads: 2 }, Overrides::parse(overrides).unwrap());
     let formed = form(function, &symbols, &mut library).unwrap_or_else(|error| panic!("{error}\n{module}"));
     let mut formed_module = module.clone();
     formed_module.functions = vec![formed.function];
