@@ -11,6 +11,8 @@ use crate::tile::{self, interpret::ArgumentData, interpret::TensorData, interpre
 
 /// The buffers of a plan in use.
 struct Machine<'p> {
+    /// Whether every launch is also run natively, and compared.
+    native: bool,
     plan: &'p Plan,
     symbols: Vec<u64>,
     buffers: BTreeMap<BufferReference, Vec<u8>>,
@@ -48,9 +50,15 @@ fn cache_from(like: &KvCache, bytes: &[u8]) -> KvCache {
 }
 
 /// Runs a lowered function on values, in the order of its inputs; gives its outputs.
-pub fn execute(lowered: &Lowered, function: &Function, inputs: &[Value], parameters: &Parameters) -> Vec<Value> {
+pub fn execute(
+    lowered: &Lowered,
+    function: &Function,
+    inputs: &[Value],
+    parameters: &Parameters,
+    native: bool,
+) -> Vec<Value> {
     let plan = &lowered.plans[0];
-    let mut machine = Machine { plan, symbols: vec![0; plan.symbols.len()], buffers: BTreeMap::new() };
+    let mut machine = Machine { native, plan, symbols: vec![0; plan.symbols.len()], buffers: BTreeMap::new() };
     let (mut tensors, mut caches) = (0, 0);
     for value in inputs {
         let reference = match value {
@@ -142,8 +150,12 @@ impl Machine<'_> {
                 _ => panic!("a buffer is passed for a scalar"),
             }
         }
+        let before = data.clone();
         if let Err(error) = interpret(program, &mut data) {
             panic!("{label}: {error}\n{program}");
+        }
+        if self.native {
+            crate::target::host::tests::compare_with_interpreter(program, before, &data, label);
         }
         for ((data, place), declared) in data.iter().zip(places).zip(&program.arguments) {
             let (ArgumentData::Tensor(memory), Some((reference, offset))) = (data, place) else { continue };

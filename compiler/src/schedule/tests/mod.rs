@@ -121,7 +121,7 @@ pub fn check_with(module: &Module, inputs: &[Value], tolerance: f64) {
     let expected = evaluate(module, &function.name, inputs, &parameters).unwrap();
     for target in targets() {
         let (lowered, _) = lowered(module, target, "");
-        let found = machine::execute(&lowered, function, inputs, &parameters);
+        let found = machine::execute(&lowered, function, inputs, &parameters, target == Target::Host);
         assert_close(&found, &expected, tolerance, &format!("{target}: {module}"));
     }
 }

@@ -1,5 +1,7 @@
 //! What the processor can do: detected, or chosen by a named level.
 
+use tessera_runtime::artifact::Target;
+
 use super::Error;
 
 /// A set of CPU features that code is compiled for. More features may be used than a level names; never ones outside the set.
@@ -39,10 +41,11 @@ impl Extension {
         }
     }
 
-    const fn llvm(self) -> &'static str {
+    /// LLVM's features that it consists of.
+    const fn members(self) -> &'static [&'static str] {
         match self {
-            Self::Bf16 => "+avx512bf16",
-            Self::AmxBf16 => "+amx-tile,+amx-bf16",
+            Self::Bf16 => &["avx512bf16"],
+            Self::AmxBf16 => &["amx-tile", "amx-bf16"],
         }
     }
 }
@@ -63,7 +66,17 @@ impl CpuFeatures {
     /// # Errors
     /// If this machine is not an x86-64.
     pub fn native() -> Result<Self, Error> {
-        detect()
+        let Target::Host { architecture, features } = Target::native_host() else {
+            return Err(Error::Features("of this machine cannot be told".into()));
+        };
+        if architecture != "x86_64" {
+            let reason = format!("`native`: this machine is an {architecture}; name a level to compile for an x86-64");
+            return Err(Error::Features(reason));
+        }
+        let has = |name: &str| features.iter().any(|feature| feature == name);
+        let level = [Level::V4, Level::V3].into_iter().find(|level| has(level.name())).unwrap_or(Level::Baseline);
+        let usable = |extension: &Extension| level == Level::V4 && extension.members().iter().all(|member| has(member));
+        Ok(Self { level, extensions: Extension::ALL.into_iter().filter(usable).collect() })
     }
 
     /// `native`, or a level (`x86-64`, `x86-64-v3`, `x86-64-v4`), with extensions after plus signs: `x86-64-v4+avx512bf16+amx-bf16`.
@@ -99,7 +112,13 @@ impl CpuFeatures {
         Ok(Self { level, extensions })
     }
 
-    /// Name in the artifact's target signature; [`CpuFeatures::parse`] reads it back.
+    /// What the artifact's target signature lists: the level, and LLVM's features beyond it.
+    pub fn names(&self) -> Vec<String> {
+        let members = self.extensions.iter().flat_map(|extension| extension.members());
+        std::iter::once(self.level.name()).chain(members.copied()).map(str::to_owned).collect()
+    }
+
+    /// As text; [`CpuFeatures::parse`] reads it back.
     pub fn signature(&self) -> String {
         let mut text = self.level.name().to_owned();
         for extension in &self.extensions {
@@ -124,80 +143,8 @@ impl CpuFeatures {
 
     /// LLVM's processor name and feature string.
     pub(super) fn llvm(&self) -> (&'static str, String) {
-        let features: Vec<_> = self.extensions.iter().map(|extension| extension.llvm()).collect();
+        let members = self.extensions.iter().flat_map(|extension| extension.members());
+        let features: Vec<_> = members.map(|member| format!("+{member}")).collect();
         (self.level.name(), features.join(","))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn detect() -> Result<CpuFeatures, Error> {
-    let v3 = std::is_x86_feature_detected!("avx2")
-        && std::is_x86_feature_detected!("fma")
-        && std::is_x86_feature_detected!("f16c")
-        && std::is_x86_feature_detected!("bmi2")
-        && std::is_x86_feature_detected!("lzcnt");
-    let v4 = v3
-        && std::is_x86_feature_detected!("avx512f")
-        && std::is_x86_feature_detected!("avx512bw")
-        && std::is_x86_feature_detected!("avx512cd")
-        && std::is_x86_feature_detected!("avx512dq")
-        && std::is_x86_feature_detected!("avx512vl");
-    let mut extensions = Vec::new();
-    if v4 && std::is_x86_feature_detected!("avx512bf16") {
-        extensions.push(Extension::Bf16);
-        if amx::available() {
-            extensions.push(Extension::AmxBf16);
-        }
-    }
-    let level = match (v3, v4) {
-        (_, true) => Level::V4,
-        (true, false) => Level::V3,
-        (false, false) => Level::Baseline,
-    };
-    Ok(CpuFeatures { level, extensions })
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Result<CpuFeatures, Error> {
-    Err(Error::Features("`native`: this machine is not an x86-64; name a level to compile for one".into()))
-}
-
-/// AMX needs the processor and the kernel's leave to save its large state (Linux 5.16).
-#[cfg(target_arch = "x86_64")]
-pub(super) mod amx {
-    use std::arch::{asm, x86_64::__cpuid_count};
-
-    /// Whether AMX bf16 tiles can be used by this process. Asks the kernel for leave, which holds for all later threads.
-    pub(crate) fn available() -> bool {
-        let edx = __cpuid_count(7, 0).edx;
-        let (bf16, tile) = (edx >> 22 & 1 == 1, edx >> 24 & 1 == 1);
-        bf16 && tile && request_permission()
-    }
-
-    /// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, of Linux's Documentation/arch/x86/xstate.rst.
-    #[cfg(target_os = "linux")]
-    fn request_permission() -> bool {
-        const ARCH_PRCTL: i64 = 158;
-        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
-        const XFEATURE_XTILEDATA: i64 = 18;
-        let result: i64;
-        // SAFETY: the system call takes two integers and touches no memory of the process.
-        unsafe {
-            asm!(
-                "syscall",
-                inlateout("rax") ARCH_PRCTL => result,
-                in("rdi") ARCH_REQ_XCOMP_PERM,
-                in("rsi") XFEATURE_XTILEDATA,
-                out("rcx") _,
-                out("r11") _,
-                options(nostack),
-            );
-        }
-        result == 0
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn request_permission() -> bool {
-        false
     }
 }

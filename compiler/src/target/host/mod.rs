@@ -41,7 +41,7 @@ mod math;
 mod memory;
 mod nest;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use inkwell::context::Context as LlvmContext;
 use rayon::prelude::*;
@@ -75,8 +75,8 @@ pub struct HostLibrary {
     pub shared_object: Vec<u8>,
     /// Its kernels, in the order of the programs.
     pub kernels: Vec<Kernel>,
-    /// What it was compiled for: [`CpuFeatures::signature`].
-    pub features: String,
+    /// What it was compiled for: [`CpuFeatures::names`].
+    pub features: Vec<String>,
 }
 
 /// Why no code came out.
@@ -126,7 +126,7 @@ pub fn compile(programs: &[Program], options: &HostOptions) -> Result<HostLibrar
         .collect::<Result<_, Error>>()?;
     let (objects, kernels): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
     let shared_object = link::link(&objects)?;
-    Ok(HostLibrary { shared_object, kernels, features: options.features.signature() })
+    Ok(HostLibrary { shared_object, kernels, features: options.features.names() })
 }
 
 /// The text of one kernel at a stage of its compilation.

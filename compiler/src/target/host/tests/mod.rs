@@ -196,6 +196,31 @@ pub(super) fn check_all(programs: &[Program], arguments: &[Vec<ArgumentData>], t
     }
 }
 
+/// Runs a program natively on arguments that the interpreter has run it on, and compares. Integers must agree; floats to what the order
+/// of sums and the error of functions explain.
+pub(crate) fn compare_with_interpreter(
+    program: &Program,
+    mut arguments: Vec<ArgumentData>,
+    expected: &[ArgumentData],
+    label: &str,
+) {
+    let features = CpuFeatures::native().unwrap();
+    run(program, &mut arguments, &features);
+    for ((expected, actual), argument) in expected.iter().zip(&arguments).zip(&program.arguments) {
+        let (Some(expected), Some(actual)) = (expected.tensor(), actual.tensor()) else { continue };
+        let largest = expected.floats().into_iter().filter(|x| x.is_finite()).fold(0.0f64, |a, b| a.max(b.abs()));
+        let relative = match expected.element() {
+            Element::F64 => 1e-12,
+            Element::F32 => 2e-5,
+            Element::F16 => 2e-3,
+            Element::BF16 => 1e-2,
+            _ => 0.13,
+        };
+        let tolerance = Tolerance { relative, absolute: relative * largest.min(1e6) };
+        compare(expected, actual, tolerance, || format!("{label}: @{} of\n{program}", argument.name()));
+    }
+}
+
 fn compare(expected: &TensorData, actual: &TensorData, tolerance: Tolerance, what: impl Fn() -> String) {
     let mut wrong = 0;
     let mut first = None;
