@@ -42,8 +42,8 @@ pub fn host(
         kernel.scratch_bytes = scratch.get(kernel.name.as_str()).copied().unwrap_or(0);
     }
     describe(&lowered, report, |_| None);
-    let features = library.features.split('+').map(str::to_owned).collect();
-    let target = artifact::Target::Host { architecture: std::env::consts::ARCH.into(), features };
+    let features = library.features;
+    let target = artifact::Target::Host { architecture: "x86_64".into(), features };
     Ok(Artifact::new(PRODUCER, target, lowered.plans, Code::Host(library.shared_object), lowered.constants)?)
 }
 
