@@ -64,6 +64,8 @@ pub(crate) struct AttentionShape {
     pub heads: u64,
     pub head_dim: u64,
     pub scale: f64,
+    /// Whether flash attention is wanted.
+    pub online: bool,
 }
 
 impl Network {
@@ -250,8 +252,10 @@ impl Network {
     /// Attention of the queries `[N, H, D]` of `tokens` over the cache; `[N, H·D]`.
     pub fn attend(&mut self, shape: &AttentionShape, query: ValueId, tokens: &Tokens) -> Result<ValueId> {
         let operands = [query, self.cache, tokens.positions, tokens.sequences, self.page_table];
-        let attended =
-            self.op(ops::PagedAttention { layer: shape.layer as usize, scale: shape.scale, window: None }, &operands)?;
+        let attended = self.op(
+            ops::PagedAttention { layer: shape.layer as usize, scale: shape.scale, window: None, online: shape.online },
+            &operands,
+        )?;
         self.name(attended, "attention");
         let merged = vec![tokens.count.clone(), Dim::Static(shape.heads * shape.head_dim)];
         let ty = TensorType::new(merged, self.storage(attended).unwrap_or(Storage::F32));

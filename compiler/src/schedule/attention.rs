@@ -13,7 +13,7 @@ use super::error::Cut;
 use super::index::{Axis, Index};
 use super::operations::Site;
 use crate::tile::parts::attention::{
-    AttentionState, AttentionTile, PagedKeys, QueryRows, VisibleKeys, attend, paged_attention,
+    AttentionState, AttentionTile, PagedKeys, QueryRows, VisibleKeys, Visit, attend, paged_attention,
 };
 use crate::tile::{Access, ArgumentIndex, BinaryOperation, Builder, Dimension, Element, Predicate, UnaryOperation};
 
@@ -71,7 +71,7 @@ impl Emitter<'_> {
         let lanes = self.lanes(tile.keys);
         let mut failure = None;
         let mut builder = self.lend();
-        let state = attend(&mut builder, &tile, query_tile, &visible, state, |b, block| {
+        let state = attend(&mut builder, &tile, query_tile, &visible, Visit::Online, state, |b, block| {
             self.borrowing(b, |emitter| {
                 let start = Index::stepped(block.start, tile.keys, None);
                 let key_position = start.plus(&lanes);
@@ -99,7 +99,7 @@ impl Emitter<'_> {
 
     /// As [`Emitter::attention`], of the keys and values in a cache.
     pub fn paged_attention(&mut self, site: &Site) -> Result<Block, Cut> {
-        let ops::PagedAttention { layer, scale, window } = site.attributes()?;
+        let ops::PagedAttention { layer, scale, window, online } = site.attributes()?;
         let layer = layer as u64;
         let [query, cache, positions, sequences, page_table] = [0, 1, 2, 3, 4].map(|operand| site.operands[operand]);
         let (input, ty) = self.cache_input(cache)?;
@@ -121,7 +121,8 @@ impl Emitter<'_> {
         };
         let block = self.emit(query, site.position)?;
         let query = self.spread(&block, &[queries.rows, queries.head]);
-        let state = paged_attention(&mut self.builder, &queries.tile, &queries.described, &paged, query, None);
+        let tile = AttentionTile { online, ..queries.tile };
+        let state = paged_attention(&mut self.builder, &tile, &queries.described, &paged, query, None);
         Ok(self.attended(&queries, &state))
     }
 
@@ -186,7 +187,7 @@ impl Emitter<'_> {
         let window = window.map(|window| u32::try_from(window).unwrap_or(u32::MAX));
         let keys = self.shaping.attention_chunk;
         let head = self.length(head_axis);
-        let tile = AttentionTile { rows, keys, head, value_head: head, operand, scale, window };
+        let tile = AttentionTile { rows, keys, head, value_head: head, operand, scale, window, online: true };
         Ok(Queries { rows: row_axis, head: head_axis, element: element.clone(), tile, described, key_head })
     }
 

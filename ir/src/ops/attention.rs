@@ -435,6 +435,10 @@ operation! {
         scale: f64,
         /// How many keys a token sees, its own included; all if absent.
         window: Option<u64>,
+        /// Whether kernels may compute the softmax as keys come, rescaling what they have summed when a larger score
+        /// turns up (flash attention). If not, a first visit of the keys finds each row's largest score and sum of
+        /// exponentials, and a second weighs the values with them. The result is the same.
+        online: bool = true,
     }
     infer: |op, inference| {
         let q = inference.tensor_of_rank(0, 3)?;

@@ -48,8 +48,8 @@ pub struct GptConfig {
     /// Storage of cached keys and values, such as `fp8_e5m2`.
     #[serde(with = "policy_text")]
     pub kv_cache_dtype: NumericPolicy,
-    /// Attention as one fused op. If false, attention is built of matmul and softmax, which materialises all scores: see
-    /// [`crate::gpt`].
+    /// Softmax in one visit of the keys, rescaled as they come. If false, attention is marked `online = false`: kernels visit the
+    /// keys twice, for maximum and sum and then for the values. Neither keeps scores in memory, and the result is the same.
     pub use_flash_attention: bool,
     /// Rotary positions on queries and keys; if false, a learned position table is added to the token embedding.
     pub use_rotary_embeddings: bool,

@@ -99,6 +99,7 @@ impl GptBuilder<'_> {
             heads: config.n_heads,
             head_dim: config.head_dim(),
             scale: 1.0 / (config.head_dim() as f64).sqrt(),
+            online: config.use_flash_attention,
         };
         let attended = self.network.attend(&shape, query, &places)?;
         let width = config.n_heads * config.head_dim();

@@ -40,6 +40,27 @@ pub struct AttentionTile {
     pub scale: f64,
     /// A query sees this many keys, its own the last; all up to its own if None.
     pub window: Option<u32>,
+    /// Whether the softmax is computed as keys come. If not, they are visited twice: for the maximum and sum of each row, then for the
+    /// weighted values.
+    pub online: bool,
+}
+
+/// What a visit of the keys computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// Everything, with the accumulator rescaled whenever a maximum grows.
+    Online,
+    /// Maximum and sum.
+    Normalizer,
+    /// The accumulator, with the maximum of a finished [`Visit::Normalizer`].
+    Values,
+}
+
+impl AttentionTile {
+    /// The visits that attention takes, in order.
+    const fn visits(&self) -> &'static [Visit] {
+        if self.online { &[Visit::Online] } else { &[Visit::Normalizer, Visit::Values] }
+    }
 }
 
 /// Softmax state of the rows of a tile, with the weighted sum of values that belongs to it.
@@ -84,23 +105,32 @@ impl AttentionState {
     }
 }
 
-/// A step of the online softmax: takes `scores` ([rows, keys] F32, in units of log₂, [`MASKED`] where unseen) into the state. Returns the
-/// state, its accumulator scaled to the new maximum but without these keys' values, and their weights [rows, keys].
-fn online_softmax(b: &mut Builder, state: &AttentionState, scores: Value) -> (AttentionState, Value) {
+/// Takes `scores` ([rows, keys] F32, in units of log₂, [`MASKED`] where unseen) into the state. Returns the state without these keys'
+/// values, and their weights [rows, keys]. Only [`Visit::Online`] rescales the accumulator; only [`Visit::Values`] leaves maximum and sum.
+fn softmax_step(b: &mut Builder, visit: Visit, state: &AttentionState, scores: Value) -> (AttentionState, Value) {
     let shape = b.type_of(scores).shape.clone();
-    let accumulator = b.type_of(state.accumulator).shape.clone();
-    let largest = b.reduce(Reduction::Maximum, scores, 1);
-    let maximum = b.maximum(state.maximum, largest);
-    let shift = b.subtract(state.maximum, maximum);
-    let rescale = b.unary(UnaryOperation::Exp2, shift);
+    let mut maximum = state.maximum;
+    if visit != Visit::Values {
+        let largest = b.reduce(Reduction::Maximum, scores, 1);
+        maximum = b.maximum(state.maximum, largest);
+    }
     let shifted = b.broadcast(maximum, &[0], &shape);
     let shifted = b.subtract(scores, shifted);
     let weights = b.unary(UnaryOperation::Exp2, shifted);
+    if visit == Visit::Values {
+        return (*state, weights);
+    }
+    let shift = b.subtract(state.maximum, maximum);
+    let rescale = b.unary(UnaryOperation::Exp2, shift);
     let added = b.reduce(Reduction::Sum, weights, 1);
     let sum = b.multiply(state.sum, rescale);
     let sum = b.add(sum, added);
-    let rescale = b.broadcast(rescale, &[0], &accumulator);
-    let accumulator = b.multiply(state.accumulator, rescale);
+    let mut accumulator = state.accumulator;
+    if visit == Visit::Online {
+        let shape = b.type_of(accumulator).shape.clone();
+        let rescale = b.broadcast(rescale, &[0], &shape);
+        accumulator = b.multiply(accumulator, rescale);
+    }
     (AttentionState { maximum, sum, accumulator }, weights)
 }
 
@@ -128,13 +158,14 @@ pub struct VisibleKeys {
     pub to: Value,
 }
 
-/// Visits keys. `query` is [rows, head]; `load` gives the keys [keys, head] and values [keys, value_head] of a block. A value that no row sees
+/// Visits keys once. `query` is [rows, head]; `load` gives the keys [keys, head] and values [keys, value_head] of a block. A value that no row sees
 /// must be finite, or it turns zero weights into NaN.
 pub fn attend(
     b: &mut Builder,
     tile: &AttentionTile,
     query: Value,
     visible: &VisibleKeys,
+    visit: Visit,
     state: AttentionState,
     mut load: impl FnMut(&mut Builder, &KeyBlock) -> (Value, Value),
 ) -> AttentionState {
@@ -164,7 +195,10 @@ pub fn attend(
         }
         let masked = b.splat(MASKED, &shape, Element::F32);
         let scores = b.select(seen, scores, masked);
-        let (state, weights) = online_softmax(b, &state, scores);
+        let (state, weights) = softmax_step(b, visit, &state, scores);
+        if visit == Visit::Normalizer {
+            return state.values().to_vec();
+        }
         let (weights, values) = (b.cast(weights, tile.operand), b.cast(values, tile.operand));
         let accumulator = b.dot(weights, values, state.accumulator);
         AttentionState { accumulator, ..state }.values().to_vec()
@@ -311,19 +345,21 @@ pub fn paged_attention(
     let one = b.index(1);
     let end = b.add(last, one);
     let state = AttentionState::new(b, tile);
-    let results = b.for_loop(first, end, 1, &state.values(), |b, sequence, carried| {
-        let here = b.fill(sequence, &shape);
-        let here = b.compare(Predicate::Equal, sequences, here);
-        let own = b.select(here, positions, outside);
-        let visible = VisibleKeys::new(b, tile, own, own, split);
-        let state = AttentionState::from_values(carried);
-        let load = |b: &mut Builder, block: &KeyBlock| {
-            let slots = slots(b, paged, sequence, block);
-            load_keys_and_values(b, tile, rows, [paged.keys, paged.values], Coordinate::Gather(slots))
-        };
-        attend(b, tile, query, &visible, state, load).values().to_vec()
-    });
-    AttentionState::from_values(&results)
+    tile.visits().iter().fold(state, |state, visit| {
+        let results = b.for_loop(first, end, 1, &state.values(), |b, sequence, carried| {
+            let here = b.fill(sequence, &shape);
+            let here = b.compare(Predicate::Equal, sequences, here);
+            let own = b.select(here, positions, outside);
+            let visible = VisibleKeys::new(b, tile, own, own, split);
+            let state = AttentionState::from_values(carried);
+            let load = |b: &mut Builder, block: &KeyBlock| {
+                let slots = slots(b, paged, sequence, block);
+                load_keys_and_values(b, tile, rows, [paged.keys, paged.values], Coordinate::Gather(slots))
+            };
+            attend(b, tile, query, &visible, *visit, state, load).values().to_vec()
+        });
+        AttentionState::from_values(&results)
+    })
 }
 
 impl VisibleKeys {
@@ -424,9 +460,11 @@ pub fn dense_attention(
     let last = b.select(rows.active, last, none);
     let visible = VisibleKeys::new(b, tile, own, last, split);
     let state = AttentionState::new(b, tile);
-    attend(b, tile, query, &visible, state, |b, block| {
-        let row = Coordinate::Block { start: block.start, length: tile.keys };
-        load_keys_and_values(b, tile, rows, [dense.keys, dense.values], row)
+    tile.visits().iter().fold(state, |state, visit| {
+        attend(b, tile, query, &visible, *visit, state, |b, block| {
+            let row = Coordinate::Block { start: block.start, length: tile.keys };
+            load_keys_and_values(b, tile, rows, [dense.keys, dense.values], row)
+        })
     })
 }
 

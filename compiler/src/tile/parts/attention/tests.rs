@@ -25,7 +25,16 @@ impl Case {
 }
 
 const CASE: Case = Case {
-    tile: AttentionTile { rows: 4, keys: 8, head: 32, value_head: 32, operand: Element::F32, scale: 0.3, window: None },
+    tile: AttentionTile {
+        rows: 4,
+        keys: 8,
+        head: 32,
+        value_head: 32,
+        operand: Element::F32,
+        scale: 0.3,
+        window: None,
+        online: true,
+    },
     layout: QueryLayout { group: 1, tokens: 4, heads: 1 },
     key_heads: 2,
     head: 32,
@@ -336,6 +345,15 @@ fn split_over_the_keys_and_combined() {
     for splits in [2, 4, 16] {
         check(&Case { splits, ..CASE }, &RAGGED, 1e-6);
     }
+}
+
+#[test]
+fn two_visits_give_what_one_gives() {
+    let tile = AttentionTile { online: false, ..CASE.tile };
+    check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
+    check(&Case { tile, splits: 3, ..CASE }, &RAGGED, 1e-6);
+    let tile = AttentionTile { window: Some(5), ..tile };
+    check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
 }
 
 #[test]
