@@ -40,7 +40,8 @@ impl Cache {
         Ok(Self::Temporary(folder))
     }
 
-    fn folder(&self) -> &Path {
+    /// Where files are kept.
+    pub fn folder(&self) -> &Path {
         match self {
             Self::Kept(folder) => folder,
             Self::Temporary(folder) => folder.path(),

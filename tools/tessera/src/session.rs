@@ -1,16 +1,21 @@
-//! From a model's folder to a model that runs: weights, and what the cache keeps of them.
+//! From a model's folder to a model that is loaded on a device: weights, compiling, and what the cache keeps of both.
 
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
+use tessera_compiler::driver::{CompileOptions, compile};
+use tessera_compiler::target::Target;
 use tessera_ir::Storage;
+use tessera_models::engine::LoadedModel;
 use tessera_models::generation::Engine;
 use tessera_models::network::PAGE_SIZE;
 use tessera_models::reference::ReferenceEngine;
 use tessera_models::weights::write_cast;
 use tessera_models::{Model, ModelConfig};
-use tessera_runtime::Weights;
+use tessera_runtime::artifact;
+use tessera_runtime::device::{self, Device};
+use tessera_runtime::{Artifact, Weights};
 
 use crate::arguments::{ModelArguments, RunArguments, WeightStorage};
 use crate::cache::Cache;
@@ -22,9 +27,11 @@ const REFERENCE: &str = "reference";
 /// A model that is ready to run.
 pub struct Session {
     pub model: Model,
+    /// The model on a device; none where the reference evaluation takes its place.
+    loaded: Option<LoadedModel>,
     /// How long compiling took, or finding what was compiled before.
     pub compiling: Duration,
-    /// Whether both functions had been compiled before.
+    /// Whether it had been compiled before.
     pub from_cache: bool,
     /// How long loading code and weights took.
     pub loading: Duration,
@@ -32,17 +39,32 @@ pub struct Session {
 
 impl Session {
     pub fn open(model: &ModelArguments, run: &RunArguments, progress: &Progress) -> Result<Self> {
-        if run.device != REFERENCE {
-            return Err(miette!("there is no device `{}`; this build has `{REFERENCE}` alone", run.device));
-        }
+        // The device first: a wrong name or a missing driver is known at once.
+        let device = match run.device.as_str() {
+            REFERENCE => None,
+            name => {
+                Some(device::open(name).into_diagnostic().wrap_err_with(|| format!("cannot open device `{name}`"))?)
+            }
+        };
         let cache = if run.no_cache { Cache::temporary()? } else { Cache::open()? };
         let model = open_model(model, &cache, progress)?;
-        Ok(Self { model, compiling: Duration::ZERO, from_cache: false, loading: Duration::ZERO })
+        let Some(device) = device else {
+            let none = Duration::ZERO;
+            return Ok(Self { model, loaded: None, compiling: none, from_cache: false, loading: none });
+        };
+        let started = Instant::now();
+        let (artifact, from_cache) = compiled(&model, device.as_ref(), &cache, progress)?;
+        let compiling = started.elapsed();
+        let started = Instant::now();
+        let loaded = progress
+            .during("loading", || LoadedModel::load(&model.folder.config, &artifact, &model.weights, &device))
+            .into_diagnostic()?;
+        Ok(Self { model, loaded: Some(loaded), compiling, from_cache, loading: started.elapsed() })
     }
 
     /// Tokens in one page of the KV cache.
     pub fn page_size(&self) -> usize {
-        PAGE_SIZE as usize
+        self.loaded.as_ref().map_or(PAGE_SIZE as usize, LoadedModel::page_size)
     }
 
     /// The longest sequence, in tokens.
@@ -52,7 +74,10 @@ impl Session {
 
     /// The model with a KV cache of `pages` pages.
     pub fn engine(&self, pages: usize) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(ReferenceEngine::new(&self.model, pages).into_diagnostic()?))
+        Ok(match &self.loaded {
+            Some(loaded) => Box::new(loaded.engine(pages).into_diagnostic()?),
+            None => Box::new(ReferenceEngine::new(&self.model, pages).into_diagnostic()?),
+        })
     }
 }
 
@@ -101,4 +126,34 @@ fn identify(key: &mut blake3::Hasher, path: &Path) -> Result<()> {
     let text = format!("\0{}\0{}\0{}", path.display(), metadata.len(), modified.as_nanos());
     key.update(text.as_bytes());
     Ok(())
+}
+
+/// The most specific target whose code the device runs.
+fn best_target(device: &dyn Device) -> Result<Target> {
+    let runs = |target: &Target| {
+        let signature = match target {
+            Target::Host => artifact::Target::native_host(),
+            Target::Cuda(chip) => artifact::Target::Cuda { architecture: chip.to_string() },
+        };
+        device.check(&signature).is_ok()
+    };
+    let best = Target::ALL.into_iter().filter(runs).max_by_key(|target| target.chip());
+    best.ok_or_else(|| miette!("there is no target for device `{}`, {}", device.name(), device.description()))
+}
+
+/// The model's artifact, compiled now or before.
+fn compiled(model: &Model, device: &dyn Device, cache: &Cache, progress: &Progress) -> Result<(Artifact, bool)> {
+    let target = best_target(device)?;
+    // Another build of the compiler may make other code.
+    let mut build = blake3::Hasher::new();
+    identify(&mut build, &std::env::current_exe().into_diagnostic()?)?;
+    let folder = cache.folder().join(format!("compiled-{}", &build.finalize().to_hex()[..16]));
+    let options = CompileOptions { cache: Some(folder), ..CompileOptions::new(target) };
+    let compiled = progress
+        .during(&format!("compiling for {target}"), || compile(&model.module, &options))
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot compile the model for {target}"))?;
+    let (seconds, from_cache) = (compiled.report.total.as_secs_f64(), compiled.report.from_cache);
+    tracing::info!(%target, seconds, from_cache, kernels = compiled.report.kernels.len(), "compiled");
+    Ok((compiled.artifact, from_cache))
 }

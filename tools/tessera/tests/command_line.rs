@@ -14,19 +14,26 @@ fn expected() -> Value {
     serde_json::from_slice(&std::fs::read(fixture("expected.json")).unwrap()).unwrap()
 }
 
-/// `tessera` with a cache of its own.
+/// `tessera` with a folder for what it writes. The cache is every test's, so that the fixture is compiled once.
 struct Tessera {
-    cache: TempDir,
+    folder: TempDir,
+    cache: PathBuf,
 }
 
 impl Tessera {
     fn new() -> Self {
-        Self { cache: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), cache: Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache") }
+    }
+
+    /// With a cache of its own.
+    fn alone() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { cache: folder.path().join("cache"), folder }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::cargo_bin("tessera").unwrap();
-        command.env("TESSERA_CACHE", self.cache.path()).env("NO_COLOR", "1").args(arguments);
+        command.env("TESSERA_CACHE", &self.cache).env("NO_COLOR", "1").args(arguments);
         command
     }
 
@@ -47,12 +54,12 @@ impl Tessera {
     }
 }
 
-const DEVICES: [&str; 1] = ["reference"];
+const DEVICES: [&str; 2] = ["reference", "host"];
 
 #[test]
 fn export_writes_the_checked_in_ir() {
     let tessera = Tessera::new();
-    let path = tessera.cache.path().join("gpt2.ir");
+    let path = tessera.folder.path().join("gpt2.ir");
     assert_eq!(tessera.output("export", &["-o", path.to_str().unwrap()]), "");
     let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/ir/gpt2-kjv.ir");
     let checked_in = std::fs::read_to_string(checked_in).unwrap();
@@ -109,7 +116,7 @@ fn sampling_follows_the_seed() {
 fn logits_are_those_of_transformers() {
     let tessera = Tessera::new();
     let ids: Vec<String> = expected()["logits_input_ids"].as_array().unwrap().iter().map(|id| id.to_string()).collect();
-    let path = tessera.cache.path().join("logits.npy");
+    let path = tessera.folder.path().join("logits.npy");
     let read = |path: &Path| {
         let file = npyz::NpyFile::new(std::fs::File::open(path).unwrap()).unwrap();
         (file.shape().to_vec(), file.into_vec::<f32>().unwrap())
@@ -126,9 +133,9 @@ fn logits_are_those_of_transformers() {
 
 #[test]
 fn converted_weights_are_kept() {
-    let tessera = Tessera::new();
+    let tessera = Tessera::alone();
     let kept = || {
-        let files = std::fs::read_dir(tessera.cache.path()).unwrap();
+        let files = std::fs::read_dir(&tessera.cache).unwrap();
         files.filter(|file| file.as_ref().unwrap().path().extension() == Some("safetensors".as_ref())).count()
     };
     let first = tessera.output("export", &["--weights", "bf16"]);
@@ -137,6 +144,40 @@ fn converted_weights_are_kept() {
     assert_eq!(kept(), 1);
     assert!(tessera.output("export", &["--weights", "bf16"]) == first);
     assert_eq!(kept(), 1);
+}
+
+#[test]
+fn what_was_compiled_is_found_again_unless_told_otherwise() {
+    let tessera = Tessera::alone();
+    let from_cache = |arguments: &[&str]| {
+        let report = tessera.output("generate", &[&["-p", "And", "-n", "1", "--json"], arguments].concat());
+        let report: Value = serde_json::from_str(&report).unwrap();
+        report["timings"]["compiled_from_cache"].as_bool().unwrap()
+    };
+    assert!(!from_cache(&["--no-cache"]));
+    assert!(!tessera.cache.exists());
+    assert!(!from_cache(&[]));
+    assert!(from_cache(&[]));
+    assert!(!from_cache(&["--weights", "bf16"]));
+}
+
+#[test]
+fn narrow_weights_give_nearly_the_same_logits() {
+    let tessera = Tessera::new();
+    let logits = |arguments: &[&str]| {
+        let path = tessera.folder.path().join("logits.npy");
+        let output = ["--text", "And it came to pass", "-o", path.to_str().unwrap()];
+        tessera.output("logits", &[&output, arguments].concat());
+        npyz::NpyFile::new(std::fs::File::open(path).unwrap()).unwrap().into_vec::<f32>().unwrap()
+    };
+    let exact = logits(&[]);
+    for (weights, bound) in [("bf16", 0.15), ("f16", 0.02)] {
+        for device in ["host", "reference"] {
+            let rounded = logits(&["--weights", weights, "-d", device]);
+            let worst = exact.iter().zip(&rounded).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
+            assert!(worst > 0.0 && worst < bound, "{weights} on {device}: {worst}");
+        }
+    }
 }
 
 #[test]
