@@ -48,7 +48,19 @@ impl<'a> Lowering<'_, 'a> {
             }
             Operation::Bitcast(_) => {
                 let (from, to) = (Scalar::of(element), self.scalar_of(value));
-                Ok(if from == to { arguments[0] } else { self.emitter.bitcast(arguments[0], to) })
+                Ok(match (from, to) {
+                    _ if from == to => arguments[0],
+                    // A Bool is a register bit, and a byte to everything else.
+                    (Scalar::I1, _) => {
+                        let byte = self.emitter.scalar_type(Scalar::I8);
+                        self.emitter.convert("llvm.zext", arguments[0], byte)
+                    }
+                    (_, Scalar::I1) => {
+                        let zero = self.emitter.integer(Scalar::I8, 0);
+                        self.emitter.compare_integers(IntegerPredicate::NotEqual, arguments[0], zero)
+                    }
+                    _ => self.emitter.bitcast(arguments[0], to),
+                })
             }
             _ => Err(Error::Internal { value, what: "the operation is not elementwise" }),
         }

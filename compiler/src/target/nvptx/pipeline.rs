@@ -348,16 +348,6 @@ impl<'r, 'a> Lowering<'r, 'a> {
     /// Copies a load's tile to shared memory by `cp.async`; `pointer` is its address if that is known.
     fn copy_tile(&mut self, value: Value, tile: &SharedTile<'a>, pointer: Option<Val<'a>>) -> Result<(), Error> {
         let (request, staging) = self.staged_request(value)?;
-        let after = match self.first_copy(&staging.layout) {
-            None => None,
-            Some(first) => {
-                let (copies, _) = self.emitter.new_block(&[]);
-                let (after, _) = self.emitter.new_block(&[]);
-                self.emitter.branch_if(first, (copies, &[]), (after, &[]));
-                self.emitter.enter(copies);
-                Some(after)
-            }
-        };
         let vectors = self.vectors_from(&request, &staging.layout, pointer)?;
         let thread = self.thread_images(&staging.layout, &tile.layout);
         let offsets: Vec<u32> = vectors
@@ -365,27 +355,33 @@ impl<'r, 'a> Lowering<'r, 'a> {
             .map(|vector| tile.layout.address(staging.layout.register_index(vector.registers[0])))
             .collect();
         let targets = self.shared_addresses(tile.base, &thread, &offsets);
+        let first_copy = self.first_copy(&staging.layout);
         for (vector, target) in vectors.iter().zip(targets) {
             let bytes = vector.registers.len() * tile.element.bytes();
             let kind = if bytes == 16 { "cg" } else { "ca" };
             let target = self.emitter.shared_pointer(target);
-            match vector.predicate {
-                None => self
-                    .emitter
-                    .effect(&format!("llvm.nvvm.cp.async.{kind}.shared.global.{bytes}"), &[target, vector.pointer]),
-                Some(predicate) => {
-                    let (all, none) = (self.emitter.i32(bytes as i64), self.emitter.i32(0));
-                    let size = self.emitter.select(Scalar::I32, predicate, all, none);
-                    self.emitter.effect(
-                        &format!("llvm.nvvm.cp.async.{kind}.shared.global.{bytes}.s"),
-                        &[target, vector.pointer, size],
-                    );
+            // Bytes that are not copied become zeros.
+            let size = vector.predicate.map(|predicate| {
+                let (all, none) = (self.emitter.i32(bytes as i64), self.emitter.i32(0));
+                self.emitter.select(Scalar::I32, predicate, all, none)
+            });
+            let mut operands = vec![target, vector.pointer];
+            operands.extend(size);
+            match first_copy {
+                None => {
+                    let suffix = if size.is_some() { ".s" } else { "" };
+                    let name = format!("llvm.nvvm.cp.async.{kind}.shared.global.{bytes}{suffix}");
+                    self.emitter.effect(&name, &operands);
+                }
+                // Threads that hold copies take no part; a branch around would tear warps apart.
+                Some(first) => {
+                    let (size, constraint) = if size.is_some() { (", $2", ",r") } else { ("", "") };
+                    let predicate = operands.len();
+                    let text = format!("@${predicate} cp.async.{kind}.shared.global \t[$0], [$1], {bytes}{size};");
+                    operands.push(first);
+                    self.emitter.assembly(&text, &format!("r,l{constraint},b"), &operands, None, true);
                 }
             }
-        }
-        if let Some(after) = after {
-            self.emitter.branch(after, &[]);
-            self.emitter.enter(after);
         }
         Ok(())
     }

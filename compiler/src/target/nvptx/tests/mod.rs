@@ -3,6 +3,7 @@
 //! With `TESSERA_PTX_DIR` set, every PTX file is left there.
 
 mod assemble;
+mod cases;
 mod programs;
 
 use self::assemble::{Report, assemble, chip};
@@ -36,8 +37,8 @@ fn the_kernels_that_matter_do_not_spill_on_any_chip() {
 
 #[test]
 fn a_matmul_is_pipelined_through_swizzled_shared_memory_to_tensor_cores() {
-    let (kernel, _) = build(&programs::matmul_nk(), "sm_80");
-    // Three stages of a 128×64 tile of each operand.
+    let (kernel, _) = build(&programs::LARGE_MATMUL.program(), "sm_80");
+    // Three stages of a tile of each operand.
     assert_eq!(kernel.dynamic_shared_bytes, 3 * 2 * 128 * 64 * 2);
     let count = |text: &str| kernel.ptx.matches(text).count();
     // The body multiplies four steps of K for a warp's 32×64 part of the result.
@@ -69,7 +70,7 @@ fn what_cannot_be_compiled_says_why() {
     b.splat(1.0, &[12], tile::Element::F32);
     assert!(matches!(compile(&b.finish(), &options), Err(Error::Shape { .. })));
 
-    let mut program = programs::matmul_nk();
+    let mut program = programs::LARGE_MATMUL.program();
     program.schedule.stages = 9;
     let error = compile(&program, &options).unwrap_err().to_string();
     assert!(error.contains("294912 bytes") && error.contains("166912"), "{error}");

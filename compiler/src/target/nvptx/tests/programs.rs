@@ -6,10 +6,18 @@ use crate::tile::{
 };
 
 pub fn all() -> Vec<Program> {
-    vec![elementwise(), matmul_nk(), matmul_kn(), layer_norm(), softmax(), attention(64), attention(128)]
+    vec![
+        elementwise(),
+        LARGE_MATMUL.program(),
+        Matmul { name: "linear", transpose_rhs: true, epilogue: true, ..LARGE_MATMUL }.program(),
+        layer_norm(),
+        softmax(),
+        attention(64),
+        attention(128),
+    ]
 }
 
-fn block(start: Value, length: u32) -> Coordinate {
+pub fn block(start: Value, length: u32) -> Coordinate {
     Coordinate::Block { start, length }
 }
 
@@ -42,71 +50,93 @@ fn gelu(b: &mut Builder, x: Value) -> Value {
     b.multiply(h, e)
 }
 
-/// bf16 [M,K] · [N,K]ᵀ + bias, gelu, + residual.
-pub fn matmul_nk() -> Program {
-    matmul("matmul_nk", Element::BF16, 128, 128, 64, 8, 3, 4096, 4096, true, true)
+/// out[M,N] = lhs[M,K] · rhs, perhaps + bias, gelu, + residual.
+#[derive(Clone, Copy)]
+pub struct Matmul {
+    pub name: &'static str,
+    /// Of the left operand, which both are multiplied as.
+    pub element: Element,
+    /// Of the right operand in memory.
+    pub weights: Element,
+    pub result: Element,
+    /// M, N, K.
+    pub tile: [u32; 3],
+    pub warps: u32,
+    pub stages: u32,
+    pub n: u64,
+    pub k: u64,
+    /// Whether the right operand is [N,K], not [K,N].
+    pub transpose_rhs: bool,
+    pub epilogue: bool,
 }
 
-pub fn matmul_kn() -> Program {
-    matmul("matmul_kn", Element::BF16, 128, 128, 64, 8, 3, 4096, 4096, false, false)
-}
+/// The matmul whose main loop is compared with other compilers'.
+pub const LARGE_MATMUL: Matmul = Matmul {
+    name: "matmul",
+    element: Element::BF16,
+    weights: Element::BF16,
+    result: Element::BF16,
+    tile: [128, 128, 64],
+    warps: 8,
+    stages: 3,
+    n: 4096,
+    k: 4096,
+    transpose_rhs: false,
+    epilogue: false,
+};
 
-#[allow(clippy::too_many_arguments)]
-pub fn matmul(
-    name: &str,
-    element: Element,
-    bm: u32,
-    bn: u32,
-    bk: u32,
-    warps: u32,
-    stages: u32,
-    n: u64,
-    k: u64,
-    transpose_rhs: bool,
-    epilogue: bool,
-) -> Program {
-    let mut b = Builder::new(name);
-    let m = b.integer("m", 1);
-    let (m, nd, kd) = (Dimension::Argument(m), Dimension::Constant(n), Dimension::Constant(k));
-    let lhs = b.contiguous("lhs", element, &[m, kd], Access::Read);
-    let extents = if transpose_rhs { [nd, kd] } else { [kd, nd] };
-    let rhs = b.contiguous("rhs", element, &extents, Access::Read);
-    let bias = b.contiguous("bias", Element::F32, &[nd], Access::Read);
-    let residual = b.contiguous("residual", element, &[m, nd], Access::Read);
-    let out = b.contiguous("out", element, &[m, nd], Access::Write);
-    b.grid([
-        GridExtent::Tiles { dimension: nd, block: bn },
-        GridExtent::Tiles { dimension: m, block: bm },
-        GridExtent::fixed(1),
-    ]);
-    b.schedule(Schedule { warps, stages });
-    let (pn, pm) = (b.program_id(0), b.program_id(1));
-    let (col, row) = (b.scale(pn, bn.into()), b.scale(pm, bm.into()));
-    let zero = b.splat(0.0, &[bm, bn], Element::F32);
-    let (low, high) = (b.index(0), b.dimension(kd));
-    let acc = b.for_loop(low, high, bk, &[zero], |b, i, carried| {
-        let x = b.load(lhs, &[block(row, bm), block(i, bk)]);
-        let w = if transpose_rhs {
-            let w = b.load(rhs, &[block(col, bn), block(i, bk)]);
-            b.transpose(w)
-        } else {
-            b.load(rhs, &[block(i, bk), block(col, bn)])
-        };
-        vec![b.dot(x, w, carried[0])]
-    })[0];
-    let mut y = acc;
-    if epilogue {
-        let v = b.load(bias, &[block(col, bn)]);
-        let v = b.broadcast(v, &[1], &[bm, bn]);
-        y = b.add(y, v);
-        y = gelu(&mut b, y);
-        let r = b.load(residual, &[block(row, bm), block(col, bn)]);
-        let r = b.cast(r, Element::F32);
-        y = b.add(y, r);
+/// A matmul for small operands.
+pub const SMALL_MATMUL: Matmul =
+    Matmul { name: "small_matmul", tile: [32, 32, 32], warps: 4, stages: 2, n: 33, k: 33, ..LARGE_MATMUL };
+
+impl Matmul {
+    pub fn program(&self) -> Program {
+        let Self { element, warps, stages, transpose_rhs, .. } = *self;
+        let [bm, bn, bk] = self.tile;
+        let mut b = Builder::new(self.name);
+        let m = b.integer("m", 1);
+        let (m, n, k) = (Dimension::Argument(m), Dimension::Constant(self.n), Dimension::Constant(self.k));
+        let lhs = b.contiguous("lhs", element, &[m, k], Access::Read);
+        let rhs = b.contiguous("rhs", self.weights, &if transpose_rhs { [n, k] } else { [k, n] }, Access::Read);
+        let bias = b.contiguous("bias", Element::F32, &[n], Access::Read);
+        let residual = b.contiguous("residual", self.result, &[m, n], Access::Read);
+        let out = b.contiguous("out", self.result, &[m, n], Access::Write);
+        b.grid([
+            GridExtent::Tiles { dimension: n, block: bn },
+            GridExtent::Tiles { dimension: m, block: bm },
+            GridExtent::fixed(1),
+        ]);
+        b.schedule(Schedule { warps, stages });
+        let (pn, pm) = (b.program_id(0), b.program_id(1));
+        let (column, row) = (b.scale(pn, bn.into()), b.scale(pm, bm.into()));
+        let wide = if element == Element::F64 { Element::F64 } else { Element::F32 };
+        let zero = b.splat(0.0, &[bm, bn], wide);
+        let (low, high) = (b.index(0), b.dimension(k));
+        let mut y = b.for_loop(low, high, bk, &[zero], |b, i, carried| {
+            let x = b.load(lhs, &[block(row, bm), block(i, bk)]);
+            let w = if transpose_rhs {
+                let w = b.load(rhs, &[block(column, bn), block(i, bk)]);
+                let w = b.cast(w, element);
+                b.transpose(w)
+            } else {
+                let w = b.load(rhs, &[block(i, bk), block(column, bn)]);
+                b.cast(w, element)
+            };
+            vec![b.dot(x, w, carried[0])]
+        })[0];
+        if self.epilogue {
+            let v = b.load(bias, &[block(column, bn)]);
+            let v = b.broadcast(v, &[1], &[bm, bn]);
+            y = b.add(y, v);
+            y = gelu(&mut b, y);
+            let r = b.load(residual, &[block(row, bm), block(column, bn)]);
+            let r = b.cast(r, Element::F32);
+            y = b.add(y, r);
+        }
+        let y = b.cast(y, self.result);
+        b.store(out, &[block(row, bm), block(column, bn)], y);
+        b.finish()
     }
-    let y = b.cast(y, element);
-    b.store(out, &[block(row, bm), block(col, bn)], y);
-    b.finish()
 }
 
 pub fn layer_norm() -> Program {
