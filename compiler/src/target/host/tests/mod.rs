@@ -205,7 +205,7 @@ pub(crate) fn compare_with_interpreter(
     label: &str,
 ) {
     let features = CpuFeatures::native().unwrap();
-    run(program, &mut arguments, &features);
+    Compiled::new(std::slice::from_ref(program), &features).run(0, program, &mut arguments);
     for ((expected, actual), argument) in expected.iter().zip(&arguments).zip(&program.arguments) {
         let (Some(expected), Some(actual)) = (expected.tensor(), actual.tensor()) else { continue };
         let largest = expected.floats().into_iter().filter(|x| x.is_finite()).fold(0.0f64, |a, b| a.max(b.abs()));

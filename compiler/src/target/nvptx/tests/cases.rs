@@ -61,7 +61,7 @@ fn map(name: &str, [rows, columns]: [usize; 2], inputs: &[(Element, f64)], outpu
     let mut b = Builder::new(name);
     let n = Dimension::Argument(b.integer("rows", 1));
     let width = Dimension::Constant(columns as u64);
-    let mut tensor = |b: &mut Builder, name: String, element, access| b.contiguous(&name, element, &[n, width], access);
+    let tensor = |b: &mut Builder, name: String, element, access| b.contiguous(&name, element, &[n, width], access);
     let sources: Vec<ArgumentIndex> =
         (0..inputs.len()).map(|index| tensor(&mut b, format!("input{index}"), inputs[index].0, Access::Read)).collect();
     let targets: Vec<ArgumentIndex> = (0..outputs.len())
@@ -339,7 +339,7 @@ fn random_programs_compile() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     runner
         .run(&proptest::collection::vec(any::<u16>(), 0..200), |choices| {
-            let program = crate::tile::arbitrary::program(&choices);
+            let program = crate::tile::arbitrary::program(&choices, crate::tile::arbitrary::Operations::Any);
             let options = NvptxOptions::new(super::chip(CHIPS[0]));
             match super::compile(&program, &options) {
                 Ok(kernel) => drop(super::assemble(&kernel, CHIPS[0])),
