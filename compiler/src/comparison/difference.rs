@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use tessera_ir::Storage;
 use tessera_ir::evaluate::Value;
+use tessera_ir::{Function, Storage, Type};
 
 /// How far apart two tensors are, element by element. Two NaNs are equal, and so are two equal infinities.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,6 +51,23 @@ impl Tolerance {
             _ => 2.5e-1,
         };
         Tolerance { relative_to_scale }
+    }
+
+    /// The tolerance for results of a function in `result`: results are no better than the narrowest storage that they came through. Inputs
+    /// and parameters do not count, for they are exact.
+    pub fn of_function(function: &Function, result: Storage) -> Tolerance {
+        if !result.is_float() {
+            return Tolerance::of(result);
+        }
+        let graph = &function.graph;
+        let types = graph.operations().flat_map(|(node, _)| graph.node(node).results());
+        let storages = types.map(|ty| match ty {
+            Type::Tensor(tensor) => tensor.storage(),
+            Type::KvCache(cache) => cache.storage,
+        });
+        let narrowest =
+            storages.filter(|storage| storage.is_float()).chain([result]).min_by_key(|storage| storage.bits());
+        Tolerance::of(narrowest.unwrap_or(result))
     }
 
     /// Whether a difference is within the tolerance.

@@ -6,8 +6,8 @@ mod random;
 
 use tessera_compiler::comparison::{Tolerance, difference, random_inputs};
 use tessera_compiler::graph::{Context, Pipeline, PipelineError, Remark};
+use tessera_ir::Module;
 use tessera_ir::evaluate::{self, Symbols, Value};
-use tessera_ir::{Module, Storage, Type};
 
 /// Runs a pipeline for a target and gives its remarks.
 fn run(module: &mut Module, passes: &str, target: &str) -> Result<Vec<Remark>, PipelineError> {
@@ -47,7 +47,7 @@ fn assert_same_results(before: &Module, after: &Module, agreement: Agreement, se
             };
             let admitted = match agreement {
                 Agreement::Exact => difference.maximum_absolute == 0.0,
-                Agreement::Rounding => Tolerance::of(narrowest(before, storage)).admits(&difference),
+                Agreement::Rounding => Tolerance::of_function(function, storage).admits(&difference),
             };
             assert!(
                 admitted,
@@ -56,15 +56,4 @@ fn assert_same_results(before: &Module, after: &Module, agreement: Agreement, se
             );
         }
     }
-}
-
-/// The narrowest float storage in a module: results are no better than the worst of what they came through.
-fn narrowest(module: &Module, result: Storage) -> Storage {
-    if !result.is_float() {
-        return result;
-    }
-    let graphs = module.functions.iter().map(|function| &function.graph);
-    let types = graphs.flat_map(|graph| graph.node_ids().flat_map(|node| graph.node(node).results()));
-    let storages = types.filter_map(Type::as_tensor).map(|tensor| tensor.storage());
-    storages.filter(|storage| storage.is_float()).chain([result]).min_by_key(|storage| storage.bits()).unwrap_or(result)
 }

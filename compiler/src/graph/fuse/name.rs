@@ -65,7 +65,7 @@ fn elementwise_word(graph: &Graph, grouping: &Grouping<'_>, step: usize, inside:
     let is_sum = graph.operation(node).is_some_and(|operation| operation.is(ops::ADD));
     let follows_product = inside.iter().any(|step| grouping.flow.steps[*step].role == Role::Matmul);
     let outside = sources.iter().find(|source| source.step.is_none_or(|step| !inside.contains(&step)));
-    if let (true, true, [_, _], Some(outside)) = (is_sum, follows_product, sources.as_slice(), outside) {
+    if let (true, true, Some(outside)) = (is_sum, follows_product, outside) {
         let is_parameter = matches!(graph.node(outside.value.node).kind(), NodeKind::Parameter(_));
         if is_parameter && outside.path.broadcast {
             return "bias".to_owned();

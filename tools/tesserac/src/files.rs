@@ -1,0 +1,89 @@
+//! Files that appear whole or not at all, and standard output, which may be a pipe whose reader has gone.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use miette::{IntoDiagnostic, Report, Result, WrapErr, miette};
+
+/// Writes to standard output, all of it at once.
+pub fn print(bytes: impl AsRef<[u8]>) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(bytes.as_ref()).and_then(|()| output.flush()).into_diagnostic()
+}
+
+/// Whether the error is that nobody reads standard output any more.
+pub fn is_broken_pipe(error: &Report) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
+}
+
+/// Whether `path` means standard output.
+pub fn is_standard_output(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Writes a file, or standard output for `-`.
+pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    if is_standard_output(path) {
+        return print(bytes);
+    }
+    whole(path, |unfinished| fs::write(unfinished, bytes.as_ref()).into_diagnostic())
+}
+
+/// Makes a file by `make`, which writes to the path it is given; the file then takes its place in one step.
+pub fn whole(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| miette!(help = "give the name of a file", "cannot write {}: it is a folder", path.display()))?;
+    let unfinished = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let made = make(&unfinished).and_then(|()| fs::rename(&unfinished, path).into_diagnostic());
+    if made.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    made.wrap_err_with(|| format!("cannot write {}", path.display()))
+}
+
+/// A folder that is filled beside its place and then takes it. It disappears if that does not happen.
+#[derive(Debug)]
+pub struct Folder {
+    place: PathBuf,
+    unfinished: tempfile::TempDir,
+}
+
+impl Folder {
+    /// A folder to fill that will be `place`.
+    pub fn new(place: &Path) -> Result<Folder> {
+        let parent = match place.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let cannot = || format!("cannot write the folder {}", place.display());
+        if place.is_file() {
+            return Err(miette!(help = "give the name of a folder", "{}: it is a file", cannot()));
+        }
+        fs::create_dir_all(parent).into_diagnostic().wrap_err_with(cannot)?;
+        let unfinished =
+            tempfile::Builder::new().prefix(".tesserac.").tempdir_in(parent).into_diagnostic().wrap_err_with(cannot)?;
+        Ok(Folder { place: place.to_owned(), unfinished })
+    }
+
+    /// Where to put the files.
+    pub fn path(&self) -> &Path {
+        self.unfinished.path()
+    }
+
+    /// Moves the files of `source`, this folder or one in it, into place. What else is there stays; files of the same name are replaced.
+    pub fn finish(self, source: &Path) -> Result<usize> {
+        let cannot = || format!("cannot write the folder {}", self.place.display());
+        fs::create_dir_all(&self.place).into_diagnostic().wrap_err_with(cannot)?;
+        let mut count = 0;
+        for entry in fs::read_dir(source).into_diagnostic().wrap_err_with(cannot)? {
+            let entry = entry.into_diagnostic().wrap_err_with(cannot)?;
+            fs::rename(entry.path(), self.place.join(entry.file_name())).into_diagnostic().wrap_err_with(cannot)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,185 @@
+//! `tesserac inspect`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use miette::{IntoDiagnostic, Result, miette};
+use serde_json::json;
+use tessera_compiler::graph::{Context, Pipeline};
+use tessera_compiler::schedule::{self, Library, Machine, Overrides};
+use tessera_ir::Module;
+use tessera_runtime::Artifact;
+use tessera_runtime::artifact::Code;
+use tessera_runtime::plan::{Extent, Plan};
+
+use crate::arguments::Inspect;
+use crate::files;
+use crate::page::{self, Page};
+use crate::progress::Progress;
+use crate::run::is_artifact;
+use crate::source::Source;
+
+/// Shows an artifact or a module.
+pub fn run(arguments: &Inspect, progress: &Progress) -> Result<()> {
+    if is_artifact(&arguments.file)? {
+        let artifact = Artifact::open(&arguments.file).into_diagnostic()?;
+        if let Some(path) = &arguments.html {
+            return files::write(path, Page::of_artifact(&artifact, &title(arguments)).html());
+        }
+        return files::print(match arguments.json {
+            true => format!("{:#}\n", describe_json(&artifact)),
+            false => describe(&artifact, arguments.launches),
+        });
+    }
+    if arguments.json || arguments.launches {
+        return Err(miette!(
+            help = "compile it first: tesserac compile MODEL.ir -o OUT.tsr",
+            "{} is a module; --json and --launches show artifacts",
+            arguments.file.display()
+        ));
+    }
+    let source = Source::open(&arguments.file)?;
+    let scheduled = progress.during("forming kernels", || scheduled(&source, arguments))?;
+    match &arguments.html {
+        Some(path) => files::write(path, Page::of_module(&scheduled, &title(arguments), arguments.target).html()),
+        None => files::print(describe_module(&scheduled)),
+    }
+}
+
+fn title(arguments: &Inspect) -> String {
+    arguments.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The module after all passes, cut into kernels with their schedules.
+fn scheduled(source: &Source, arguments: &Inspect) -> Result<Module> {
+    let mut module = source.module()?;
+    let mut context = Context::new(arguments.target);
+    Pipeline::default().run(&mut module, &mut context, |_, _| {}).map_err(|error| source.pipeline_error(error))?;
+    let mut library = Library::new(Machine::native(arguments.target), Overrides::default());
+    for function in &mut module.functions {
+        let symbols = schedule::symbols_of(function);
+        *function = schedule::form(function, &symbols, &mut library).into_diagnostic()?.function;
+    }
+    Ok(module)
+}
+
+/// A number of bytes for people.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} GiB")
+}
+
+/// Bytes of the weights of a plan.
+pub fn weight_bytes(plan: &Plan) -> u64 {
+    plan.parameters.iter().filter_map(|parameter| parameter.bytes()).sum()
+}
+
+/// A grid for people: without axes of one program.
+pub fn grid(extents: &[Extent; 3], symbols: &[String]) -> String {
+    let last = extents.iter().rposition(|extent| extent.constant() != Some(1)).map_or(1, |last| last + 1);
+    extents[..last].iter().map(|extent| extent.display(symbols).to_string()).collect::<Vec<_>>().join(" × ")
+}
+
+fn describe(artifact: &Artifact, launches: bool) -> String {
+    let mut text = String::new();
+    let code = match artifact.code() {
+        Code::Host(object) => format!("a shared object of {}", size(object.len() as u64)),
+        Code::Ptx(kernels) => format!("{} PTX files", kernels.len()),
+    };
+    let _ = writeln!(text, "target     {}", artifact.target());
+    let _ = writeln!(text, "made by    {}", artifact.producer());
+    let _ = writeln!(text, "code       {code}");
+    let _ = writeln!(text, "constants  {}", size(artifact.constants().len() as u64));
+    for plan in artifact.functions() {
+        describe_function(&mut text, plan, launches);
+    }
+    text
+}
+
+fn describe_function(text: &mut String, plan: &Plan, launches: bool) {
+    let _ = writeln!(text, "\nfunction @{} of module @{}", plan.function, plan.module);
+    for input in &plan.inputs {
+        let _ = writeln!(text, "  input    {}: {}", input.name, input.describe(&plan.symbols));
+    }
+    for cache in &plan.caches {
+        let _ = writeln!(
+            text,
+            "  cache    {}: {} layers, {} heads of {}, pages of {} tokens, {}",
+            cache.name, cache.layers, cache.heads, cache.head_dimension, cache.page_size, cache.element
+        );
+    }
+    for output in &plan.outputs {
+        let _ = writeln!(text, "  output   {}: {}", output.name, output.describe(&plan.symbols));
+    }
+    let weights = size(weight_bytes(plan));
+    let _ = writeln!(text, "  weights  {} tensors, {weights}", plan.parameters.len());
+    let mut slots: BTreeMap<String, usize> = BTreeMap::new();
+    plan.slots.iter().for_each(|slot| *slots.entry(slot.bytes.display(&plan.symbols).to_string()).or_default() += 1);
+    let slots: Vec<String> = slots.into_iter().map(|(bytes, count)| format!("{count} × {bytes} bytes")).collect();
+    let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
+    let _ = writeln!(text, "  memory   {slots}");
+    let _ = writeln!(text, "  kernels  {}, launched {} times", plan.kernels.len(), plan.launches.len());
+    let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
+    plan.launches.iter().for_each(|launch| *uses.entry(launch.kernel).or_default() += 1);
+    for (index, kernel) in plan.kernels.iter().enumerate() {
+        let shared = match kernel.dynamic_shared_bytes {
+            0 => String::new(),
+            bytes => format!(", {} shared", size(bytes.into())),
+        };
+        let threads =
+            if kernel.block_threads > 1 { format!(", {} threads", kernel.block_threads) } else { String::new() };
+        let count = uses.get(&index).copied().unwrap_or(0);
+        let _ = writeln!(text, "    {count:>4} × {}{threads}{shared}", kernel.name);
+    }
+    if launches {
+        let _ = writeln!(text, "  launches");
+        for (index, launch) in plan.launches.iter().enumerate() {
+            let guard = match &launch.guard {
+                Some(guard) => {
+                    let extent = guard.extent.display(&plan.symbols);
+                    format!(" if {extent} in {}..={}", guard.minimum, guard.maximum)
+                }
+                None => String::new(),
+            };
+            let grid = grid(&launch.grid, &plan.symbols);
+            let _ = writeln!(text, "    {index:>4} {} [{grid}]{guard}", launch.label);
+            let arguments = launch.arguments.iter().map(|argument| page::argument(plan, argument));
+            let _ = writeln!(
+                text,
+                "         {}({})",
+                plan.kernels[launch.kernel].name,
+                arguments.collect::<Vec<_>>().join(", ")
+            );
+        }
+    }
+}
+
+fn describe_json(artifact: &Artifact) -> serde_json::Value {
+    json!({
+        "target": artifact.target(),
+        "producer": artifact.producer(),
+        "constants_bytes": artifact.constants().len(),
+        "functions": artifact.functions(),
+    })
+}
+
+/// A line for each kernel of a scheduled module.
+fn describe_module(module: &Module) -> String {
+    let mut text = String::new();
+    for function in &module.functions {
+        let _ = writeln!(text, "function @{}", function.name);
+        for (node, operation) in function.graph.operations() {
+            let kernel = page::kernel_name(operation);
+            let types: Vec<String> = function.graph.node(node).results().iter().map(ToString::to_string).collect();
+            let schedule = page::schedule_text(operation).unwrap_or_default();
+            let _ = writeln!(text, "  {kernel:40} {schedule}\n      -> {}", types.join(", "));
+        }
+    }
+    text
+}
