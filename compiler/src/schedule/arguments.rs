@@ -7,6 +7,30 @@ use tessera_runtime::plan::Extent;
 
 use crate::tile::{Access, ArgumentIndex, Builder, Dimension, Element, TensorArgument, Value};
 
+/// What the parts of a split attention leave for the kernel that merges them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Partial {
+    /// Largest scores, [tokens · heads, parts] f32.
+    Maxima,
+    /// Sums of weights, [tokens · heads, parts] f32.
+    Sums,
+    /// Weighted sums of values, [tokens · heads, parts, elements] f32.
+    Accumulators,
+}
+
+impl Partial {
+    /// All, in the order of their slots.
+    pub const ALL: [Partial; 3] = [Partial::Maxima, Partial::Sums, Partial::Accumulators];
+
+    fn name(self) -> &'static str {
+        match self {
+            Partial::Maxima => "maxima",
+            Partial::Sums => "sums",
+            Partial::Accumulators => "accumulators",
+        }
+    }
+}
+
 /// Memory that a kernel works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Buffer {
@@ -28,6 +52,8 @@ pub enum Buffer {
         /// The layer.
         layer: u64,
     },
+    /// What one kernel of the region leaves for the next.
+    Partial(Partial),
 }
 
 impl Buffer {
@@ -37,6 +63,7 @@ impl Buffer {
             Buffer::Output(output) => format!("out{output}"),
             Buffer::Keys { input, .. } => format!("keys{input}"),
             Buffer::Values { input, .. } => format!("values{input}"),
+            Buffer::Partial(partial) => partial.name().to_string(),
         }
     }
 }

@@ -7,13 +7,14 @@ use tessera_ir::{KvCacheType, ValueId, ops};
 use tessera_runtime::plan::Extent;
 
 use super::access::{Memory, element_of};
-use super::arguments::{Buffer, View};
-use super::emitter::{Block, Emitter};
+use super::arguments::{Buffer, Partial, View};
+use super::emitter::{AttentionPhase, Block, Emitter};
 use super::error::Cut;
 use super::index::{Axis, Index};
 use super::operations::Site;
 use crate::tile::parts::attention::{
-    AttentionState, AttentionTile, PagedKeys, QueryRows, VisibleKeys, Visit, attend, paged_attention,
+    AttentionState, AttentionTile, PagedKeys, Partials, QueryRows, Split, VisibleKeys, Visit, attend, combine,
+    paged_attention,
 };
 use crate::tile::{Access, ArgumentIndex, BinaryOperation, Builder, Dimension, Element, Predicate, UnaryOperation};
 
@@ -33,6 +34,68 @@ struct Queries {
 impl Emitter<'_> {
     /// `q · kᵀ`, softmax, `· v` for the queries at a position [token, head, element].
     pub fn attention(&mut self, site: &Site) -> Result<Block, Cut> {
+        let (queries, state) = match self.shaping.attention_phase {
+            AttentionPhase::Merge(parts) => self.merged(site, parts)?,
+            _ => self.softmax_state(site, None)?,
+        };
+        let value = state.normalized(&mut self.builder);
+        Ok(Block { value, axes: SmallVec::from_slice(&[queries.rows, queries.head]) })
+    }
+
+    /// Leaves in memory what the queries at a position find in their part of the keys.
+    pub fn attention_part(&mut self, value: ValueId, position: &[Index], parts: u32) -> Result<(), Cut> {
+        let operation = self.graph.defining(value).ok_or_else(|| Cut::never(value, "it is no attention"))?;
+        let operands = SmallVec::from_vec(self.graph.operands(value.node).to_vec());
+        let site = Site { value, operation, operands, position };
+        let split = Split { index: self.builder.program_id(2), count: parts };
+        let (queries, state) = self.softmax_state(&site, Some(split))?;
+        let (partials, heads) = self.partials(&site, parts, Access::Write)?;
+        let rows = queries.described.flattened(&mut self.builder, heads);
+        partials.store(&mut self.builder, rows, split, &state);
+        Ok(())
+    }
+
+    /// What the parts have found.
+    fn merged(&mut self, site: &Site, parts: u32) -> Result<(Queries, AttentionState), Cut> {
+        let (scale, window) = (1.0, None);
+        let key = site.operands[1];
+        let (heads, stored) = match self.graph.value_type(key).as_cache().cloned() {
+            Some(ty) => (Some(ty.heads), self.cache_element(key, &ty)?),
+            None => (self.tensor_type(key)?.shape[1].as_static(), self.storage_element(key)?),
+        };
+        let queries = self.queries(site, heads, scale, window, stored)?;
+        let (partials, heads) = self.partials(site, parts, Access::Read)?;
+        let rows = queries.described.flattened(&mut self.builder, heads);
+        let state = combine(&mut self.builder, &partials, rows, queries.tile.value_head, parts);
+        Ok((queries, state))
+    }
+
+    /// The memory between the two kernels of a split attention, and the number of query heads.
+    fn partials(&mut self, site: &Site, parts: u32, access: Access) -> Result<(Partials, u32), Cut> {
+        let shape = self.tensor_type(site.value)?.shape.clone();
+        let extents = self.extents(&shape);
+        let heads = shape[1].as_static().and_then(|heads| u32::try_from(heads).ok());
+        let heads = heads.ok_or_else(|| Cut::never(site.value, "the number of heads is not known"))?;
+        let rows = extents[0].clone() * extents[1].clone();
+        let mut argument = |partial: Partial| {
+            let mut extents = vec![rows.clone(), Extent::from(u64::from(parts))];
+            extents.extend((partial == Partial::Accumulators).then(|| self.symbols.extent(&shape[2])));
+            let memory = Memory { buffer: Buffer::Partial(partial), element: Element::F32, extents, alignment: 16 };
+            self.whole_memory(&memory, access)
+        };
+        let [maxima, sums, accumulators] = Partial::ALL.map(&mut argument);
+        Ok((Partials { maxima, sums, accumulators }, heads))
+    }
+
+    /// The state of the softmax after all keys, or those of a part.
+    fn softmax_state(&mut self, site: &Site, split: Option<Split>) -> Result<(Queries, AttentionState), Cut> {
+        match site.operation.op() {
+            ops::PAGED_ATTENTION => self.paged_state(site, split),
+            _ => self.dense_state(site, split),
+        }
+    }
+
+    fn dense_state(&mut self, site: &Site, split: Option<Split>) -> Result<(Queries, AttentionState), Cut> {
         let ops::Attention { causal, scale, window } = site.attributes()?;
         let [query, key, value] = [site.operands[0], site.operands[1], site.operands[2]];
         let heads = self.tensor_type(key)?.shape[1].as_static();
@@ -66,7 +129,7 @@ impl Emitter<'_> {
         let block = self.emit(query, &[site.position[0].clone(), site.position[1].clone(), inner.clone()])?;
         let query_tile = self.spread(&block, &[queries.rows, inner.axes()[0]]);
         let tile = AttentionTile { head: self.length(inner.axes()[0]), ..queries.tile };
-        let visible = VisibleKeys::new(&mut self.builder, &tile, own, last, None);
+        let visible = VisibleKeys::new(&mut self.builder, &tile, own, last, split);
         let state = AttentionState::new(&mut self.builder, &tile);
         let lanes = self.lanes(tile.keys);
         let mut failure = None;
@@ -93,12 +156,12 @@ impl Emitter<'_> {
         self.restore(builder);
         match failure {
             Some(cut) => Err(cut),
-            None => Ok(self.attended(&queries, &state)),
+            None => Ok((queries, state)),
         }
     }
 
-    /// As [`Emitter::attention`], of the keys and values in a cache.
-    pub fn paged_attention(&mut self, site: &Site) -> Result<Block, Cut> {
+    /// As [`Emitter::dense_state`], of the keys and values in a cache.
+    fn paged_state(&mut self, site: &Site, split: Option<Split>) -> Result<(Queries, AttentionState), Cut> {
         let ops::PagedAttention { layer, scale, window, online } = site.attributes()?;
         let layer = layer as u64;
         let [query, cache, positions, sequences, page_table] = [0, 1, 2, 3, 4].map(|operand| site.operands[operand]);
@@ -122,13 +185,8 @@ impl Emitter<'_> {
         let block = self.emit(query, site.position)?;
         let query = self.spread(&block, &[queries.rows, queries.head]);
         let tile = AttentionTile { online, ..queries.tile };
-        let state = paged_attention(&mut self.builder, &tile, &queries.described, &paged, query, None);
-        Ok(self.attended(&queries, &state))
-    }
-
-    fn attended(&mut self, queries: &Queries, state: &AttentionState) -> Block {
-        let value = state.normalized(&mut self.builder);
-        Block { value, axes: SmallVec::from_slice(&[queries.rows, queries.head]) }
+        let state = paged_attention(&mut self.builder, &tile, &queries.described, &paged, query, split);
+        Ok((queries, state))
     }
 
     /// The rows of the query tile at a position [token, head, element].

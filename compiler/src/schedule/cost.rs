@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use tessera_ir::{Dim, Graph, Name, Shape, Type, ValueId, ops};
 
-use super::emitter::Shaping;
+use super::emitter::{AttentionPhase, Shaping};
 use super::error::ScheduleError;
 use super::strategy::{KNOBS, Strategy, Tiling};
 use crate::target::Target;
@@ -102,6 +102,7 @@ pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
         longest_chunk: tiling.chunk,
         dot_chunk: tiling.inner,
         attention_chunk: tiling.keys,
+        attention_phase: AttentionPhase::Whole,
     }
 }
 
@@ -298,7 +299,8 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
         }
         Strategy::Rows => always(Tiling { columns: 8192, chunk: 8192, ..Tiling::new(Strategy::Rows) }),
         Strategy::Attention => {
-            let few = Tiling { rows: 16, keys: 64, stages: 2, ..Tiling::new(Strategy::Attention) };
+            // Few tokens are few programs: the keys are split so that all multiprocessors take part.
+            let few = Tiling { rows: 16, keys: 64, splits: 8, stages: 2, ..Tiling::new(Strategy::Attention) };
             let many = Tiling { rows: 64, keys: 64, stages: 2, ..Tiling::new(Strategy::Attention) };
             let tokens = rows.first().cloned().into_iter().collect();
             by_rows(&tokens, vec![(few, 16)], many)

@@ -46,6 +46,17 @@ pub struct Key {
     pub position: Position,
 }
 
+/// What a kernel does of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionPhase {
+    /// All.
+    Whole,
+    /// Looks at one part of so many of the keys and leaves the state of its softmax in memory. The third axis of the grid counts the parts.
+    Part(u32),
+    /// Merges the states of so many parts.
+    Merge(u32),
+}
+
 /// What the target wants of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shaping {
@@ -57,6 +68,8 @@ pub struct Shaping {
     pub dot_chunk: u32,
     /// Keys that attention looks at in one step.
     pub attention_chunk: u32,
+    /// What the kernel does of an attention.
+    pub attention_phase: AttentionPhase,
 }
 
 /// An input of the region, in memory.

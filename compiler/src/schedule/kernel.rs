@@ -6,7 +6,7 @@ use tessera_runtime::plan::Extent;
 
 use super::access::Memory;
 use super::arguments::{Binding, Buffer};
-use super::emitter::{Block, Emitter, InputMemory, Shaping};
+use super::emitter::{AttentionPhase, Block, Emitter, InputMemory, Shaping};
 use super::error::Cut;
 use super::index::{Index, Position};
 use super::strategy::{Strategy, Tiling};
@@ -33,6 +33,17 @@ pub struct Built {
     pub bindings: Vec<Binding>,
     /// Programs along x, y and z.
     pub grid: [Extent; 3],
+    /// What it leaves for the next kernel of the region, if it does.
+    pub partials: Option<PartialSizes>,
+}
+
+/// Sizes of the [`Partial`](super::arguments::Partial) buffers between two kernels.
+#[derive(Clone, Debug)]
+pub struct PartialSizes {
+    /// Number of tokens.
+    pub tokens: Extent,
+    /// Bytes for each token of each buffer, in the order of [`Partial::ALL`](super::arguments::Partial::ALL).
+    pub bytes: [u64; 3],
 }
 
 /// Something that a kernel puts into memory.
@@ -40,6 +51,8 @@ pub struct Built {
 enum Root {
     /// An output of the region.
     Output { output: usize, value: ValueId },
+    /// The state of a part of an attention's softmax.
+    AttentionPart { value: ValueId, parts: u32 },
     /// The keys or values that a `kv_append` writes: `value` is what goes into the cache.
     Append { append: ValueId, value: ValueId, input: usize, layer: u64, keys: bool },
 }
@@ -47,7 +60,7 @@ enum Root {
 impl Root {
     fn value(&self) -> ValueId {
         match self {
-            Root::Output { value, .. } | Root::Append { value, .. } => *value,
+            Root::Output { value, .. } | Root::Append { value, .. } | Root::AttentionPart { value, .. } => *value,
         }
     }
 }
@@ -65,11 +78,24 @@ struct Share {
     places: Vec<Place>,
 }
 
-/// Builds the program of a region.
+/// Builds the program of a region; or two, to be launched one after the other, where the keys of an attention are split.
 ///
 /// # Errors
 /// A [`Cut`] names the value that must be in memory first.
-pub fn build(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> Result<Built, Cut> {
+pub fn build(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> Result<Vec<Built>, Cut> {
+    let is_attention = |op| op == ops::ATTENTION || op == ops::PAGED_ATTENTION;
+    let is_split = tiling.strategy == Strategy::Attention
+        && tiling.splits > 1
+        && region.graph.operations().any(|(_, operation)| is_attention(operation.op()));
+    if !is_split {
+        return Ok(vec![build_one(region, name, tiling, shaping)?]);
+    }
+    let phases = [AttentionPhase::Part(tiling.splits), AttentionPhase::Merge(tiling.splits)];
+    let build = |attention_phase| build_one(region, name, tiling, Shaping { attention_phase, ..shaping });
+    phases.into_iter().map(build).collect()
+}
+
+fn build_one(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> Result<Built, Cut> {
     let mut kernel = Kernel {
         emitter: Emitter::new(region.graph, region.symbols, region.inputs, shaping, name),
         grid: [const { Extent::Constant(1) }; 3],
@@ -82,8 +108,14 @@ pub fn build(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
         Strategy::Matmul => kernel.matmul(&roots, tiling)?,
         Strategy::Attention => kernel.attention(&roots, tiling)?,
     };
+    let partials = kernel.partial_sizes(&shares)?;
     kernel.fill(shares, tiling)?;
     let Kernel { mut emitter, grid } = kernel;
+    match shaping.attention_phase {
+        AttentionPhase::Whole => {}
+        AttentionPhase::Part(parts) => _ = emitter.builder.summary(format!("one of {parts} parts of the keys")),
+        AttentionPhase::Merge(parts) => _ = emitter.builder.summary(format!("merges {parts} parts of the keys")),
+    }
     let mut extents = [GridExtent::fixed(1); 3];
     for (extent, axis) in grid.iter().zip(&mut extents) {
         *axis = GridExtent::Tiles { dimension: emitter.dimension(extent), block: 1 };
@@ -91,7 +123,7 @@ pub fn build(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
     emitter.builder.grid(extents);
     emitter.builder.schedule(tile::Schedule { warps: tiling.warps, stages: tiling.stages });
     let bindings = emitter.arguments.bindings().to_vec();
-    Ok(Built { program: emitter.builder.finish(), bindings, grid })
+    Ok(Built { program: emitter.builder.finish(), bindings, grid, partials })
 }
 
 struct Kernel<'a> {
@@ -357,6 +389,14 @@ impl Kernel<'_> {
         let head = key_head.times(group as i64).plus(&head_in_group);
         let element_axis = self.emitter.axis(self.emitter.covering(width));
         let element = Index::lane(element_axis, width as u32);
+        if let AttentionPhase::Part(parts) = self.emitter.shaping.attention_phase {
+            self.grid[2] = Extent::from(u64::from(parts));
+            let position = [token, head, element].into_iter().collect();
+            return Ok(vec![Share {
+                range: None,
+                places: vec![Place { root: Root::AttentionPart { value, parts }, position }],
+            }]);
+        }
         let mut all = Vec::new();
         for root in roots {
             let root_shape = self.shape(root)?;
@@ -375,6 +415,26 @@ impl Kernel<'_> {
             all.push(Place { root: root.clone(), position });
         }
         Ok(vec![Share { range: None, places: all }])
+    }
+
+    /// What is left for a second kernel.
+    fn partial_sizes(&self, shares: &[Share]) -> Result<Option<PartialSizes>, Cut> {
+        let mut roots = shares.iter().flat_map(|share| &share.places).map(|place| &place.root);
+        let Some((value, parts)) = roots.find_map(|root| match root {
+            Root::AttentionPart { value, parts } => Some((*value, *parts)),
+            _ => None,
+        }) else {
+            return Ok(None);
+        };
+        let shape = &self.emitter.tensor_type(value)?.shape;
+        let (Some(heads), Some(width)) = (shape[1].as_static(), shape[2].as_static()) else {
+            return Err(Cut::never(value, "the number of heads or their width is not known"));
+        };
+        let states = heads * u64::from(parts) * Element::F32.bytes() as u64;
+        Ok(Some(PartialSizes {
+            tokens: self.emitter.symbols.extent(&shape[0]),
+            bytes: [states, states, states * width],
+        }))
     }
 
     /// Computes all places and stores them.
@@ -440,9 +500,10 @@ fn places(roots: &[Root], position: &Position) -> Vec<Place> {
 /// Computes a tile of a root and stores it.
 fn put(emitter: &mut Emitter, place: &Place) -> Result<(), Cut> {
     let value = place.root.value();
-    let block = emitter.emit(value, &place.position)?;
     match &place.root {
+        Root::AttentionPart { parts, .. } => emitter.attention_part(value, &place.position, *parts),
         Root::Output { output, .. } => {
+            let block = emitter.emit(value, &place.position)?;
             let element = emitter.storage_element(value)?;
             let extents = emitter.extents(&emitter.tensor_type(value)?.shape.clone());
             let alignment = 16;
@@ -450,6 +511,7 @@ fn put(emitter: &mut Emitter, place: &Place) -> Result<(), Cut> {
             emitter.store(value, &memory, &place.position, &block)
         }
         Root::Append { append, input, layer, keys, .. } => {
+            let block = emitter.emit(value, &place.position)?;
             let (input, layer) = (*input, *layer);
             let cache = emitter.graph.operands(append.node)[0];
             let (_, ty) = emitter.cache_input(cache)?;

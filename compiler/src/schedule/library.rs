@@ -30,7 +30,7 @@ pub enum InputKind {
     Cache(Extent),
 }
 
-type Outcome = Result<Arc<Built>, (Position, Cut)>;
+type Outcome = Result<Arc<Vec<Built>>, (Position, Cut)>;
 
 /// Builds programs and remembers them.
 pub struct Library {
@@ -63,17 +63,17 @@ impl Library {
         inputs: &[InputKind],
         variants: &[Variant],
     ) -> Result<(), (Position, Cut)> {
-        variants.iter().try_for_each(|variant| self.kernel(graph, symbols, inputs, &variant.tiling).map(|_| ()))
+        variants.iter().try_for_each(|variant| self.kernels(graph, symbols, inputs, &variant.tiling).map(|_| ()))
     }
 
-    /// The program of a region.
-    pub fn kernel(
+    /// The programs of a region, to be launched in this order.
+    pub fn kernels(
         &mut self,
         graph: &Graph,
         symbols: &Symbols,
         inputs: &[InputKind],
         tiling: &Tiling,
-    ) -> Result<Built, (Position, Cut)> {
+    ) -> Result<Vec<Built>, (Position, Cut)> {
         let layers = layers(graph);
         let key = self.key(graph, symbols, inputs, tiling, &layers);
         let target = self.machine.target;
@@ -88,7 +88,7 @@ impl Library {
         let mut built = outcome.clone().map(|built| (*built).clone())?;
         // The same program serves every layer.
         if let [layer] = layers.as_slice() {
-            for binding in &mut built.bindings {
+            for binding in built.iter_mut().flat_map(|built| &mut built.bindings) {
                 if let Binding::Buffer(Buffer::Keys { layer: bound, .. } | Buffer::Values { layer: bound, .. }) =
                     binding
                 {

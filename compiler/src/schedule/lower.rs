@@ -12,7 +12,7 @@ use super::arguments::{Binding, Buffer};
 use super::cost;
 use super::error::ScheduleError;
 use super::form::is_list;
-use super::kernel::Built;
+use super::kernel::{Built, PartialSizes};
 use super::library::{InputKind, Library};
 use super::strategy::{Strategy, Tiling};
 use super::symbols::Symbols;
@@ -143,7 +143,7 @@ fn lower_function(
         lowering.results(&results)?;
         for variant in &variants {
             let built = library
-                .kernel(region, symbols, &kinds, &variant.tiling)
+                .kernels(region, symbols, &kinds, &variant.tiling)
                 .map_err(|(_, cut)| error(format!("the schedule `{}` does not fit: {cut}", variant.tiling)))?;
             let guard = match &variant.when {
                 None => None,
@@ -153,7 +153,12 @@ fn lower_function(
                     Some(Guard { extent: Extent::symbol(position), minimum: *minimum, maximum: *maximum })
                 }
             };
-            lowering.launch(built, &variant.tiling, guard, &label, &operands, &results)?;
+            let partials = built.iter().find_map(|built| built.partials.clone());
+            let partials = partials.map(|sizes| lowering.partials(&sizes, guard.as_ref()));
+            for built in built {
+                let memory = KernelMemory { operands: &operands, results: &results, partials };
+                lowering.launch(built, &variant.tiling, guard.clone(), &label, &memory)?;
+            }
         }
     }
     let plan = lowering.plan;
@@ -294,16 +299,15 @@ impl Lowering<'_> {
         tiling: &Tiling,
         guard: Option<Guard>,
         label: &Name,
-        operands: &[ValueId],
-        results: &[ValueId],
+        memory: &KernelMemory<'_>,
     ) -> Result<(), ScheduleError> {
-        let Built { mut program, bindings, grid } = built;
+        let Built { mut program, bindings, grid, .. } = built;
         let hash = content_hash(&program);
         let kernel = match self.by_hash.get(&hash) {
             Some(kernel) => *kernel,
             None => {
                 program.name = kernel_name(label, &hash);
-                program.summary = vec![label.to_string(), tiling.to_string()];
+                program.summary.splice(0..0, [label.to_string(), tiling.to_string()]);
                 // Another function may have the same kernel under another label.
                 let ending = &program.name[program.name.len() - 8..];
                 let known =
@@ -335,19 +339,33 @@ impl Lowering<'_> {
             .iter()
             .map(|binding| match binding {
                 Binding::Integer(extent) => Ok(Argument::Integer(extent.clone())),
-                Binding::Buffer(buffer) => self.buffer(*buffer, operands, results),
+                Binding::Buffer(buffer) => self.buffer(*buffer, memory),
             })
             .collect::<Result<Vec<Argument>, ScheduleError>>()?;
         self.plan.launches.push(Launch { kernel, grid, arguments, guard, label: label.to_string() });
         Ok(())
     }
 
-    fn buffer(&self, buffer: Buffer, operands: &[ValueId], results: &[ValueId]) -> Result<Argument, ScheduleError> {
-        let value = match buffer {
-            Buffer::Input(input) | Buffer::Keys { input, .. } | Buffer::Values { input, .. } => operands.get(input),
-            Buffer::Output(output) => results.get(output),
+    /// Slots for what the parts of a split attention leave, no larger than the launches under the guard need. Returns the first.
+    fn partials(&mut self, sizes: &PartialSizes, guard: Option<&Guard>) -> usize {
+        let first = self.plan.slots.len();
+        let tokens = match guard {
+            Some(guard) if guard.extent == sizes.tokens => sizes.tokens.clone().min(guard.maximum),
+            _ => sizes.tokens.clone(),
         };
-        let reference = value.and_then(|value| self.buffers.get(value)).copied();
+        self.plan.slots.extend(sizes.bytes.map(|bytes| Slot { bytes: tokens.clone() * bytes }));
+        first
+    }
+
+    fn buffer(&self, buffer: Buffer, memory: &KernelMemory<'_>) -> Result<Argument, ScheduleError> {
+        let of = |value: Option<&ValueId>| value.and_then(|value| self.buffers.get(value)).copied();
+        let reference = match buffer {
+            Buffer::Input(input) | Buffer::Keys { input, .. } | Buffer::Values { input, .. } => {
+                of(memory.operands.get(input))
+            }
+            Buffer::Output(output) => of(memory.results.get(output)),
+            Buffer::Partial(partial) => memory.partials.map(|first| BufferReference::Slot(first + partial as usize)),
+        };
         let reference =
             reference.ok_or_else(|| ScheduleError::Function("a kernel works on a value that is nowhere".into()))?;
         let byte_offset = match (buffer, reference) {
@@ -362,6 +380,14 @@ impl Lowering<'_> {
         };
         Ok(Argument::Buffer { reference, byte_offset })
     }
+}
+
+/// What the buffers of a region's kernels stand for.
+struct KernelMemory<'a> {
+    operands: &'a [ValueId],
+    results: &'a [ValueId],
+    /// The first of the slots that one kernel leaves something in for the next.
+    partials: Option<usize>,
 }
 
 fn parameter_kind(binding: &Binding) -> ParameterKind {

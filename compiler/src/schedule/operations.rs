@@ -265,8 +265,7 @@ impl Emitter<'_> {
             ops::DEQUANTIZE => self.dequantize(site),
             // Transformers.
             ops::ROPE => self.rope(site),
-            ops::ATTENTION => self.attention(site),
-            ops::PAGED_ATTENTION => self.paged_attention(site),
+            ops::ATTENTION | ops::PAGED_ATTENTION => self.attention(site),
             ops::SAMPLE => self.sample(site),
             other => Err(Cut::never(site.value, format!("there is no kernel for `{}`", other.name()))),
         }

@@ -72,6 +72,26 @@ fn check_model(name: &str, tolerance: f64) {
 }
 
 #[test]
+fn attention_of_few_tokens_is_split_over_the_keys() {
+    let module = model("gpt-small");
+    let (lowered, _) = lowered(&module, "sm_80".parse().unwrap(), "");
+    let summaries: Vec<&str> =
+        lowered.programs.iter().flat_map(|program| &program.summary).map(String::as_str).collect();
+    assert!(summaries.contains(&"one of 8 parts of the keys") && summaries.contains(&"merges 8 parts of the keys"));
+    // Many tokens are not split, and memory for the parts does not grow with them.
+    let plan = &lowered.plans[0];
+    let guards: Vec<_> = plan.launches.iter().filter_map(|launch| launch.guard.clone()).collect();
+    let most = guards.iter().filter(|guard| guard.maximum < u64::MAX).map(|guard| guard.maximum).max().unwrap();
+    let partial = plan.slots.iter().filter(|slot| slot.bytes.to_string().contains("min"));
+    let sizes = |tokens| -> Vec<u64> {
+        let symbols = vec![tokens; plan.symbols.len()];
+        partial.clone().map(|slot| slot.bytes.evaluate(&symbols).unwrap()).collect()
+    };
+    assert!(sizes(1).iter().all(|bytes| *bytes > 0) && !sizes(1).is_empty());
+    assert_eq!(sizes(most), sizes(100 * most));
+}
+
+#[test]
 fn gpt2_unfused() {
     check_model("gpt2-kjv", 1e-4);
 }
