@@ -160,6 +160,14 @@ pub fn optimize(module: &LlvmModule<'_>, machine: &TargetMachine, optimizations:
     module.run_passes("default<O3>", machine, options).map_err(|error| Error::Optimization(error.to_string()))
 }
 
+/// As [`optimize`], with a pipeline of the target's own in the syntax of LLVM's `opt`.
+pub fn optimize_with(module: &LlvmModule<'_>, machine: &TargetMachine, pipeline: &str) -> Result<(), Error> {
+    module.set_triple(&machine.get_triple());
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    let options = PassBuilderOptions::create();
+    module.run_passes(pipeline, machine, options).map_err(|error| Error::Optimization(error.to_string()))
+}
+
 /// Emits an optimized module.
 pub fn emit(module: &LlvmModule<'_>, machine: &TargetMachine, output: Output) -> Result<Vec<u8>, Error> {
     let file_type = match output {

@@ -49,8 +49,14 @@ use thiserror::Error;
 
 pub use features::CpuFeatures;
 
-use super::llvm::{self, Optimizations, Output, Processor};
+use super::llvm::{self, Output, Processor};
 use crate::tile::{Program, VerifyError, verify};
+
+/// What LLVM does with the generated loops. They are vectorized, unrolled and blocked already, so that half of O3's time would go into passes that find
+/// nothing; what matters is to clean up addresses, to move what does not change out of loops, and to share what is computed twice.
+const PIPELINE: &str = "function(sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,\
+    loop-mssa(loop-rotate,licm),simplifycfg,loop(indvars,loop-deletion),gvn,instcombine<no-verify-fixpoint>,\
+    loop-mssa(licm),adce,simplifycfg)";
 
 /// Choices of a compilation.
 #[derive(Clone, Debug)]
@@ -180,7 +186,7 @@ fn with_llvm(
         let llvm_context = LlvmContext::create();
         let module = llvm::translate(&context, &module, &llvm_context)?;
         let machine = llvm::target_machine(&processor)?;
-        llvm::optimize(&module, &machine, Optimizations::default())?;
+        llvm::optimize_with(&module, &machine, PIPELINE)?;
         then(&module, &machine)
     };
     code().map_err(|source| Error::Code { kernel: program.name.clone(), source })?;

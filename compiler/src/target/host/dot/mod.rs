@@ -13,11 +13,13 @@ pub(super) use pack::Packed;
 use smallvec::SmallVec;
 
 use super::{
+    analysis::Demand,
     conversion::memory_machine_of,
-    emitter::{Machine, Ssa},
+    emitter::{Comparison, Machine, Ssa},
     evaluate::{Guard, Index},
     features::Extension,
     lower::{Buffer, Lowering},
+    memory::Address,
 };
 use crate::tile::{Coordinate, Dimension, Element, Instruction, Operation, Value};
 
@@ -146,32 +148,116 @@ impl<'p, 'a> Lowering<'p, 'a> {
 
     /// Computes a product into a buffer.
     pub(super) fn dot(&self, result: Value, lhs: Value, rhs: Value, accumulator: Value) {
+        let e = self.emitter;
         let extents = self.extents(lhs, rhs);
-        let arithmetic = self.arithmetic(lhs, rhs);
+        let mut arithmetic = self.arithmetic(lhs, rhs);
         let sums = self.allocate(result);
         self.with_scratch(|| {
             self.copy_tile(accumulator, &sums);
-            let rows = self.wanted(result, 0).unwrap_or_else(|| self.emitter.index(i64::from(extents.rows)));
+            let rows = self.wanted(result, 0).unwrap_or_else(|| e.index(i64::from(extents.rows)));
             let columns = self.wanted(result, 1);
-            let staged = self.stage(lhs, arithmetic, rows, extents);
             if extents.rows <= STREAMED_ROWS {
-                if self.runs_along_inner(rhs) {
-                    self.stream_rows(rhs, &staged, &sums, columns, extents, arithmetic);
+                let along_inner = self.runs_along_inner(rhs);
+                let is_bf16 = self.program.type_of(rhs).element == Element::BF16;
+                if along_inner && is_bf16 && self.has(Extension::Bf16) {
+                    arithmetic = Arithmetic::Bf16Pairs;
+                }
+                let left = self.left_in_buffer(lhs, arithmetic);
+                let left = left.unwrap_or_else(|| self.stage(lhs, arithmetic, rows, extents));
+                if along_inner {
+                    self.stream_rows(rhs, &left, &sums, columns, extents, arithmetic);
                 } else {
-                    self.stream_columns(rhs, &staged, &sums, columns, extents, arithmetic);
+                    self.stream_columns(rhs, &left, &sums, columns, extents, arithmetic);
                 }
                 return;
             }
             let known = self.packed.borrow().get(&rhs).cloned();
             let packed = known.unwrap_or_else(|| self.pack(rhs, arithmetic));
-            let columns = columns.unwrap_or_else(|| self.emitter.index(i64::from(extents.columns)));
-            if arithmetic == Arithmetic::Amx {
-                self.multiply_tiles(&packed, &staged, &sums, rows, columns, extents);
-            } else {
-                self.multiply_blocks(&packed, &staged, &sums, rows, columns, extents, arithmetic);
+            let columns = columns.unwrap_or_else(|| e.index(i64::from(extents.columns)));
+            let multiply = |left: &Staged<'a>| {
+                if arithmetic == Arithmetic::Amx {
+                    self.multiply_tiles(&packed, left, &sums, rows, columns, extents);
+                } else {
+                    self.multiply_blocks(&packed, left, &sums, rows, columns, extents, arithmetic);
+                }
+            };
+            if let Some(left) = self.left_in_buffer(lhs, arithmetic) {
+                return multiply(&left);
+            }
+            match self.left_in_tensor(result, lhs, arithmetic, rows) {
+                Some((left, None)) => multiply(&left),
+                Some((left, Some(usable))) => {
+                    e.branch(
+                        usable,
+                        || {
+                            self.memo.scope(|| multiply(&left));
+                            vec![]
+                        },
+                        || {
+                            self.memo.scope(|| multiply(&self.stage(lhs, arithmetic, rows, extents)));
+                            vec![]
+                        },
+                    );
+                }
+                None => multiply(&self.stage(lhs, arithmetic, rows, extents)),
             }
         });
         self.buffers.borrow_mut().insert(result, sums);
+    }
+
+    /// A left-hand side that lies in the scratch as it is needed.
+    fn left_in_buffer(&self, lhs: Value, arithmetic: Arithmetic) -> Option<Staged<'a>> {
+        let buffer = self.buffers.borrow().get(&lhs).cloned()?;
+        let whole = buffer.shape[1].is_multiple_of(32);
+        let fits = buffer.element == arithmetic.element() && buffer.strides[1] == 1 && whole;
+        let row_bytes = i64::from(buffer.strides[0]) * buffer.element.bytes() as i64;
+        fits.then_some(Staged { pointer: buffer.pointer, row_bytes })
+    }
+
+    /// A left-hand side that can be read where it lies in its tensor, and under which condition: where every row that is wanted exists, and
+    /// for tiles whole blocks of rows.
+    fn left_in_tensor(
+        &self,
+        result: Value,
+        lhs: Value,
+        arithmetic: Arithmetic,
+        rows: Ssa<'a>,
+    ) -> Option<(Staged<'a>, Option<Ssa<'a>>)> {
+        let e = self.emitter;
+        let Operation::Load { tensor, coordinates, mask: None, .. } = self.analysis.definition(lhs)? else {
+            return None;
+        };
+        let argument = self.analysis.tensor(*tensor);
+        if argument.element != arithmetic.element() || self.analysis.is_materialized(lhs) {
+            return None;
+        }
+        let mut blocks = coordinates.iter().enumerate().filter(|(_, c)| !matches!(c, Coordinate::At(_)));
+        let (
+            Some((row, &Coordinate::Block { start, length })),
+            Some((inner, &Coordinate::Block { start: first, length: depth })),
+            None,
+        ) = (blocks.next(), blocks.next(), blocks.next())
+        else {
+            return None;
+        };
+        let Dimension::Constant(stride) = argument.strides[row] else { return None };
+        let whole_rows = argument.strides[inner] == Dimension::Constant(1)
+            && self.analysis.always_inside(first, depth, argument.extents[inner]);
+        let extent = argument.extents[row];
+        let rows_exist = self.analysis.always_inside(start, length, extent)
+            || self.analysis.demand(result, 0) == (Demand::Inside { start, extent });
+        if !whole_rows || !rows_exist || (arithmetic == Arithmetic::Amx && !depth.is_multiple_of(32)) {
+            return None;
+        }
+        let origin = self.origin(2);
+        let place = self.place(*tensor, coordinates, None, &origin, Guard::Unchecked);
+        let Address::Contiguous(pointer) = place.address else { return None };
+        let usable =
+            (arithmetic == Arithmetic::Amx && !self.analysis.always_inside(start, length, extent)).then(|| {
+                let rest = e.and(rows, e.index(15));
+                e.compare(Comparison::Equal, rest, e.index(0))
+            });
+        Some((Staged { pointer, row_bytes: stride as i64 * argument.element.bytes() as i64 }, usable))
     }
 
     /// Whether the elements of a right-hand side are consecutive in memory along its first (inner) dimension.
@@ -236,7 +322,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
             let mut value = if from == element { value } else { self.converter().cast(value, from, element) };
             if let (Index::Lanes(first), Guard::Checked) = (visit.indices[1], visit.guard) {
                 let rest = e.resize_signed(e.subtract(e.index(i64::from(extents.inner)), first), Machine::I32);
-                let active = e.compare(super::emitter::Comparison::Less, e.iota(Machine::I32, lanes), rest);
+                let active = e.compare(Comparison::Less, e.iota(Machine::I32, lanes), rest);
                 value = e.select(active, e.splat(value, lanes), e.number(value.machine, lanes, 0.0));
             }
             self.write_buffer(&buffer, visit.indices, value);

@@ -20,10 +20,39 @@ impl<'a> Lowering<'_, 'a> {
         self.converter().cast(value, from, arithmetic.element())
     }
 
-    /// An element of the staged left-hand side.
-    fn staged_pointer(&self, staged: &Staged<'a>, row: u32, k: Ssa<'a>, sum: Machine) -> Ssa<'a> {
+    /// A vector along the inner dimension of a right-hand side; of bf16 pairs, twice as many elements. Elements from `end` on are zero.
+    fn stream_vector(
+        &self,
+        rhs: Value,
+        [k, n]: [Ssa<'a>; 2],
+        guard: Guard,
+        arithmetic: Arithmetic,
+        end: Option<i64>,
+    ) -> Ssa<'a> {
         let e = self.emitter;
-        let column = e.offset(staged.pointer, e.multiply(k, e.index(i64::from(sum.bytes()))));
+        let lanes = i64::from(self.lanes);
+        let part = |k: Ssa<'a>| {
+            let value = self.stream_element(rhs, [Index::Lanes(k), Index::At(n)], guard, arithmetic);
+            let Some(end) = end else { return value };
+            let rest = e.subtract(e.index(end), k);
+            let rest = e.integer_maximum(e.integer_minimum(rest, e.index(lanes)), e.index(0));
+            let active =
+                e.compare(Comparison::Less, e.iota(Machine::I32, self.lanes), e.resize_signed(rest, Machine::I32));
+            e.select(active, value, e.number(value.machine, self.lanes, 0.0))
+        };
+        if arithmetic != Arithmetic::Bf16Pairs {
+            return part(k);
+        }
+        let both: Vec<i32> = (0..2 * lanes as i32).collect();
+        let pairs = e.shuffle(part(k), part(e.add(k, e.index(lanes))), &both);
+        e.bitcast(pairs, Machine::F32, self.lanes)
+    }
+
+    /// An element of the staged left-hand side.
+    fn staged_pointer(&self, staged: &Staged<'a>, row: u32, k: Ssa<'a>, arithmetic: Arithmetic) -> Ssa<'a> {
+        let e = self.emitter;
+        let width = arithmetic.element().bytes() as i64;
+        let column = e.offset(staged.pointer, e.multiply(k, e.index(width)));
         e.offset(column, e.index(i64::from(row) * staged.row_bytes))
     }
 
@@ -56,7 +85,7 @@ impl<'a> Lowering<'_, 'a> {
             let factors: Vec<Vec<Ssa<'a>>> = (0..count)
                 .map(|row| {
                     let k = e.add(k, e.index(row));
-                    (0..extents.rows).map(|m| e.load(self.staged_pointer(staged, m, k, sum), sum, 1)).collect()
+                    (0..extents.rows).map(|m| e.load(self.staged_pointer(staged, m, k, arithmetic), sum, 1)).collect()
                 })
                 .collect();
             let step = |index: Index<'a>, guard: Guard| {
@@ -167,21 +196,25 @@ impl<'a> Lowering<'_, 'a> {
     ) {
         let e = self.emitter;
         let sum = arithmetic.sum();
-        let lanes = i64::from(self.lanes);
-        let whole = i64::from(extents.inner) / lanes * lanes;
+        let inner = i64::from(extents.inner);
+        let depth = i64::from(self.lanes) * if arithmetic == Arithmetic::Bf16Pairs { 2 } else { 1 };
+        let whole = inner / depth * depth;
         let zero = e.float(sum, self.lanes, 0.0);
-        let step = |k: Ssa<'a>, guard: Guard, active: Option<Ssa<'a>>, carried: &[Ssa<'a>]| {
-            let left: Vec<Ssa<'a>> =
-                (0..extents.rows).map(|m| e.load(self.staged_pointer(staged, m, k, sum), sum, self.lanes)).collect();
+        let step = |k: Ssa<'a>, guard: Guard, end: Option<i64>, carried: &[Ssa<'a>]| {
+            let left: Vec<Ssa<'a>> = (0..extents.rows)
+                .map(|m| e.load(self.staged_pointer(staged, m, k, arithmetic), sum, self.lanes))
+                .collect();
             let mut next = Vec::new();
             for column in 0..count {
                 let n = e.add(n, e.index(column));
-                let mut right = self.stream_element(rhs, [Index::Lanes(k), Index::At(n)], guard, arithmetic);
-                if let Some(active) = active {
-                    right = e.select(active, right, zero);
-                }
+                let right = self.stream_vector(rhs, [k, n], guard, arithmetic, end);
                 for &left in &left {
-                    next.push(e.multiply_add(left, right, carried[next.len()]));
+                    let known = carried[next.len()];
+                    next.push(if arithmetic == Arithmetic::Bf16Pairs {
+                        e.dot_bf16_pairs(known, left, right)
+                    } else {
+                        e.multiply_add(left, right, known)
+                    });
                 }
             }
             next
@@ -189,24 +222,22 @@ impl<'a> Lowering<'_, 'a> {
         let mut totals = vec![zero; (count * i64::from(extents.rows)) as usize];
         if whole > 0 {
             totals = self
-                .each(e.index(0), e.index(whole), e.index(lanes), &totals, |k, carried| step(k, guard, None, carried));
+                .each(e.index(0), e.index(whole), e.index(depth), &totals, |k, carried| step(k, guard, None, carried));
         }
-        if whole < i64::from(extents.inner) {
+        if whole < inner {
             let k = e.index(whole);
             totals = self.memo.scope(|| {
                 if self.has_masks() {
-                    let rest = e.integer(Machine::I32, 1, i64::from(extents.inner) - whole);
-                    let active = e.compare(Comparison::Less, e.iota(Machine::I32, self.lanes), rest);
-                    return step(k, Guard::Checked, Some(active), &totals);
+                    return step(k, Guard::Checked, Some(inner), &totals);
                 }
                 // One element at a time, into the first lane.
-                self.each(k, e.index(i64::from(extents.inner)), e.index(1), &totals, |k, carried| {
+                self.each(k, e.index(inner), e.index(1), &totals, |k, carried| {
                     let mut next = Vec::new();
                     for column in 0..count {
                         let n = e.add(n, e.index(column));
                         let right = self.stream_element(rhs, [Index::At(k), Index::At(n)], Guard::Checked, arithmetic);
                         for m in 0..extents.rows {
-                            let left = e.load(self.staged_pointer(staged, m, k, sum), sum, 1);
+                            let left = e.load(self.staged_pointer(staged, m, k, arithmetic), sum, 1);
                             let known = carried[next.len()];
                             let first = e.multiply_add(left, right, e.extract(known, 0));
                             next.push(e.insert(known, 0, first));
