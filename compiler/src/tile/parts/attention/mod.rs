@@ -10,8 +10,7 @@
 pub(crate) mod tests;
 
 use crate::tile::{
-    ArgumentIndex, BinaryOperation, Builder, Coordinate, Dimension, Element, Literal, Predicate, Reduction,
-    UnaryOperation, Value,
+    ArgumentIndex, BinaryOperation, Builder, Coordinate, Element, Literal, Predicate, Reduction, UnaryOperation, Value,
 };
 
 /// Below every score, and far above [`MASKED`]: 2^(MASKED − LEAST) is 0, and so no infinity is ever subtracted from another.
@@ -206,33 +205,7 @@ pub fn attend(
     AttentionState::from_values(&results)
 }
 
-/// How the query heads of a ragged batch of tokens are laid out over programs and their rows.
-///
-/// A program has the heads of one group (or a part of it) for some consecutive tokens: row r is head `r % heads` of token `r / heads`; rows
-/// beyond tokens × heads are idle. Programs along x of the grid take tokens, those along y groups and their parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueryLayout {
-    /// Query heads that share a key head.
-    pub group: u32,
-    /// Tokens in a program.
-    pub tokens: u32,
-    /// Query heads in a program, at most the group.
-    pub heads: u32,
-}
-
-impl QueryLayout {
-    /// Programs along y for each key head.
-    pub const fn parts(&self) -> u32 {
-        self.group.div_ceil(self.heads)
-    }
-
-    /// Rows in use.
-    pub const fn rows(&self) -> u32 {
-        self.tokens * self.heads
-    }
-}
-
-/// The rows of a program: what each is, as [rows] tiles.
+/// The rows of a program: what each is, as [rows] tiles. Those that are in use share a key head.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryRows {
     /// I32: the token; may be beyond the last in idle rows.
@@ -246,42 +219,6 @@ pub struct QueryRows {
 }
 
 impl QueryRows {
-    /// The rows of this program, by its position along x and y of the grid: ⌈token_count / tokens⌉ and key heads × parts.
-    pub fn new(b: &mut Builder, tile: &AttentionTile, layout: &QueryLayout, token_count: Dimension) -> Self {
-        let rows = [tile.rows];
-        let (x, y) = (b.program_id(0), b.program_id(1));
-        let parts = b.index(layout.parts().into());
-        let key_head = b.divide(y, parts);
-        let part = b.binary(BinaryOperation::Remainder, y, parts);
-        let first_token = b.scale(x, layout.tokens.into());
-        let row = b.iota(tile.rows);
-        let heads = b.constant(Literal::Integer(layout.heads.into()), &rows, Element::I32);
-        let token_in_tile = b.divide(row, heads);
-        let head_in_part = b.binary(BinaryOperation::Remainder, row, heads);
-        let first = b.fill(first_token, &rows);
-        let tokens = b.add(first, token_in_tile);
-        let first_head = b.scale(part, layout.heads.into());
-        let first_head = b.fill(first_head, &rows);
-        let head_in_group = b.add(first_head, head_in_part);
-        let group = b.scale(key_head, layout.group.into());
-        let group = b.fill(group, &rows);
-        let heads = b.add(group, head_in_group);
-        let token_count = b.dimension(token_count);
-        let token_count = b.fill(token_count, &rows);
-        let mut active = b.compare(Predicate::Less, tokens, token_count);
-        if tile.rows > layout.rows() {
-            let used = b.constant(Literal::Integer(layout.rows().into()), &rows, Element::I32);
-            let used = b.compare(Predicate::Less, row, used);
-            active = b.and(active, used);
-        }
-        if !layout.group.is_multiple_of(layout.heads) {
-            let group = b.constant(Literal::Integer(layout.group.into()), &rows, Element::I32);
-            let used = b.compare(Predicate::Less, head_in_group, group);
-            active = b.and(active, used);
-        }
-        Self { tokens, heads, active, key_head }
-    }
-
     /// `token · heads + head` of each row, −1 in idle ones: the row of a tensor [tokens · heads, …].
     pub fn flattened(&self, b: &mut Builder, heads: u32) -> Value {
         let rows = b.type_of(self.tokens).shape.clone();
@@ -418,54 +355,6 @@ fn slots(b: &mut Builder, paged: &PagedKeys, sequence: Value, block: &KeyBlock) 
     let slot = b.add(first, in_page);
     let outside = b.constant(Literal::Integer(-1), &shape, Element::I32);
     b.select(within, slot, outside)
-}
-
-/// One sequence whose keys lie in order, and the queries of its end.
-#[derive(Clone, Copy, Debug)]
-pub struct DenseKeys {
-    /// [key_count, key heads, head]
-    pub keys: ArgumentIndex,
-    /// [key_count, key heads, value_head]
-    pub values: ArgumentIndex,
-    /// How many keys.
-    pub key_count: Dimension,
-    /// How many queries; the last of them is at the last key.
-    pub token_count: Dimension,
-    /// Whether a query sees no key after its own.
-    pub causal: bool,
-}
-
-/// Attention of a program's rows over the keys of one sequence. `query` is [rows, head].
-pub fn dense_attention(
-    b: &mut Builder,
-    tile: &AttentionTile,
-    rows: &QueryRows,
-    dense: &DenseKeys,
-    query: Value,
-    split: Option<Split>,
-) -> AttentionState {
-    let shape = [tile.rows];
-    let (tokens, keys) = (b.dimension(dense.token_count), b.dimension(dense.key_count));
-    let shift = b.subtract(keys, tokens);
-    let shift = b.fill(shift, &shape);
-    let own = b.add(rows.tokens, shift);
-    let last = if dense.causal {
-        own
-    } else {
-        let one = b.index(1);
-        let last = b.subtract(keys, one);
-        b.fill(last, &shape)
-    };
-    let none = b.constant(Literal::Integer(-1), &shape, Element::I32);
-    let last = b.select(rows.active, last, none);
-    let visible = VisibleKeys::new(b, tile, own, last, split);
-    let state = AttentionState::new(b, tile);
-    tile.visits().iter().fold(state, |state, visit| {
-        attend(b, tile, query, &visible, *visit, state, |b, block| {
-            let row = Coordinate::Block { start: block.start, length: tile.keys };
-            load_keys_and_values(b, tile, rows, [dense.keys, dense.values], row)
-        })
-    })
 }
 
 /// The rows of keys and values that a coordinate names, for the rows' key head.

@@ -1,11 +1,69 @@
-use tessera_ir::evaluate::Tensor;
-use tessera_ir::ops::Attention;
-use tessera_ir::{Dim, Storage, TensorType};
-
 use super::*;
 use crate::tile::interpret::{ArgumentData, TensorData, interpret};
-use crate::tile::parts::{noise, reference};
-use crate::tile::{Access, GridExtent, Program};
+use crate::tile::parts::noise;
+use crate::tile::{Access, Dimension, GridExtent, Program, TensorArgument};
+
+/// How the query heads of a ragged batch of tokens are laid out over programs and their rows.
+///
+/// A program has the heads of one group (or a part of it) for some consecutive tokens: row r is head `r % heads` of token `r / heads`; rows
+/// beyond tokens × heads are idle. Programs along x of the grid take tokens, those along y groups and their parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct QueryLayout {
+    /// Query heads that share a key head.
+    group: u32,
+    /// Tokens in a program.
+    tokens: u32,
+    /// Query heads in a program, at most the group.
+    heads: u32,
+}
+
+impl QueryLayout {
+    /// Programs along y for each key head.
+    const fn parts(&self) -> u32 {
+        self.group.div_ceil(self.heads)
+    }
+
+    /// Rows in use.
+    const fn rows(&self) -> u32 {
+        self.tokens * self.heads
+    }
+}
+
+/// The rows of a program, by its position along x and y of the grid: ⌈token_count / tokens⌉ and key heads × parts.
+fn query_rows(b: &mut Builder, tile: &AttentionTile, layout: &QueryLayout, token_count: Dimension) -> QueryRows {
+    let rows = [tile.rows];
+    let (x, y) = (b.program_id(0), b.program_id(1));
+    let parts = b.index(layout.parts().into());
+    let key_head = b.divide(y, parts);
+    let part = b.binary(BinaryOperation::Remainder, y, parts);
+    let first_token = b.scale(x, layout.tokens.into());
+    let row = b.iota(tile.rows);
+    let heads = b.constant(Literal::Integer(layout.heads.into()), &rows, Element::I32);
+    let token_in_tile = b.divide(row, heads);
+    let head_in_part = b.binary(BinaryOperation::Remainder, row, heads);
+    let first = b.fill(first_token, &rows);
+    let tokens = b.add(first, token_in_tile);
+    let first_head = b.scale(part, layout.heads.into());
+    let first_head = b.fill(first_head, &rows);
+    let head_in_group = b.add(first_head, head_in_part);
+    let group = b.scale(key_head, layout.group.into());
+    let group = b.fill(group, &rows);
+    let heads = b.add(group, head_in_group);
+    let token_count = b.dimension(token_count);
+    let token_count = b.fill(token_count, &rows);
+    let mut active = b.compare(Predicate::Less, tokens, token_count);
+    if tile.rows > layout.rows() {
+        let used = b.constant(Literal::Integer(layout.rows().into()), &rows, Element::I32);
+        let used = b.compare(Predicate::Less, row, used);
+        active = b.and(active, used);
+    }
+    if !layout.group.is_multiple_of(layout.heads) {
+        let group = b.constant(Literal::Integer(layout.group.into()), &rows, Element::I32);
+        let used = b.compare(Predicate::Less, head_in_group, group);
+        active = b.and(active, used);
+    }
+    QueryRows { tokens, heads, active, key_head }
+}
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -148,7 +206,7 @@ fn declare(b: &mut Builder, case: &Case) -> Arguments {
         ["tokens", "query_rows", "slots", "sequences", "pages"].map(|name| Dimension::Argument(b.integer(name, 1)));
     let head = Dimension::Constant(case.head as u64);
     let key_heads = Dimension::Constant(case.key_heads as u64);
-    let page_table = crate::tile::TensorArgument {
+    let page_table = TensorArgument {
         name: "page_table".into(),
         element: Element::I32,
         extents: [sequences, pages].into_iter().collect(),
@@ -190,7 +248,7 @@ fn attention_program(case: &Case) -> Program {
         GridExtent::fixed(case.key_heads as u64 * u64::from(case.layout.parts())),
         GridExtent::fixed(case.splits.into()),
     ]);
-    let rows = QueryRows::new(&mut b, &case.tile, &case.layout, arguments.token_count);
+    let rows = query_rows(&mut b, &case.tile, &case.layout, arguments.token_count);
     let flattened = rows.flattened(&mut b, case.query_heads() as u32);
     let head = Coordinate::Block { start: b.index(0), length: case.tile.head };
     let query = b.load(arguments.query, &[Coordinate::Gather(flattened), head]);
@@ -368,70 +426,4 @@ fn large_scores_do_not_overflow() {
     let tile = AttentionTile { scale: 300.0, ..CASE.tile };
     let batch = Batch::new(&Case { tile, ..CASE }, &RAGGED);
     assert!(computed(&Case { tile, ..CASE }, &batch).iter().all(|value| value.abs() <= 1.0));
-}
-
-/// Dense attention of `[tokens, keys]` with [query heads, key heads] and [head, value head].
-fn check_dense([token_count, key_count]: [usize; 2], causal: bool, window: Option<u32>) {
-    const HEADS: [usize; 2] = [4, 2];
-    const EXTENTS: [usize; 2] = [32, 24];
-    let tile = AttentionTile { value_head: 32, window, ..CASE.tile };
-    let layout = QueryLayout { group: 2, tokens: 2, heads: 2 };
-    let mut b = Builder::new("attention");
-    let [tokens, rows, keys] =
-        ["tokens", "query_rows", "key_count"].map(|name| Dimension::Argument(b.integer(name, 1)));
-    let [key_heads, head, value_head] = [HEADS[1], EXTENTS[0], EXTENTS[1]].map(|n| Dimension::Constant(n as u64));
-    let query = b.contiguous("query", Element::F32, &[rows, head], Access::Read);
-    let dense = DenseKeys {
-        keys: b.contiguous("keys", Element::F32, &[keys, key_heads, head], Access::Read),
-        values: b.contiguous("values", Element::F32, &[keys, key_heads, value_head], Access::Read),
-        key_count: keys,
-        token_count: tokens,
-        causal,
-    };
-    let output = b.contiguous("output", Element::F32, &[rows, value_head], Access::Write);
-    b.grid([
-        GridExtent::Tiles { dimension: tokens, block: layout.tokens },
-        GridExtent::fixed(HEADS[1] as u64 * u64::from(layout.parts())),
-        GridExtent::fixed(1),
-    ]);
-    let query_rows = QueryRows::new(&mut b, &tile, &layout, tokens);
-    let row = Coordinate::Gather(query_rows.flattened(&mut b, HEADS[0] as u32));
-    let columns = Coordinate::Block { start: b.index(0), length: 32 };
-    let loaded = b.load(query, &[row, columns]);
-    let state = dense_attention(&mut b, &tile, &query_rows, &dense, loaded, None);
-    let result = state.normalized(&mut b);
-    b.store(output, &[row, columns], result);
-
-    let shapes =
-        [[token_count, HEADS[0], EXTENTS[0]], [key_count, HEADS[1], EXTENTS[0]], [key_count, HEADS[1], EXTENTS[1]]];
-    let operands = [0, 1, 2].map(|operand| {
-        let elements = noise(shapes[operand].iter().product(), operand as u64);
-        Tensor::from_floats(Storage::F32, shapes[operand], elements).unwrap()
-    });
-    let integers = [token_count, token_count * HEADS[0], key_count];
-    let mut arguments: Vec<ArgumentData> = integers.map(|value| ArgumentData::Integer(value as i64)).to_vec();
-    arguments.extend(
-        operands.iter().map(|tensor| ArgumentData::Tensor(TensorData::from_floats(Element::F32, &tensor.to_floats()))),
-    );
-    arguments.push(unwritten(token_count * HEADS[0] * EXTENTS[1]));
-    interpret(&b.finish(), &mut arguments).unwrap();
-    let result = [token_count, HEADS[0], EXTENTS[1]].map(|extent| Dim::Static(extent as u64));
-    let operation = Attention { causal, scale: tile.scale, window: window.map(u64::from) };
-    let expected = reference(operation, operands, TensorType::new(result, Storage::F64)).to_floats();
-    let computed = arguments[6].tensor().unwrap().floats();
-    assert_eq!(computed.len(), expected.len());
-    for (position, (computed, expected)) in computed.iter().zip(expected.iter()).enumerate() {
-        assert!((computed - expected).abs() <= 1e-6, "element {position}: {computed} and not {expected}");
-    }
-}
-
-#[test]
-fn dense_attention_causal_or_not_with_and_without_a_window() {
-    for sizes in [[1, 1], [7, 7], [7, 33], [33, 129], [7, 3], [1, 129]] {
-        for causal in [true, false] {
-            for window in [None, Some(5)] {
-                check_dense(sizes, causal, window);
-            }
-        }
-    }
 }

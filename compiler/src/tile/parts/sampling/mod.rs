@@ -95,11 +95,6 @@ fn indices(b: &mut Builder, start: Value, length: u32) -> Value {
     b.add(start, lanes)
 }
 
-/// The lowest index of the largest element: an I32 scalar.
-pub fn argmax<Load: FnMut(&mut Builder, Value) -> Value>(b: &mut Builder, row: &mut Row<Load>) -> Value {
-    row.largest(b, None, |_, _, values| values).1
-}
-
 /// I32 that order as the F32 do: the bits, those below the sign inverted where it is set.
 fn ordered(b: &mut Builder, values: Value) -> Value {
     let shape = b.type_of(values).shape.clone();

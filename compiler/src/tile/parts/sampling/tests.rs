@@ -5,7 +5,7 @@ use tessera_ir::{Dim, Storage, TensorType};
 use super::*;
 use crate::tile::interpret::{ArgumentData, TensorData, interpret};
 use crate::tile::parts::{noise, reference};
-use crate::tile::{Access, ArgumentIndex, Coordinate, Dimension, GridExtent, Program};
+use crate::tile::{Access, Coordinate, Dimension, GridExtent, Program, TensorArgument};
 
 const BLOCK: u32 = 16;
 
@@ -21,14 +21,11 @@ struct Request {
 
 const PLAIN: Request = Request { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0x0123_4567_89ab_cdef, counter: 3 };
 
-/// The row that a program samples.
-type Logits<'a> = Row<&'a mut dyn FnMut(&mut Builder, Value) -> Value>;
-
-/// One row of `logits` [rows, vocabulary] for each program. `body` gets the row, its number and the sampling parameters.
-fn program(body: impl Fn(&mut Builder, &mut Logits<'_>, Value, [ArgumentIndex; 5]) -> Value) -> Program {
+/// A program that samples its row of `logits` [rows, vocabulary].
+fn sampler() -> Program {
     let mut b = Builder::new("sample");
     let [rows, vocabulary] = ["rows", "vocabulary"].map(|name| Dimension::Argument(b.integer(name, 1)));
-    let logits = b.tensor(crate::tile::TensorArgument {
+    let logits = b.tensor(TensorArgument {
         name: "logits".into(),
         element: Element::F32,
         extents: [rows, vocabulary].into_iter().collect(),
@@ -48,27 +45,16 @@ fn program(body: impl Fn(&mut Builder, &mut Logits<'_>, Value, [ArgumentIndex; 5
     b.grid([GridExtent::Tiles { dimension: rows, block: 1 }, GridExtent::fixed(1), GridExtent::fixed(1)]);
     let row = b.program_id(0);
     let length = b.dimension(vocabulary);
-    let mut load = |b: &mut Builder, start: Value| {
+    let load = |b: &mut Builder, start: Value| {
         let coordinates = [Coordinate::At(row), Coordinate::Block { start, length: BLOCK }];
         b.load_masked(logits, &coordinates, None, Some(Literal::Float(f64::NEG_INFINITY)))
     };
-    let token = body(&mut b, &mut Row { length, block: BLOCK, load: &mut load }, row, parameters);
+    let [temperature, top_k, top_p, seed, counter] =
+        parameters.map(|parameter| b.load(parameter, &[Coordinate::At(row)]));
+    let parameters = SamplingParameters { temperature, top_k, top_p, seed, counter };
+    let token = sample(&mut b, &mut Row { length, block: BLOCK, load }, &parameters);
     b.store(output, &[Coordinate::At(row)], token);
     b.finish()
-}
-
-fn sampler() -> Program {
-    program(|b, logits, row, parameters| {
-        let mut scalar = |parameter: usize| b.load(parameters[parameter], &[Coordinate::At(row)]);
-        let parameters = SamplingParameters {
-            temperature: scalar(0),
-            top_k: scalar(1),
-            top_p: scalar(2),
-            seed: scalar(3),
-            counter: scalar(4),
-        };
-        sample(b, logits, &parameters)
-    })
 }
 
 fn arguments(logits: &[f64], requests: &[Request]) -> Vec<ArgumentData> {
@@ -202,14 +188,4 @@ fn infinities_and_nan_are_no_trouble() {
     }
     let nothing = [f64::NEG_INFINITY; 3];
     assert_eq!(run(&sampler(), &nothing, &[Request { temperature: 0.0, ..PLAIN }]), [0]);
-}
-
-#[test]
-fn argmax_is_the_lowest_index_of_the_largest() {
-    let program = program(|b, logits, _, _| argmax(b, logits));
-    for vocabulary in [1, 7, 33, 129] {
-        let logits = logits(3, vocabulary);
-        let greedy = [Request { temperature: 0.0, ..PLAIN }; 3];
-        assert_eq!(run(&program, &logits, &greedy), expected(&logits, &greedy));
-    }
 }
