@@ -138,10 +138,7 @@ pub fn compile(module: &Module, options: &CompileOptions) -> Result<Compiled, Co
 pub fn compile_from(input: &Input, options: &CompileOptions) -> Result<Compiled, CompileError> {
     let start = Instant::now();
     let cache = options.cache.as_ref().map(Cache::new);
-    let key = match &cache {
-        Some(_) => Some(cache::key(input, options, options.cpu_features().ok().as_ref())),
-        None => None,
-    };
+    let key = cache.as_ref().map(|_| cache::key(input, options, options.cpu_features().ok().as_ref()));
     // Whoever wants to see the stages wants them made.
     if let (Some(cache), Some(key)) = (&cache, &key)
         && options.dumps.is_empty()

@@ -182,13 +182,13 @@ impl Emitter<'_> {
     fn merge_by_axis(&mut self, dimensions: &mut Vec<Along>) -> Option<()> {
         while let Some((first, last)) = repeated_axis(dimensions) {
             let axis = dimensions[first].index.axes()[0];
-            let merged = &dimensions[first..=last];
+            let merged = dimensions[first..=last].to_vec();
             if merged.iter().any(|along| along.index.axes().iter().any(|other| *other != axis)) {
                 return None;
             }
             let mut index = Index::default();
             let mut extent = Extent::from(1);
-            for along in merged.to_vec() {
+            for along in merged {
                 index = match self.dimension(&along.extent) {
                     Dimension::Constant(factor) => index.times(factor as i64),
                     dimension => {

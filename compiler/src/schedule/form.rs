@@ -141,6 +141,9 @@ struct Former<'f> {
     cuts: Vec<String>,
 }
 
+/// A graph, the values that are its inputs, and for each place in it the value it stands for.
+type Extracted = (Graph, Vec<ValueId>, HashMap<Position, ValueId>);
+
 impl Former<'_> {
     /// One region for each fusion and each operation that is not merely moving.
     fn seed(&mut self) {
@@ -290,9 +293,8 @@ impl Former<'_> {
         })
     }
 
-    /// The graph that computes `roots` from what is in memory: the graph, the values that are its inputs, and for each place in it the value
-    /// it stands for.
-    fn extract(&self, roots: &[ValueId]) -> Result<(Graph, Vec<ValueId>, HashMap<Position, ValueId>), ScheduleError> {
+    /// The graph that computes `roots` from what is in memory.
+    fn extract(&self, roots: &[ValueId]) -> Result<Extracted, ScheduleError> {
         let flat = &self.flat.graph;
         let mut needed: HashSet<NodeId> = HashSet::new();
         let mut inputs: Vec<ValueId> = Vec::new();

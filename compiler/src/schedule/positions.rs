@@ -135,7 +135,10 @@ mod tests {
             groups(&shape(&[number(4), tokens.clone()]), &shape(&[tokens.clone(), number(4)])),
             [group(0..2, 0..2)]
         );
-        assert_eq!(groups(&shape(&[tokens.clone()]), &shape(&[number(1), tokens.clone()])), [group(0..1, 0..2)]);
+        assert_eq!(
+            groups(&shape(std::slice::from_ref(&tokens)), &shape(&[number(1), tokens.clone()])),
+            [group(0..1, 0..2)]
+        );
         assert_eq!(groups(&shape(&[number(1)]), &shape(&[])), [group(0..1, 0..0)]);
     }
 }

@@ -9,7 +9,13 @@ use super::index::{Axis, Index, Position};
 use super::operations::Site;
 use crate::tile::{BinaryOperation, Dimension, Element, Literal, Predicate, Reduction, UnaryOperation};
 
-impl Emitter<'_> {
+/// Gives the elements at a position.
+type ElementAt<'e, 'a> = dyn Fn(&mut Emitter<'a>, &[Index]) -> Result<Block, Cut> + 'e;
+
+/// Takes a chunk, at a place in the outer dimensions and from an index on, into what is carried.
+type ChunkStep<'e, 'a> = dyn Fn(&mut Emitter<'a>, &[Index], &Index, &Block) -> Result<Block, Cut> + 'e;
+
+impl<'a> Emitter<'a> {
     /// Combines `element` over all positions below `extents`, for rows that vary along the axes of `row`.
     ///
     /// The last dimension is looked at in chunks, in one if it is short; the others one by one.
@@ -19,7 +25,7 @@ impl Emitter<'_> {
         kind: Element,
         row: &[Index],
         extents: &[Dimension],
-        element: &dyn Fn(&mut Self, &[Index]) -> Result<Block, Cut>,
+        element: &ElementAt<'_, 'a>,
     ) -> Result<Block, Cut> {
         let mut kept: SmallVec<[Axis; 3]> = row.iter().flat_map(Index::axes).collect();
         kept.sort_unstable();
@@ -76,7 +82,7 @@ impl Emitter<'_> {
         chunk: u32,
         place: &[Index],
         carried: &Block,
-        step: &dyn Fn(&mut Self, &[Index], &Index, &Block) -> Result<Block, Cut>,
+        step: &ChunkStep<'_, 'a>,
     ) -> Result<Block, Cut> {
         let (extent, by) = match outer.first() {
             Some(first) => (*first, 1),
