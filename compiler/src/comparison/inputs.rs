@@ -42,6 +42,20 @@ pub enum InputError {
         /// The largest extent declared.
         maximum: u64,
     },
+    /// The tokens do not fit the pages that the page table has for them.
+    #[error(
+        "{tokens} tokens of {sequences} sequences do not fit {pages} pages of {page_size} each; bind fewer tokens or more pages"
+    )]
+    Capacity {
+        /// Tokens in the step.
+        tokens: usize,
+        /// Sequences that share them.
+        sequences: usize,
+        /// Pages of each sequence.
+        pages: usize,
+        /// Tokens of a page.
+        page_size: usize,
+    },
     /// A tensor could not be made.
     #[error("{what}: {error}")]
     Tensor {
@@ -64,7 +78,8 @@ const DEFAULT_SEQUENCES: u64 = 2;
 /// The function or a symbol does not exist, an extent is out of range, or a tensor is larger than memory.
 pub fn random_inputs(module: &Module, name: &str, bound: &Symbols, seed: u64) -> Result<Inputs, InputError> {
     let function = module.function(name).ok_or_else(|| InputError::UnknownFunction(name.to_owned()))?;
-    let symbols = extents(module, function, bound)?;
+    let mut symbols = extents(module, function, bound)?;
+    fit_pages(module, function, bound, &mut symbols)?;
     let mut random = Random::new(seed);
     let mut parameters = Parameters::new();
     for (name, ty) in &module.parameters {
@@ -122,6 +137,41 @@ fn extents(module: &Module, function: &Function, bound: &Symbols) -> Result<Symb
         extents.insert(symbol, value);
     }
     Ok(extents)
+}
+
+/// Gives sequences as many pages as their tokens need, unless the number of pages is bound.
+fn fit_pages(module: &Module, function: &Function, bound: &Symbols, symbols: &mut Symbols) -> Result<(), InputError> {
+    let graph = &function.graph;
+    let page_size = graph.inputs().find_map(|input| graph.value_type(input).as_cache().map(|cache| cache.page_size));
+    let (mut tokens, mut table) = (0, None);
+    for input in graph.inputs() {
+        let Some(ty) = graph.value_type(input).as_tensor() else { continue };
+        match (meaning(graph, input, symbols), shape_of(&ty.shape, symbols).as_slice()) {
+            (Meaning::Positions, [count]) => tokens = *count,
+            (Meaning::PageTable, [sequences, pages]) => table = Some((*sequences, *pages, ty.shape[1].clone())),
+            _ => {}
+        }
+    }
+    let (Some(page_size), Some((sequences, pages, dim))) = (page_size.filter(|size| *size > 0), table) else {
+        return Ok(());
+    };
+    let page_size = page_size as usize;
+    let needed = tokens.div_ceil(sequences.max(1)).div_ceil(page_size);
+    if needed <= pages {
+        return Ok(());
+    }
+    match dim {
+        Dim::Symbol(symbol) if !bound.contains_key(&symbol) => {
+            let range = module.symbols.get(&symbol);
+            let fits = range.is_none_or(|range| (range.minimum..=range.maximum).contains(&(needed as u64)));
+            if fits {
+                symbols.insert(symbol, needed as u64);
+                return Ok(());
+            }
+            Err(InputError::Capacity { tokens, sequences, pages, page_size })
+        }
+        _ => Err(InputError::Capacity { tokens, sequences, pages, page_size }),
+    }
 }
 
 fn shape_of(shape: &Shape, symbols: &Symbols) -> Vec<usize> {
@@ -247,7 +297,7 @@ impl Batch {
         for sequence in 0..sequences {
             let own = tokens * (sequence + 1) / sequences - tokens * sequence / sequences;
             let start = random.below(capacity.saturating_sub(own) + 1);
-            batch.positions.extend((0..own).map(|token| ((start + token) % capacity) as i64));
+            batch.positions.extend((0..own).map(|token| (start + token) as i64));
             batch.sequences.extend(std::iter::repeat_n(sequence as i64, own));
         }
         batch.page_table = (0..(sequences * pages_each) as i64).collect();

@@ -255,6 +255,43 @@ fn a_module_is_compared_with_the_reference() {
     assert_contains(&workplace.fails(&["run", "block.ir", "-i", "x=text.npy"]), &["cannot read text.npy"]);
 }
 
+/// A product that fills no tile, with heads rotated in its epilogue and a cache: nothing may be written beyond the last head.
+const ROTATED: &str = "\
+module @rotated {
+  param @q : tensor<8x8xf32>
+  param @kv : tensor<8x8xf32>
+  func @step(%x: tensor<Tx8xf32>, %positions: tensor<Txi32>, %sequences: tensor<Txi32>, %page_table: tensor<BxPxi32>, \
+             %cache: kv_cache<layers=1, heads=1, dim=4, page=4, f32>) \
+             -> (tensor<Tx2x4xf32>, kv_cache<layers=1, heads=1, dim=4, page=4, f32>) {
+    %product = matmul(%x, @q) : tensor<Tx8xf32>
+    %heads = reshape(%product) : tensor<Tx2x4xf32>
+    %q = rope(%heads, %positions) : tensor<Tx2x4xf32>
+    %both = matmul(%x, @kv) : tensor<Tx8xf32>
+    %left = slice(%both) {starts = [0, 0], limits = [T, 4]} : tensor<Tx4xf32>
+    %right = slice(%both) {starts = [0, 4], limits = [T, 8]} : tensor<Tx4xf32>
+    %k = reshape(%left) : tensor<Tx1x4xf32>
+    %v = reshape(%right) : tensor<Tx1x4xf32>
+    %rotated = rope(%k, %positions) : tensor<Tx1x4xf32>
+    %new = kv_append(%cache, %rotated, %v, %positions, %sequences, %page_table) {layer = 0} \
+      : kv_cache<layers=1, heads=1, dim=4, page=4, f32>
+    %attention = paged_attention(%q, %new, %positions, %sequences, %page_table) {layer = 0, scale = 0.5} : tensor<Tx2x4xf32>
+    return %attention, %new
+  }
+}
+";
+
+#[test]
+fn a_step_with_a_cache_is_compared_with_the_reference() {
+    let workplace = Workplace::new();
+    workplace.write("rotated.ir", ROTATED);
+    for tokens in ["T=1", "T=5", "T=33"] {
+        let said = workplace.succeeds(&["run", "rotated.ir", "--compare", "reference", "--dim", tokens]);
+        assert_contains(&said, &["attention", "within the tolerance"]);
+    }
+    let said = workplace.fails(&["run", "rotated.ir", "--dim", "T=33", "--dim", "P=1"]);
+    assert_contains(&said, &["33 tokens of 2 sequences do not fit 1 pages of 4"]);
+}
+
 #[test]
 fn every_stage_is_dumped_and_resumed_from() {
     let workplace = Workplace::new();

@@ -130,6 +130,16 @@ impl<'p> Analysis<'p> {
         }
     }
 
+    /// Whether a single index always lies inside: by its range, or because it counts the programs along that very extent.
+    pub(super) fn always_at(&self, index: Value, extent: Dimension) -> bool {
+        let counts = |instruction: &Instruction| {
+            let Operation::ProgramId(axis) = instruction.operation else { return false };
+            instruction.results.contains(&index)
+                && self.program.grid[usize::from(axis)] == GridExtent::Tiles { dimension: extent, block: 1 }
+        };
+        self.always_inside(index, 1, extent) || self.program.body.instructions.iter().any(counts)
+    }
+
     /// Whether an instruction leaves memory outside the kernel as it is and could run earlier.
     pub(super) fn is_pure(&self, instruction: &Instruction) -> bool {
         match &instruction.operation {

@@ -52,7 +52,12 @@ impl<'a> Lowering<'_, 'a> {
             let extent32 = || e.resize_signed(self.dimension(extent), Machine::I32);
             match *coordinate {
                 Coordinate::At(index) => {
-                    offset = e.add(offset, self.scaled(self.scalar_index(index), stride));
+                    let at = self.scalar_index(index);
+                    offset = e.add(offset, self.scaled(at, stride));
+                    // No part of the tile is inside if this is not, so that no guard has looked at it.
+                    if !self.analysis.always_at(index, extent) {
+                        conditions.push(e.compare(Comparison::Below, at, self.dimension(extent)));
+                    }
                 }
                 Coordinate::Block { start, length } => {
                     let index = *remaining.next().expect("verified: an index for each dimension of the tile");
