@@ -170,12 +170,13 @@ impl<'p> Analysis<'p> {
                 self.definitions[result.0 as usize] = Some(operation);
             }
             if let Operation::For { lower, upper, step, body, .. } = operation {
+                let bounds_vary = self.varies_along_x[lower.0 as usize] || self.varies_along_x[upper.0 as usize];
                 varies |= self.loop_varies(body, varies);
                 for parameter in body.parameters.iter().skip(1) {
                     self.varies_along_x[parameter.0 as usize] = varies;
                 }
                 if let Some(&induction) = body.parameters.first() {
-                    self.varies_along_x[induction.0 as usize] = varies;
+                    self.varies_along_x[induction.0 as usize] = bounds_vary;
                     if let (Some((low, _)), Some((_, high))) =
                         (self.ranges[lower.0 as usize], self.ranges[upper.0 as usize])
                     {

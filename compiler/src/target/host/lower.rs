@@ -228,13 +228,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let zero = e.index(0);
         let one = e.index(1);
         let grid_x = self.grid[0];
-        let block = &self.program.body;
-        let (steady, varying): (Vec<_>, Vec<_>) = block.instructions.iter().partition(|instruction| {
-            // What has no result is dead or stores; it may well use what varies.
-            self.analysis.is_pure(instruction)
-                && !instruction.results.is_empty()
-                && instruction.results.iter().all(|&result| !self.analysis.varies_along_x(result))
-        });
+        let (steady, varying) = self.split_steady(&self.program.body);
         self.prepare_machine();
         // Rows of programs along x: what does not vary along x is computed once for each row.
         let first_row = e.unsigned_divide(begin, grid_x);
@@ -251,19 +245,96 @@ impl<'p, 'a> Lowering<'p, 'a> {
             for instruction in steady {
                 self.instruction(instruction, &steady_ids);
             }
-            self.pack_ahead(&varying);
-            self.each(from, to, one, &[], |x, _| {
-                let ids = [narrow(x), narrow(y), narrow(z)];
-                self.with_scratch(|| {
-                    for instruction in varying {
-                        self.instruction(instruction, &ids);
+            let range = |ids: Ssa<'a>| [narrow(ids), narrow(y), narrow(z)];
+            match self.split_by_loops(&varying) {
+                None => self.along_x([from, to], &range, &[], &varying),
+                Some((scalars, loops)) => {
+                    for instruction in loops {
+                        self.loop_outside([from, to], &range, &scalars, instruction);
                     }
-                });
-                vec![]
-            });
+                }
+            }
             vec![]
         });
         self.release_machine();
+    }
+
+    /// The instructions of a block that can run once for a row of programs, and the others.
+    fn split_steady(&self, block: &'p Block) -> (Vec<&'p Instruction>, Vec<&'p Instruction>) {
+        block.instructions.iter().partition(|instruction| {
+            // What has no result is dead or stores; it may well use what varies.
+            self.analysis.is_pure(instruction)
+                && !instruction.results.is_empty()
+                && instruction.results.iter().all(|&result| !self.analysis.varies_along_x(result))
+        })
+    }
+
+    /// Runs instructions for each program of a row of the grid, after packing what they share. `scalars` come first and are cheap.
+    fn along_x(
+        &self,
+        [from, to]: [Ssa<'a>; 2],
+        ids: &dyn Fn(Ssa<'a>) -> [Ssa<'a>; 3],
+        scalars: &[&'p Instruction],
+        instructions: &[&'p Instruction],
+    ) {
+        self.pack_ahead(instructions);
+        self.each(from, to, self.emitter.index(1), &[], |x, _| {
+            let ids = ids(x);
+            self.with_scratch(|| {
+                for instruction in scalars.iter().chain(instructions) {
+                    self.instruction(instruction, &ids);
+                }
+            });
+            vec![]
+        });
+    }
+
+    /// If what varies along x is nothing but scalars and loops that carry nothing and run equally often along x: those. (Kernels with several
+    /// results, of which a program computes the one that its y coordinate says, are made so.) Such loops can enclose the one along x.
+    fn split_by_loops(&self, varying: &[&'p Instruction]) -> Option<(Vec<&'p Instruction>, Vec<&'p Instruction>)> {
+        let is_loop = |instruction: &Instruction| matches!(instruction.operation, Operation::For { .. });
+        let (loops, scalars): (Vec<_>, Vec<_>) = varying.iter().copied().partition(|instruction| is_loop(instruction));
+        let cheap = scalars.iter().all(|instruction| {
+            self.analysis.is_pure(instruction)
+                && !matches!(instruction.operation, Operation::Load { .. } | Operation::Reduce { .. })
+                && instruction.results.iter().all(|&result| self.program.type_of(result).is_scalar())
+        });
+        let interchangeable = loops.iter().all(|instruction| match &instruction.operation {
+            Operation::For { lower, upper, initial, .. } => {
+                let steady = |bound: &Value| !self.analysis.varies_along_x(*bound);
+                initial.is_empty() && steady(lower) && steady(upper)
+            }
+            _ => false,
+        });
+        (cheap && interchangeable && !loops.is_empty()).then_some((scalars, loops))
+    }
+
+    /// A loop around the one along x: what does not vary along x is computed once for each of its iterations.
+    fn loop_outside(
+        &self,
+        range: [Ssa<'a>; 2],
+        ids: &dyn Fn(Ssa<'a>) -> [Ssa<'a>; 3],
+        scalars: &[&'p Instruction],
+        instruction: &'p Instruction,
+    ) {
+        let Operation::For { lower, upper, step, body, .. } = &instruction.operation else { return };
+        let (steady, varying) = self.split_steady(body);
+        let step = self.emitter.index(i64::from(*step));
+        let packed = self.packed.borrow().clone();
+        self.with_scratch(|| {
+            self.each(self.scalar_index(*lower), self.scalar_index(*upper), step, &[], |index, _| {
+                if let Some(&induction) = body.parameters.first() {
+                    self.scalars.borrow_mut().insert(induction, self.emitter.resize_signed(index, Machine::I32));
+                }
+                for instruction in steady {
+                    self.instruction(instruction, &ids(range[0]));
+                }
+                self.along_x(range, ids, scalars, &varying);
+                vec![]
+            });
+        });
+        // What was packed for this loop is gone with its scratch.
+        *self.packed.borrow_mut() = packed;
     }
 
     /// A loop with its own scope of memoized expressions.

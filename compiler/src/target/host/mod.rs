@@ -15,15 +15,17 @@
 //! - **The inner dimension of a product is never cut** on the host: load `lhs[BM, K]` and `rhs[K, BN]` whole and write one `Dot`. Tiles are expressions, so
 //!   a large one costs nothing; blocking for the caches happens inside. A loop over K blocks works too, and only adds traffic.
 //! - **Up to eight rows** (decode): the right-hand side is read once, in memory order, converted in registers.
-//!   For `rhs` stored `[K, N]`, wide tiles: `BN` = ⌈N / (threads · small number)⌉ rounded up to 64, at least 512 columns where N allows: eight rows of
+//!   For `rhs` stored `[K, N]`, wide tiles: `BN` = ⌈N / (threads · small number)⌉, at least 512 columns where N allows: eight rows of
 //!   `BN` columns are read side by side, and short pieces of rows waste the prefetchers. For `rhs` stored `[N, K]` (a `Transpose` of a load) any `BN` from 16
 //!   on: four columns of K elements are read at a time. `BM` should be the number of rows that there are (1, 2, 4, 8): rows outside of
 //!   the tensor are computed.
 //! - **More rows** (prefill): `rhs` is packed into panels, then multiplied by a register-blocked kernel (f32: 6 × 64; bf16: AMX tiles or
-//!   `vdpbf16ps`). Let x run over the rows and y over the columns: the packed panel is kept for all programs along x. `BM` = 64 to 128 (a multiple of 32
-//!   for bf16, else AMX is not used), `BN` a multiple of 64 such that the panel, K · `BN` elements, fits half of the second-level cache: 1 MiB.
-//!   Rows that lie outside of the tensor that is stored to are not computed.
-//! - **What does not depend on the x coordinate** is computed once for a row of the grid: put norms and other shared prologues so that they depend on y and z
+//!   `vdpbf16ps`). Let x run over the rows and y over the columns: the packed panel is kept for all programs along x, also in loops that carry
+//!   nothing and whose bounds do not vary along x. `BM` = 64 to 128 (for bf16 `BM` and `BN` multiples of 16, better of 32: other
+//!   extents do not use AMX), `BN` a multiple of 64 such that the panel, K · `BN` elements, fits half of the second-level cache (1 MiB) and yet is not
+//!   below 128: a left-hand side that is no plain load of the arithmetic's element is computed anew for every y, so that narrow tiles repeat prologues (a fused
+//!   norm). Rows that lie outside of the tensor that is stored to are not computed.
+//! - **What does not depend on the x coordinate** is computed once for a row of the grid: put shared prologues so that they depend on y and z
 //!   alone.
 //! - Any extent is good for tiles; powers of two are no better than others. Elementwise and row-wise kernels: whole rows
 //!   (`[1, N]` or `[BM, N]`), several thousand elements in a program.

@@ -220,3 +220,54 @@ fn rows_of_the_grid_share_what_does_not_vary() {
     let x = Numbers::new(1).floats(Element::F32, 350, -1.0, 1.0);
     check(&b.finish(), &[x, unwritten(Element::F32, 350)], Tolerance { relative: 1e-5, absolute: 1e-5 });
 }
+
+/// A program computes the result that its y coordinate says: loops that run once or not at all, each with a product whose right-hand side
+/// the programs along x share.
+#[test]
+fn results_are_chosen_by_the_grid() {
+    let (rows, inner, columns) = (40u64, 20u64, 24u64);
+    let mut b = Builder::new("chosen");
+    let x = b.contiguous("x", Element::F32, &[rows, inner].map(Dimension::Constant), Access::Read);
+    let weights: Vec<_> = (0..3)
+        .map(|which| {
+            let name = format!("w{which}");
+            b.contiguous(&name, Element::F32, &[inner, columns].map(Dimension::Constant), Access::Read)
+        })
+        .collect();
+    let outputs: Vec<_> = (0..3)
+        .map(|which| {
+            let name = format!("y{which}");
+            b.contiguous(&name, Element::F32, &[rows, columns].map(Dimension::Constant), Access::Write)
+        })
+        .collect();
+    b.grid([
+        GridExtent::Tiles { dimension: Dimension::Constant(rows), block: 12 },
+        GridExtent::fixed(3),
+        GridExtent::fixed(1),
+    ]);
+    let (i, j) = (b.program_id(0), b.program_id(1));
+    let start = b.scale(i, 12);
+    let zero = b.index(0);
+    for (which, (&w, &y)) in weights.iter().zip(&outputs).enumerate() {
+        let wanted = b.index(which as i64);
+        let chosen = b.compare(Predicate::Equal, j, wanted);
+        let times = b.cast(chosen, Element::I32);
+        b.for_loop(zero, times, 1, &[], |b, _, _| {
+            let down = Coordinate::Block { start, length: 12 };
+            let lhs = b.load(x, &[down, Coordinate::Block { start: zero, length: 20 }]);
+            let across = Coordinate::Block { start: zero, length: 24 };
+            let rhs = b.load(w, &[Coordinate::Block { start: zero, length: 20 }, across]);
+            let sums = b.splat(which as f64, &[12, 24], Element::F32);
+            let product = b.dot(lhs, rhs, sums);
+            b.store(y, &[down, across], product);
+            vec![]
+        });
+    }
+    let program = b.finish();
+    let size = |a: u64, b: u64| (a * b) as usize;
+    let mut numbers = Numbers::new(1);
+    let mut arguments = vec![numbers.floats(Element::F32, size(rows, inner), -1.0, 1.0)];
+    arguments.extend((0..3).map(|_| numbers.floats(Element::F32, size(inner, columns), -1.0, 1.0)));
+    arguments.extend((0..3).map(|_| unwritten(Element::F32, size(rows, columns))));
+    check(&program, &arguments, Tolerance { relative: 1e-5, absolute: 1e-5 });
+}
