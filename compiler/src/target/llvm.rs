@@ -150,6 +150,16 @@ fn shorten_shared_pointers() {
 
 /// Gives the module the machine's triple and data layout and runs the O3 pipeline on it.
 pub fn optimize(module: &LlvmModule<'_>, machine: &TargetMachine, optimizations: Optimizations) -> Result<(), Error> {
+    run_passes(module, machine, optimizations, "default<O3>")
+}
+
+/// As [`optimize`], with a pipeline of the target's own in LLVM's textual form.
+pub fn run_passes(
+    module: &LlvmModule<'_>,
+    machine: &TargetMachine,
+    optimizations: Optimizations,
+    passes: &str,
+) -> Result<(), Error> {
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     let options = PassBuilderOptions::create();
@@ -157,7 +167,7 @@ pub fn optimize(module: &LlvmModule<'_>, machine: &TargetMachine, optimizations:
     options.set_loop_vectorization(optimizations.vectorize);
     options.set_loop_interleaving(optimizations.vectorize);
     options.set_loop_slp_vectorization(optimizations.vectorize);
-    module.run_passes("default<O3>", machine, options).map_err(|error| Error::Optimization(error.to_string()))
+    module.run_passes(passes, machine, options).map_err(|error| Error::Optimization(error.to_string()))
 }
 
 /// As [`optimize`], with a pipeline of the target's own in the syntax of LLVM's `opt`.

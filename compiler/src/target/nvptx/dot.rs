@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use super::analysis::Definition;
+use super::dot_plan::{DotMethod, DotPlan};
 use super::emit::{Scalar, Val};
 use super::error::Error;
 use super::layout::{Bits, LANE_BITS, Layout, transpose_index};
 use super::lower::{Lowering, Registers};
-use super::plan::{DotMethod, DotPlan};
+use super::plan::staged_root;
 use super::shared::SharedTile;
 use crate::tile::{Element, Operation, Value};
 
@@ -43,6 +44,7 @@ struct Fragments<'d> {
     shape: [u32; 2],
     layout: &'d Layout,
     element: Element,
+    fours: bool,
     /// Fragments along M or N of one warp, and along K.
     across: u32,
     deep: u32,
@@ -67,7 +69,7 @@ impl<'d> Fragments<'d> {
             Side::Left => (ROWS, DEPTH_BYTES / element.bytes() as u32),
             Side::Right => (COLUMNS, DEPTH_BYTES / element.bytes() as u32),
         };
-        Self { side, shape, layout, element, across: (own / size).max(1), deep: k / depth }
+        Self { side, shape, layout, element, fours: plan.fours, across: (own / size).max(1), deep: k / depth }
     }
 
     fn depth(&self) -> u32 {
@@ -93,10 +95,12 @@ impl<'d> Fragments<'d> {
     /// The index of the element that a fragment's word starts with, in thread zero; None if the tile has no such rows.
     fn word_index(&self, across: u32, deep: u32, word: u32) -> Option<u32> {
         let bits = Bits(&self.shape);
+        // Where the second half of K starts for a lane.
+        let half = if self.fours { 2 } else { self.depth() / 2 };
         let (free, k) = match self.side {
             // Words: rows 0–7, rows 8–15, then the same in the second half of K.
-            Side::Left => (across * ROWS + (word & 1) * 8, deep * self.depth() + (word >> 1) * self.depth() / 2),
-            Side::Right => (across * COLUMNS, deep * self.depth() + word * self.depth() / 2),
+            Side::Left => (across * ROWS + (word & 1) * 8, deep * self.depth() + (word >> 1) * half),
+            Side::Right => (across * COLUMNS, deep * self.depth() + word * half),
         };
         let (row, column) = match self.side {
             Side::Left => (free, k),
@@ -118,9 +122,12 @@ impl<'a> Lowering<'_, 'a> {
         let accumulators = self.get(accumulator, &plan.accumulator)?;
         match plan.method {
             DotMethod::TensorCore(element) => {
+                let mark = self.shared.mark();
                 let left = self.source(lhs, Side::Left, plan, element)?;
                 let right = self.source(rhs, Side::Right, plan, element)?;
-                self.tensor_core(result, plan, element, (lhs, left), (rhs, right), &accumulators)
+                let registers = self.tensor_core(result, plan, element, (lhs, left), (rhs, right), &accumulators)?;
+                self.shared.release(mark);
+                Ok(registers)
             }
             DotMethod::MultiplyAdd => self.multiply_add(result, plan, lhs, rhs, &accumulators),
         }
@@ -129,7 +136,16 @@ impl<'a> Lowering<'_, 'a> {
     /// Reads loop-invariant operands of the dots of a body before the loop.
     pub fn hoist_operands(&mut self, result: Value, lhs: Value, rhs: Value, inside: usize) -> Result<(), Error> {
         let Some(plan) = self.plan.dots.get(&result) else { return Ok(()) };
-        let DotMethod::TensorCore(element) = plan.method else { return Ok(()) };
+        let DotMethod::TensorCore(element) = plan.method else {
+            for value in [lhs, rhs] {
+                let outside = !self.analysis.is_inside(self.analysis.scope(value), inside);
+                if outside && self.shared_operand(value).is_none() {
+                    let (tile, _) = self.operand_in_shared(value, self.program.type_of(value).element)?;
+                    self.remember_staged(value, tile);
+                }
+            }
+            return Ok(());
+        };
         for (side, value) in [(Side::Left, lhs), (Side::Right, rhs)] {
             if self.analysis.is_inside(self.analysis.scope(value), inside) {
                 continue;
@@ -161,12 +177,17 @@ impl<'a> Lowering<'_, 'a> {
         if let Some(words) = self.fragments(value, side, &plan.accumulator) {
             return Ok(Source::Words(words));
         }
-        if let Some((tile, transposed)) = self.shared_operand(value) {
+        if let Some((tile, transposed)) = self.shared_operand(value).filter(|_| !plan.fours) {
             let logical = if transposed { 1 - tile.fastest } else { tile.fastest };
             let contiguous_k = (logical == 1) == (side == Side::Left);
             if tile.element == element && (element.bytes() == 2 || contiguous_k) {
                 return Ok(Source::Shared { tile, transposed });
             }
+        }
+        if !plan.fours && element.bytes() == 2 && self.is_narrow_across(value, side) {
+            // Neighbours in memory go to different lanes: converted on the way into another tile, they can be read as matrices.
+            let (tile, transposed) = self.operand_in_shared(value, element)?;
+            return Ok(Source::Shared { tile, transposed });
         }
         let layout = match side {
             Side::Left => &plan.lhs,
@@ -200,6 +221,15 @@ impl<'a> Lowering<'_, 'a> {
             }
         }
         Ok(Source::Words(words.into()))
+    }
+
+    /// Whether an operand comes from 8-bit elements in shared memory that are contiguous along M or N.
+    fn is_narrow_across(&self, value: Value, side: Side) -> bool {
+        staged_root(self.analysis, value).is_some_and(|(root, transposed)| {
+            let free = if side == Side::Left { 0 } else { 1 };
+            let along = if transposed { 1 - free } else { free };
+            self.staged(root).is_some_and(|tile| tile.element.bytes() == 1 && tile.fastest == along)
+        })
     }
 
     /// The tile in shared memory that an operand is, perhaps transposed.
@@ -348,8 +378,8 @@ impl<'a> Lowering<'_, 'a> {
         accumulators: &Registers<'a>,
     ) -> Result<Registers<'a>, Error> {
         let mark = self.shared.mark();
-        let left = self.operand_in_shared(lhs)?;
-        let right = self.operand_in_shared(rhs)?;
+        let left = self.operand_in_shared(lhs, self.program.type_of(lhs).element)?;
+        let right = self.operand_in_shared(rhs, self.program.type_of(rhs).element)?;
         let (left_shape, right_shape) = (self.shape(lhs), self.shape(rhs));
         let shape = self.shape(result);
         let accumulator = Scalar::of(self.program.type_of(result).element);
@@ -400,23 +430,101 @@ impl<'a> Lowering<'_, 'a> {
         if element == Element::F64 { register } else { self.widened(register, element) }
     }
 
-    /// An operand's tile in shared memory, written there from registers if need be.
-    fn operand_in_shared(&mut self, value: Value) -> Result<(SharedTile<'a>, bool), Error> {
-        if let Some(operand) = self.shared_operand(value) {
-            return Ok(operand);
+    /// An operand's tile in shared memory as an element, written there from registers if need be.
+    fn operand_in_shared(&mut self, value: Value, element: Element) -> Result<(SharedTile<'a>, bool), Error> {
+        if let Some((tile, transposed)) = self.shared_operand(value)
+            && tile.element == element
+        {
+            return Ok((tile, transposed));
         }
         let shape = self.shape(value);
-        let element = self.program.type_of(value).element;
+        let own = self.program.type_of(value).element;
+        let source = staged_root(self.analysis, value)
+            .and_then(|(root, transposed)| self.staged(root).map(|tile| (tile, transposed)));
+        // Contiguous as what it is computed from.
+        let (fastest, bytes) = match &source {
+            Some((tile, transposed)) => {
+                (if *transposed { 1 - tile.fastest } else { tile.fastest }, tile.element.bytes())
+            }
+            None => (shape.len() - 1, own.bytes()),
+        };
         let layout = match self.plan.home(value) {
             Some(home) => home.clone(),
-            None => Layout::blocked(shape, shape.len() - 1, 16 / element.bytes() as u32, self.plan.warps),
+            None => {
+                let share = (shape.iter().product::<u32>() / (32 << self.plan.warps)).max(1);
+                Layout::blocked(shape, fastest, (16 / bytes as u32).min(share), self.plan.warps)
+            }
         };
-        let registers = self.get(value, &layout)?;
+        let mut registers = self.get(value, &layout)?;
+        if own != element {
+            registers = self.cast(value, &registers, own, element)?;
+        }
         self.fence_reads();
         let offset = self.shared.reserve(shape.iter().product::<u32>() * element.bytes() as u32);
-        let tile = self.shared_tile(offset, shape, shape.len() - 1, element);
+        let tile = self.shared_tile(offset, shape, fastest, element);
         self.write_shared(&tile, &layout, &registers);
         self.barrier();
         Ok((tile, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dot_plan::fragments;
+    use super::*;
+
+    /// Index of the element that a lane of warp zero has at a position of a fragment's word.
+    fn index_of(fragments: &Fragments<'_>, lane: u32, word: u32, element: u32) -> (u32, u32) {
+        let lanes = fragments.layout.lanes.iter().enumerate();
+        let own = lanes.filter(|(bit, _)| lane >> bit & 1 == 1).fold(0, |index, (_, basis)| index ^ basis);
+        let bits = Bits(&fragments.shape);
+        let step = if fragments.side == Side::Left { element } else { element << bits.offset(0) };
+        let index = own ^ fragments.word_index(0, 0, word).unwrap() ^ step;
+        (bits.coordinate(0, index), bits.coordinate(1, index))
+    }
+
+    /// PTX ISA, "Matrix Fragments for mma.m16n8k16" and "mma.m16n8k32".
+    #[test]
+    fn fragments_are_those_of_the_instructions() {
+        for (bytes, element) in [(2, Element::BF16), (1, Element::Fp8E4M3)] {
+            let (k, per_word) = (32 / bytes, 4 / bytes);
+            let plan = fragments([16, k, 8], bytes, false, 0, false);
+            let left = Fragments::new(Side::Left, &[16, k], &plan, element);
+            let right = Fragments::new(Side::Right, &[k, 8], &plan, element);
+            for lane in 0..32 {
+                let (group, in_group) = (lane / 4, lane % 4);
+                for position in 0..per_word {
+                    for word in 0..4 {
+                        let row = group + if word % 2 == 1 { 8 } else { 0 };
+                        let column = in_group * per_word + position + if word >= 2 { k / 2 } else { 0 };
+                        assert_eq!(index_of(&left, lane, word, position), (row, column), "a, lane {lane}");
+                    }
+                    for word in 0..2 {
+                        let row = in_group * per_word + position + word * k / 2;
+                        assert_eq!(index_of(&right, lane, word, position), (row, group), "b, lane {lane}");
+                    }
+                }
+            }
+            assert_eq!(plan.accumulator.registers.as_slice(), [1, 8 * 8], "c0 c1 are neighbours, c2 c3 eight rows on");
+            assert_eq!(plan.accumulator.lanes, [2, 4, 8, 16, 32], "c");
+        }
+    }
+
+    /// Dealt in fours, both operands have the same elements of K in the same place.
+    #[test]
+    fn fours_agree_between_operands() {
+        let plan = fragments([16, 32, 8], 2, true, 0, false);
+        let left = Fragments::new(Side::Left, &[16, 32], &plan, Element::BF16);
+        let right = Fragments::new(Side::Right, &[32, 8], &plan, Element::BF16);
+        for lane in 0..32 {
+            for element in 0..2 {
+                for half in 0..2 {
+                    let (_, k) = index_of(&left, lane, half * 2, element);
+                    let (same_k, _) = index_of(&right, lane, half, element);
+                    assert_eq!(k, same_k);
+                    assert_eq!(k, lane % 4 * 4 + half * 2 + element);
+                }
+            }
+        }
     }
 }

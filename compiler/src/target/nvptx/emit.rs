@@ -121,6 +121,7 @@ impl<'a> Emitter<'a> {
         name: &str,
         parameters: &[Parameter],
         threads: u32,
+        minimum_blocks: Option<u32>,
     ) -> (Self, Vec<Val<'a>>) {
         let location = Location::unknown(context);
         let identifier = |name: &str| Identifier::new(context, name);
@@ -146,7 +147,7 @@ impl<'a> Emitter<'a> {
                 .build()
                 .expect("the operation and its attributes are registered"),
         );
-        let attributes = vec![
+        let mut attributes = vec![
             (identifier("sym_name"), StringAttribute::new(context, name).into()),
             (
                 identifier("function_type"),
@@ -155,6 +156,9 @@ impl<'a> Emitter<'a> {
             (identifier("nvvm.kernel"), Attribute::unit(context)),
             (identifier("nvvm.reqntid"), DenseI32ArrayAttribute::new(context, &[threads as i32]).into()),
         ];
+        if let Some(blocks) = minimum_blocks {
+            attributes.push((identifier("nvvm.minctasm"), integer(context, 32, i64::from(blocks))));
+        }
         let function = module.body().append_operation(
             OperationBuilder::new("llvm.func", location)
                 .add_attributes(&attributes)

@@ -331,8 +331,8 @@ impl<'a> Lowering<'_, 'a> {
         let constraints = format!("{outputs},l,b");
         let e = &mut self.emitter;
         let result = if count == 1 { e.scalar_type(word) } else { e.struct_type(count, word) };
-        let loaded =
-            e.assembly(&text, &constraints, &[pointer, predicate], Some(result), !invariant).unwrap_or(pointer);
+        // As an effect it stays in the loop that the program has it in; else a whole tile might be carried through the loops inside.
+        let loaded = e.assembly(&text, &constraints, &[pointer, predicate], Some(result), true).unwrap_or(pointer);
         let words: Vec<Val<'a>> = match count {
             1 => vec![loaded],
             _ => (0..count).map(|index| e.extract_field(loaded, index, word)).collect(),

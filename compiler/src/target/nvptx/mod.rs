@@ -8,6 +8,7 @@ mod access;
 mod analysis;
 mod cast;
 mod dot;
+mod dot_plan;
 mod elementwise;
 mod emit;
 mod error;
@@ -35,6 +36,11 @@ use self::plan::Plan;
 use super::Chip;
 use super::llvm::{self, Optimizations, Output, Processor};
 use crate::tile::{self, Access, Argument, Dimension, GridExtent, Program};
+
+/// What LLVM does before code generation: the lowering has placed every load and unrolled what is worth it, so that O3's other passes
+/// would only take time (twice as much in all).
+const PASSES: &str = "function(early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,reassociate,\
+    loop-mssa(licm),early-cse<memssa>,instcombine<no-verify-fixpoint>,adce,simplifycfg)";
 
 /// What PTX is made for, and what of the way there is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +87,8 @@ pub fn compile(program: &Program, options: &NvptxOptions) -> Result<PtxKernel, E
     let module = Module::new(Location::unknown(&context));
     let dynamic_shared_bytes = {
         let parameters: Vec<Parameter> = program.arguments.iter().map(parameter).collect();
-        let (emitter, values) = Emitter::new(&context, &module, &program.name, &parameters, threads);
+        let blocks = minimum_blocks(&analysis, &plan);
+        let (emitter, values) = Emitter::new(&context, &module, &program.name, &parameters, threads, blocks);
         let mut lowering = Lowering::new(&analysis, &plan, chip, emitter, values);
         lowering.lower()?;
         let bytes = lowering.shared.bytes();
@@ -98,7 +105,7 @@ pub fn compile(program: &Program, options: &NvptxOptions) -> Result<PtxKernel, E
     let llvm_context = LlvmContext::create();
     let llvm_module = llvm::translate(&context, &module, &llvm_context)?;
     let machine = llvm::target_machine(&processor(chip))?;
-    llvm::optimize(&llvm_module, &machine, Optimizations::default())?;
+    llvm::run_passes(&llvm_module, &machine, Optimizations::default(), PASSES)?;
     let llvm_ir = options.keep_stages.then(|| llvm_module.print_to_string().to_string());
     let text = llvm::emit(&llvm_module, &machine, Output::Assembly)?;
     let ptx = format!("{}{}", header(program, chip, dynamic_shared_bytes), readable(&String::from_utf8_lossy(&text)));
@@ -118,6 +125,16 @@ fn check(program: &Program) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// How many blocks a multiprocessor should hold, which is how ptxas is told what registers a thread may have. It spills to fit more blocks
+/// than are needed if it is not told; a loop over small tiles is left 128 registers, any other all that there are.
+fn minimum_blocks(analysis: &Analysis<'_>, plan: &Plan) -> Option<u32> {
+    const SMALL: usize = 16;
+    let inside = (0..analysis.program.types.len() as u32).map(tile::Value).filter(|&value| analysis.scope(value) > 0);
+    let largest = inside.map(|value| plan.home(value).map_or(0, layout::Layout::register_count)).max()?;
+    let threads = 32 << plan.warps;
+    Some(if largest <= SMALL { (512 / threads).max(1) } else { 1 })
 }
 
 fn parameter(argument: &Argument) -> Parameter {

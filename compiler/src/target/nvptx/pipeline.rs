@@ -10,11 +10,13 @@ use melior::ir::ValueLike;
 use smallvec::SmallVec;
 
 use super::analysis::{Definition, LoopIndex};
+use super::dot_plan::DotMethod;
 use super::emit::{GLOBAL, IntegerPredicate, Scalar, Val};
 use super::error::Error;
+use super::layout::Layout;
 use super::lower::Lowering;
 use super::memory::AccessRequest;
-use super::plan::is_pure;
+use super::plan::{is_elementwise, is_pure, virtual_operands};
 use super::shared::SharedTile;
 use crate::tile::{BinaryOperation, Block, Coordinate, Dimension, Instruction, Operation, UnaryOperation, Value};
 
@@ -173,16 +175,48 @@ impl<'r, 'a> Lowering<'r, 'a> {
         }
     }
 
-    /// Computes before a loop what its dots read and it does not change.
+    /// Computes before a loop what it reads and does not change: fragments of dots, and tiles in other layouts than their own.
     fn hoist_invariants(&mut self, body: &Block, inside: LoopIndex) -> Result<(), Error> {
         for instruction in &body.instructions {
             match &instruction.operation {
                 Operation::Dot { lhs, rhs, .. } => {
                     self.hoist_operands(instruction.results[0], *lhs, *rhs, inside)?;
+                    if let Some(plan) = self.plan.dots.get(&instruction.results[0])
+                        && plan.method != DotMethod::MultiplyAdd
+                    {
+                        self.hoist_conversions(*lhs, &plan.lhs, inside)?;
+                        self.hoist_conversions(*rhs, &plan.rhs, inside)?;
+                    }
                 }
                 Operation::For { body, .. } => self.hoist_invariants(body, inside)?,
+                operation if is_elementwise(operation) => {
+                    let result = instruction.results[0];
+                    if let Some(home) = self.plan.home(result).filter(|_| !self.plan.is_virtual(result)) {
+                        for operand in operation.operands() {
+                            self.hoist_conversions(operand, home, inside)?;
+                        }
+                    }
+                }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Converts before a loop what a value of it is computed from in a layout, if that comes from outside.
+    fn hoist_conversions(&mut self, value: Value, layout: &Layout, inside: LoopIndex) -> Result<(), Error> {
+        if self.shape(value).is_empty() {
+            return Ok(());
+        }
+        let outside = !self.analysis.is_inside(self.analysis.scope(value), inside);
+        if !self.plan.is_virtual(value) {
+            if outside && self.plan.home(value).is_some_and(|home| home != layout) {
+                self.get(value, layout)?;
+            }
+            return Ok(());
+        }
+        for (operand, layout) in virtual_operands(self.analysis, value, layout) {
+            self.hoist_conversions(operand, &layout, inside)?;
         }
         Ok(())
     }

@@ -11,30 +11,11 @@ use smallvec::SmallVec;
 
 use super::access::{AccessShape, access_shape_of};
 use super::analysis::{Analysis, Definition, Use, tile_dimensions};
+use super::dot_plan::{DotMethod, DotPlan, fragments, multiply_add};
 use super::error::Error;
-use super::layout::{Bits, Layout};
+use super::layout::Layout;
 use crate::target::Chip;
 use crate::tile::{Access, Block, Coordinate, Element, Instruction, Operation, Value};
-
-/// How a dot is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DotMethod {
-    /// `mma.sync` on operands of this element.
-    TensorCore(Element),
-    /// Fused multiply-adds in the accumulator's precision.
-    MultiplyAdd,
-}
-
-/// A dot and its layouts.
-#[derive(Clone, Debug)]
-pub(super) struct DotPlan {
-    pub method: DotMethod,
-    pub accumulator: Layout,
-    /// Of the [M,K] operand as tensor-core fragments. Without tensor cores: of its rows, the accumulator's without columns.
-    pub lhs: Layout,
-    /// Of the [K,N] operand, likewise.
-    pub rhs: Layout,
-}
 
 /// A load that goes to shared memory, for dots to read.
 #[derive(Clone, Debug)]
@@ -173,7 +154,9 @@ impl Planner<'_, '_> {
                         .iter()
                         .any(|&operand| self.plan.virtuals[operand.0 as usize] && !self.cheap[operand.0 as usize])
             };
-            self.plan.virtuals[index] = self.cheap[index] || reads_staged();
+            // A broadcast is a choice of registers.
+            let broadcast = matches!(instruction.operation, Operation::Broadcast { .. }) && self.is_tile(result);
+            self.plan.virtuals[index] = self.cheap[index] || broadcast || reads_staged();
         }
     }
 
@@ -286,7 +269,12 @@ impl Planner<'_, '_> {
                 }
             };
             let plan = match method {
-                DotMethod::TensorCore(element) => fragments(m, k, n, element.bytes() as u32, self.warps, rows_in_warps),
+                DotMethod::TensorCore(element) => {
+                    let converts = element.bytes() == 2
+                        && [(*lhs, 1), (*rhs, 0)].iter().any(|&(operand, k)| self.is_narrow_along(operand, k))
+                        && self.plan.is_virtual(*lhs);
+                    fragments([m, k, n], element.bytes() as u32, converts, self.warps, rows_in_warps)
+                }
                 DotMethod::MultiplyAdd => multiply_add(m, n, self.warps),
             };
             let plan = DotPlan { method, ..plan };
@@ -295,6 +283,15 @@ impl Planner<'_, '_> {
             self.plan.dots.insert(result, plan);
         }
         Ok(())
+    }
+
+    /// Whether an operand comes from a tile of 8-bit elements in shared memory that is contiguous along one of the operand's dimensions.
+    fn is_narrow_along(&self, operand: Value, dimension: usize) -> bool {
+        staged_root(self.analysis, operand).is_some_and(|(root, transposed)| {
+            let narrow = self.analysis.program.type_of(root).element.bytes() == 1;
+            let along = if transposed { 1 - dimension } else { dimension };
+            narrow && self.plan.staged.get(&root).is_some_and(|staging| staging.access.fastest == along)
+        })
     }
 
     /// Gives every group a layout.
@@ -335,18 +332,12 @@ impl Planner<'_, '_> {
         let mut changed = false;
         for instruction in instructions {
             let results: SmallVec<[Value; 1]> = instruction.results.clone();
+            changed |= self.demand_operands(instruction);
             match &instruction.operation {
                 Operation::Reduce { value, axis, .. } => {
                     if let Some(layout) = self.layout_of(*value) {
                         let layout = layout.reduce(self.shape(*value), usize::from(*axis));
                         changed |= self.set_layout(results[0], layout);
-                    }
-                }
-                Operation::Broadcast { value, axes } => {
-                    if let Some(layout) = self.layout_of(results[0]) {
-                        let axes: SmallVec<[usize; 3]> = axes.iter().map(|&axis| usize::from(axis)).collect();
-                        let layout = layout.project(self.shape(results[0]), &axes);
-                        changed |= self.set_layout(*value, layout);
                     }
                 }
                 Operation::Transpose(value) => {
@@ -373,6 +364,54 @@ impl Planner<'_, '_> {
             }
         }
         changed
+    }
+
+    /// Asks the operands of an instruction for the layouts that it reads them in.
+    fn demand_operands(&mut self, instruction: &Instruction) -> bool {
+        let mut changed = false;
+        match &instruction.operation {
+            Operation::Dot { lhs, rhs, .. } => {
+                let layouts = self.plan.dots.get(&instruction.results[0]).and_then(|plan| match plan.method {
+                    DotMethod::TensorCore(_) => Some([plan.lhs.clone(), plan.rhs.clone()]),
+                    DotMethod::MultiplyAdd => None,
+                });
+                for (&operand, layout) in [lhs, rhs].into_iter().zip(layouts.into_iter().flatten()) {
+                    // Tiles of their own keep away from fragments; what is broadcast into them does not matter as much.
+                    if self.plan.is_virtual(operand) {
+                        changed |= self.demand(operand, &layout);
+                    }
+                }
+            }
+            Operation::Store { value, mask, .. } => {
+                if let (Some(layout), Some(mask)) = (self.layout_of(*value), mask) {
+                    changed |= self.demand(*mask, &layout);
+                }
+            }
+            operation if is_elementwise(operation) || matches!(operation, Operation::Load { .. }) => {
+                if let Some(layout) = self.layout_of(instruction.results[0]) {
+                    for operand in operation.operands() {
+                        if self.shape(operand) == self.shape(instruction.results[0]) {
+                            changed |= self.demand(operand, &layout);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+        changed
+    }
+
+    /// Asks a value for a layout: one that has none yet and is no virtual one takes it.
+    fn demand(&mut self, value: Value, layout: &Layout) -> bool {
+        if !self.is_tile(value) {
+            return false;
+        }
+        if self.has_home(value) {
+            return self.set_layout(value, layout.clone());
+        }
+        virtual_operands(self.analysis, value, layout)
+            .into_iter()
+            .fold(false, |changed, (operand, layout)| self.demand(operand, &layout) | changed)
     }
 
     fn propagate_gather(&mut self, coordinates: &[Coordinate], tile: Value, layout: Option<Layout>) -> bool {
@@ -424,6 +463,24 @@ impl Planner<'_, '_> {
     }
 }
 
+/// The tiles that a virtual value is computed from, with the layouts that they are wanted in.
+pub(super) fn virtual_operands(analysis: &Analysis<'_>, value: Value, layout: &Layout) -> Vec<(Value, Layout)> {
+    let program = analysis.program;
+    let shape = &program.type_of(value).shape;
+    let Definition::Operation(operation) = analysis.definition(value) else { return Vec::new() };
+    match operation {
+        Operation::Broadcast { value: operand, axes } => {
+            let axes: SmallVec<[usize; 3]> = axes.iter().map(|&axis| usize::from(axis)).collect();
+            vec![(*operand, layout.project(shape, &axes))]
+        }
+        Operation::Transpose(operand) => vec![(*operand, layout.transpose(shape))],
+        operation if is_elementwise(operation) => {
+            operation.operands().into_iter().map(|operand| (operand, layout.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Whether an operation maps elements one to one.
 pub(super) fn is_elementwise(operation: &Operation) -> bool {
     matches!(
@@ -452,99 +509,14 @@ pub(super) fn is_pure(analysis: &Analysis<'_>, definition: Definition<'_>) -> bo
     }
 }
 
-/// Layouts of `mma.sync.m16n8k16` on 16-bit and `m16n8k32` on 8-bit operands (PTX ISA, "Matrix Fragments for mma").
-///
-/// A group of four lanes shares a row of the left operand and of the accumulator, and a column of the right one. A thread's two neighbouring 16-bit or
-/// four 8-bit elements of a row fill one register.
-fn fragments(m: u32, k: u32, n: u32, bytes: u32, warps: usize, rows_in_warps: bool) -> DotPlan {
-    let (row_bits, column_bits) = (m.trailing_zeros(), n.trailing_zeros());
-    // Warps cut the tile into parts of at least 16 rows and 8 columns.
-    let mut row_warps = 0;
-    let mut column_warps = 0;
-    for _ in 0..warps {
-        let rows_left = row_bits.saturating_sub(4 + row_warps);
-        let columns_left = column_bits.saturating_sub(3 + column_warps);
-        let tall = m >> row_warps >= n >> column_warps;
-        if rows_left > 0 && (rows_in_warps || tall || columns_left <= 1) {
-            row_warps += 1;
-        } else if columns_left > 0 {
-            column_warps += 1;
-        } else if rows_left > 0 {
-            row_warps += 1;
+/// The load that a value is, but for casts and transposes; and whether it is transposed.
+pub(super) fn staged_root(analysis: &Analysis<'_>, value: Value) -> Option<(Value, bool)> {
+    match analysis.definition(value) {
+        Definition::Operation(Operation::Load { .. }) => Some((value, false)),
+        Definition::Operation(Operation::Cast(operand)) => staged_root(analysis, *operand),
+        Definition::Operation(Operation::Transpose(operand)) => {
+            staged_root(analysis, *operand).map(|(root, transposed)| (root, !transposed))
         }
+        _ => None,
     }
-    let idle = warps - (row_warps + column_warps) as usize;
-    let rows = (row_bits.saturating_sub(row_warps), row_bits);
-    let columns = (column_bits - column_warps, column_bits);
-    let accumulator_shape = [m, n];
-    let bits = Bits(&accumulator_shape);
-    let warp_bits = |row: &dyn Fn(u32) -> u32, column: &dyn Fn(u32) -> u32| {
-        (columns.0..columns.1)
-            .map(column)
-            .chain((rows.0..rows.1).filter(|_| row_warps > 0).map(row))
-            .chain(std::iter::repeat_n(0, idle))
-            .collect::<SmallVec<[u32; 4]>>()
-    };
-    let present = |basis: u32| (basis != 0).then_some(basis);
-    let rows_within = |shape_bits: Bits<'_>| {
-        (3..rows.0.max(3).min(row_bits)).map(|position| shape_bits.bit(0, position)).collect::<Vec<_>>()
-    };
-    let accumulator = Layout {
-        registers: std::iter::once(bits.bit(1, 0))
-            .chain(rows_within(bits))
-            .chain((3..columns.0).map(|position| bits.bit(1, position)))
-            .filter_map(present)
-            .collect(),
-        lanes: [bits.bit(1, 1), bits.bit(1, 2), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
-        warps: warp_bits(&|position| bits.bit(0, position), &|position| bits.bit(1, position)),
-    };
-    // Bits of K below the ones that number the lanes of a group: elements of one 32-bit register.
-    let packed = (4 / bytes).trailing_zeros();
-    let lhs_shape = [m, k];
-    let bits = Bits(&lhs_shape);
-    let depth = k.trailing_zeros();
-    let lhs = Layout {
-        registers: (0..packed)
-            .map(|position| bits.bit(1, position))
-            .chain(rows_within(bits))
-            .chain((packed + 2..depth).map(|position| bits.bit(1, position)))
-            .filter_map(present)
-            .collect(),
-        lanes: [bits.bit(1, packed), bits.bit(1, packed + 1), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
-        warps: warp_bits(&|position| bits.bit(0, position), &|_| 0),
-    };
-    let rhs_shape = [k, n];
-    let bits = Bits(&rhs_shape);
-    let rhs = Layout {
-        registers: (0..packed)
-            .chain(packed + 2..depth)
-            .map(|position| bits.bit(0, position))
-            .chain((3..columns.0).map(|position| bits.bit(1, position)))
-            .filter_map(present)
-            .collect(),
-        lanes: [bits.bit(0, packed), bits.bit(0, packed + 1), bits.bit(1, 0), bits.bit(1, 1), bits.bit(1, 2)],
-        warps: warp_bits(&|_| 0, &|position| bits.bit(1, position)),
-    };
-    DotPlan { method: DotMethod::MultiplyAdd, accumulator, lhs, rhs }
-}
-
-/// Layouts of a dot by multiply-adds: each thread owns a rectangle of the accumulator.
-fn multiply_add(m: u32, n: u32, warps: usize) -> DotPlan {
-    let shape = [m, n];
-    let bits = Bits(&shape);
-    let (row_bits, column_bits) = (bits.width(0), bits.width(1));
-    let spare = (row_bits + column_bits).saturating_sub(5 + warps as u32);
-    let columns_per_thread = spare.min(2).min(column_bits);
-    let rows_per_thread = (spare - columns_per_thread).min(3).min(row_bits);
-    let mut order: Vec<u32> = (0..columns_per_thread).map(|position| bits.bit(1, position)).collect();
-    order.extend((0..rows_per_thread).map(|position| bits.bit(0, position)));
-    let vector = order.len();
-    let lane_columns = (columns_per_thread..column_bits).take(3).map(|position| bits.bit(1, position));
-    order.extend(lane_columns);
-    order.extend((rows_per_thread..row_bits).map(|position| bits.bit(0, position)));
-    order.extend((columns_per_thread..column_bits).skip(3).map(|position| bits.bit(1, position)));
-    let accumulator = Layout::dealt(&order, vector, warps);
-    let lhs = accumulator.project(&shape, &[0]);
-    let rhs = accumulator.project(&shape, &[1]);
-    DotPlan { method: DotMethod::MultiplyAdd, accumulator, lhs, rhs }
 }

@@ -4,9 +4,10 @@
 
 mod assemble;
 mod cases;
+mod models;
 mod programs;
 
-use self::assemble::{Report, assemble, chip};
+use self::assemble::{Report, assemble, chip, main_loop};
 use super::*;
 
 const CHIPS: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
@@ -19,7 +20,7 @@ fn build(program: &Program, name: &str) -> (PtxKernel, Option<Report>) {
         let path = std::path::Path::new(&directory).join(format!("{}.{name}.ptx", program.name));
         std::fs::write(path, &kernel.ptx).expect("TESSERA_PTX_DIR is a folder");
     }
-    let report = assemble(&kernel, name);
+    let report = assemble(&kernel.entry, &kernel.ptx, name);
     (kernel, report)
 }
 
@@ -74,4 +75,18 @@ fn what_cannot_be_compiled_says_why() {
     program.schedule.stages = 9;
     let error = compile(&program, &options).unwrap_err().to_string();
     assert!(error.contains("294912 bytes") && error.contains("166912"), "{error}");
+}
+
+/// Triton 3.9 has 2.0, 3.9 and 6.3 other instructions for each tensor-core one in the loops of the same kernels with the same tiles.
+#[test]
+fn main_loops_are_mostly_tensor_instructions() {
+    for (program, limit) in
+        [(programs::LARGE_MATMUL.program(), 1.5), (programs::attention(128), 4.5), (programs::attention(64), 6.5)]
+    {
+        let (kernel, _) = build(&program, "sm_80");
+        if let Some(found) = main_loop(&kernel.ptx, "sm_80") {
+            assert!(found.tensor >= 64, "{}: {found:?}", program.name);
+            assert!(found.others_per_tensor() <= limit, "{}: {found:?}", program.name);
+        }
+    }
 }

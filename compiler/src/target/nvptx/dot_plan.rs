@@ -1,0 +1,126 @@
+//! The layouts of a dot's operands and accumulator.
+
+use smallvec::SmallVec;
+
+use super::layout::{Bits, Layout};
+use crate::tile::Element;
+
+/// How a dot is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DotMethod {
+    /// `mma.sync` on operands of this element.
+    TensorCore(Element),
+    /// Fused multiply-adds in the accumulator's precision.
+    MultiplyAdd,
+}
+
+/// A dot and its layouts.
+#[derive(Clone, Debug)]
+pub(super) struct DotPlan {
+    pub method: DotMethod,
+    /// The steps of K within a tensor-core instruction are dealt to lanes in fours, not pairs: a dot is the same in any order, and an operand
+    /// of 8-bit floats that is converted on the way is read four elements at a time.
+    pub fours: bool,
+    pub accumulator: Layout,
+    /// Of the [M,K] operand as tensor-core fragments. Without tensor cores: of its rows, the accumulator's without columns.
+    pub lhs: Layout,
+    /// Of the [K,N] operand, likewise.
+    pub rhs: Layout,
+}
+
+/// Layouts of `mma.sync.m16n8k16` on 16-bit and `m16n8k32` on 8-bit operands (PTX ISA, "Matrix Fragments for mma").
+///
+/// A group of four lanes shares a row of the left operand and of the accumulator, and a column of the right one. A thread's two neighbouring 16-bit or
+/// four 8-bit elements of a row fill one register.
+pub(super) fn fragments([m, k, n]: [u32; 3], bytes: u32, fours: bool, warps: usize, rows_in_warps: bool) -> DotPlan {
+    let (row_bits, column_bits) = (m.trailing_zeros(), n.trailing_zeros());
+    // Warps cut the tile into parts of at least 16 rows and 8 columns.
+    let mut row_warps = 0;
+    let mut column_warps = 0;
+    for _ in 0..warps {
+        let rows_left = row_bits.saturating_sub(4 + row_warps);
+        let columns_left = column_bits.saturating_sub(3 + column_warps);
+        let tall = m >> row_warps >= n >> column_warps;
+        if rows_left > 0 && (rows_in_warps || tall || columns_left <= 1) {
+            row_warps += 1;
+        } else if columns_left > 0 {
+            column_warps += 1;
+        } else if rows_left > 0 {
+            row_warps += 1;
+        }
+    }
+    let idle = warps - (row_warps + column_warps) as usize;
+    let rows = (row_bits.saturating_sub(row_warps), row_bits);
+    let columns = (column_bits - column_warps, column_bits);
+    let accumulator_shape = [m, n];
+    let bits = Bits(&accumulator_shape);
+    let warp_bits = |row: &dyn Fn(u32) -> u32, column: &dyn Fn(u32) -> u32| {
+        (columns.0..columns.1)
+            .map(column)
+            .chain((rows.0..rows.1).filter(|_| row_warps > 0).map(row))
+            .chain(std::iter::repeat_n(0, idle))
+            .collect::<SmallVec<[u32; 4]>>()
+    };
+    let present = |basis: u32| (basis != 0).then_some(basis);
+    let rows_within = |shape_bits: Bits<'_>| {
+        (3..rows.0.max(3).min(row_bits)).map(|position| shape_bits.bit(0, position)).collect::<Vec<_>>()
+    };
+    let accumulator = Layout {
+        registers: std::iter::once(bits.bit(1, 0))
+            .chain(rows_within(bits))
+            .chain((3..columns.0).map(|position| bits.bit(1, position)))
+            .filter_map(present)
+            .collect(),
+        lanes: [bits.bit(1, 1), bits.bit(1, 2), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
+        warps: warp_bits(&|position| bits.bit(0, position), &|position| bits.bit(1, position)),
+    };
+    // Bits of K below the ones that number the lanes of a group.
+    let packed = if fours { 2 } else { (4 / bytes).trailing_zeros() };
+    let lhs_shape = [m, k];
+    let bits = Bits(&lhs_shape);
+    let depth = k.trailing_zeros();
+    let lhs = Layout {
+        registers: (0..packed)
+            .map(|position| bits.bit(1, position))
+            .chain(rows_within(bits))
+            .chain((packed + 2..depth).map(|position| bits.bit(1, position)))
+            .filter_map(present)
+            .collect(),
+        lanes: [bits.bit(1, packed), bits.bit(1, packed + 1), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
+        warps: warp_bits(&|position| bits.bit(0, position), &|_| 0),
+    };
+    let rhs_shape = [k, n];
+    let bits = Bits(&rhs_shape);
+    let rhs = Layout {
+        registers: (0..packed)
+            .chain(packed + 2..depth)
+            .map(|position| bits.bit(0, position))
+            .chain((3..columns.0).map(|position| bits.bit(1, position)))
+            .filter_map(present)
+            .collect(),
+        lanes: [bits.bit(0, packed), bits.bit(0, packed + 1), bits.bit(1, 0), bits.bit(1, 1), bits.bit(1, 2)],
+        warps: warp_bits(&|_| 0, &|position| bits.bit(1, position)),
+    };
+    DotPlan { method: DotMethod::MultiplyAdd, fours, accumulator, lhs, rhs }
+}
+
+/// Layouts of a dot by multiply-adds: each thread owns a rectangle of the accumulator.
+pub(super) fn multiply_add(m: u32, n: u32, warps: usize) -> DotPlan {
+    let shape = [m, n];
+    let bits = Bits(&shape);
+    let (row_bits, column_bits) = (bits.width(0), bits.width(1));
+    let spare = (row_bits + column_bits).saturating_sub(5 + warps as u32);
+    let columns_per_thread = spare.min(2).min(column_bits);
+    let rows_per_thread = (spare - columns_per_thread).min(3).min(row_bits);
+    let mut order: Vec<u32> = (0..columns_per_thread).map(|position| bits.bit(1, position)).collect();
+    order.extend((0..rows_per_thread).map(|position| bits.bit(0, position)));
+    let vector = order.len();
+    let lane_columns = (columns_per_thread..column_bits).take(3).map(|position| bits.bit(1, position));
+    order.extend(lane_columns);
+    order.extend((rows_per_thread..row_bits).map(|position| bits.bit(0, position)));
+    order.extend((columns_per_thread..column_bits).skip(3).map(|position| bits.bit(1, position)));
+    let accumulator = Layout::dealt(&order, vector, warps);
+    let lhs = accumulator.project(&shape, &[0]);
+    let rhs = accumulator.project(&shape, &[1]);
+    DotPlan { method: DotMethod::MultiplyAdd, fours: false, accumulator, lhs, rhs }
+}
