@@ -8,7 +8,7 @@ use tessera_compiler::driver::{CompileOptions, Compiled, Dumps, Input, Report, S
 use tessera_compiler::graph::{Context, Pipeline};
 use tessera_compiler::schedule::Overrides;
 use tessera_compiler::target::Target;
-use tessera_ir::{Module, Name};
+use tessera_ir::Module;
 
 use crate::arguments::{Compile, Emit};
 use crate::disassemble::disassemble;
@@ -159,7 +159,7 @@ impl DumpFolder {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             name.split('.').nth(1) == Some(stage.name())
         };
-        let found = sorted(folder)?.into_iter().filter(of_stage).next_back();
+        let found = sorted(folder)?.into_iter().rfind(of_stage);
         found.ok_or_else(|| miette!("the stage {} does not occur on the way from this input", stage.name()))
     }
 }
@@ -255,6 +255,6 @@ pub fn pick_function<'a>(names: &[&'a str], asked: Option<&str>) -> Result<&'a s
 /// A module with one of its functions alone.
 pub fn with_function(module: &Module, name: &str) -> Module {
     let mut module = module.clone();
-    module.functions.retain(|function| function.name == Name::from(name));
+    module.functions.retain(|function| function.name == name);
     module
 }
