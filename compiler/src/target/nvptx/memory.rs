@@ -168,7 +168,26 @@ impl<'a> Lowering<'_, 'a> {
             for (position, coordinate) in request.coordinates.iter().enumerate() {
                 let stride = tensor.strides[position];
                 let extent = tensor.extents[position];
-                let Some(dimension) = dimensions[position] else { continue };
+                let Some(dimension) = dimensions[position] else {
+                    // A single index: the whole tile lies inside along this dimension, or none of it.
+                    if let Coordinate::At(start) = coordinate
+                        && !self.analysis.inside(*start, 1, extent)
+                    {
+                        let condition = match conditions.get(&(position, 0)) {
+                            Some(&condition) => condition,
+                            None => {
+                                let here = self.get_scalar(*start)?;
+                                let extent = self.dimension(extent);
+                                let inside =
+                                    self.emitter.compare_integers(IntegerPredicate::UnsignedLess, here, extent);
+                                conditions.insert((position, 0), Some(inside));
+                                Some(inside)
+                            }
+                        };
+                        predicates.extend(condition);
+                    }
+                    continue;
+                };
                 let at = bits.coordinate(dimension, index);
                 match (coordinate, &gathered[position]) {
                     (Coordinate::Block { start, length }, _) => {
