@@ -329,10 +329,17 @@ impl<'a> Math<'_, 'a> {
         (e.subtract(shifted, magic), e.subtract(self.bits(shifted), self.bits(magic)))
     }
 
-    /// x · 2ⁿ, in two steps so that results may be denormal or infinite.
-    fn scale(&self, x: Ssa<'a>, n: Ssa<'a>) -> Ssa<'a> {
+    /// x · 2ⁿ for n as a float and as an integer; the result may be denormal or infinite.
+    fn scale(&self, x: Ssa<'a>, (float, n): (Ssa<'a>, Ssa<'a>)) -> Ssa<'a> {
         let e = self.emitter;
         let format = self.format(x);
+        if x.machine == Machine::F32 && x.lanes == 16 && self.features.level() >= Level::V4 {
+            // vscalefps: all lanes, current rounding.
+            let (mask, rounding) = (e.integer(Machine::I16, 1, -1), e.integer(Machine::I32, 1, 4));
+            let operands = [x, float, x, mask, rounding];
+            return e.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", &operands, (Machine::F32, 16));
+        }
+        // In two steps, each of them a normal power.
         let half = e.shift_right_arithmetic(n, self.int(x, 1));
         let power = |n: Ssa<'a>| {
             let biased = e.add(n, self.int(x, format.bias));
@@ -349,7 +356,7 @@ impl<'a> Math<'_, 'a> {
         let r = e.multiply_add(n, self.constant(x, -format.ln2[0]), x);
         let r = e.multiply_add(n, self.constant(x, -format.ln2[1]), r);
         let tail = e.multiply_add(e.multiply(r, r), self.polynomial(r, &EXP), r);
-        self.scale(e.add(tail, self.constant(x, 1.0)), integer)
+        self.scale(e.add(tail, self.constant(x, 1.0)), (n, integer))
     }
 
     pub(super) fn exp2(&self, x: Ssa<'a>) -> Ssa<'a> {
@@ -357,7 +364,7 @@ impl<'a> Math<'_, 'a> {
         let x = self.clamp(x, self.format(x).exp2_range);
         let (n, integer) = self.round_small(x);
         let r = e.subtract(x, n);
-        self.scale(e.multiply_add(r, self.polynomial(r, &EXP2), self.constant(x, 1.0)), integer)
+        self.scale(e.multiply_add(r, self.polynomial(r, &EXP2), self.constant(x, 1.0)), (n, integer))
     }
 
     /// x = 2ⁿ · (1 + f) with √½ ≤ 1 + f < √2, for positive finite x: (n, f).
