@@ -42,6 +42,7 @@ mod lower;
 mod math;
 mod memory;
 mod nest;
+mod reduce;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -132,7 +133,11 @@ pub fn compile(programs: &[Program], options: &HostOptions) -> Result<HostLibrar
             Ok((object, Kernel { symbol: program.name.clone(), scratch_bytes }))
         })
         .collect::<Result<_, Error>>()?;
-    let (objects, kernels): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
+    let (mut objects, kernels): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
+    if objects.is_empty() {
+        // Linkers want at least one; a function that hands back its inputs has no kernel.
+        objects.push(empty_object(options)?);
+    }
     let shared_object = link::link(&objects)?;
     Ok(HostLibrary { shared_object, kernels, features: options.features.names() })
 }
@@ -173,6 +178,20 @@ fn generate(program: &Program, options: &HostOptions, output: Output) -> Result<
     Ok((bytes, scratch_bytes))
 }
 
+fn empty_object(options: &HostOptions) -> Result<Vec<u8>, Error> {
+    let machine = llvm::target_machine(&processor(&options.features));
+    let context = LlvmContext::create();
+    let module = context.create_module("empty");
+    machine
+        .and_then(|machine| llvm::emit(&module, &machine, Output::Object))
+        .map_err(|source| Error::Code { kernel: "none".into(), source })
+}
+
+fn processor(features: &CpuFeatures) -> Processor {
+    let (name, features) = features.llvm();
+    Processor { triple: "x86_64-unknown-linux-gnu".into(), name: name.into(), features }
+}
+
 /// Hands the optimized LLVM module of a program to `then`; the scratch bytes that the kernel needs.
 fn with_llvm(
     program: &Program,
@@ -182,12 +201,10 @@ fn with_llvm(
     verify(program)?;
     let context = llvm::mlir_context();
     let (module, scratch_bytes) = kernel::build(program, &options.features, &context);
-    let (name, features) = options.features.llvm();
-    let processor = Processor { triple: "x86_64-unknown-linux-gnu".into(), name: name.into(), features };
     let code = || {
         let llvm_context = LlvmContext::create();
         let module = llvm::translate(&context, &module, &llvm_context)?;
-        let machine = llvm::target_machine(&processor)?;
+        let machine = llvm::target_machine(&processor(&options.features))?;
         llvm::optimize_with(&module, &machine, PIPELINE)?;
         then(&module, &machine)
     };

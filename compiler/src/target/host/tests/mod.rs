@@ -2,6 +2,7 @@
 
 mod attention;
 mod elementwise;
+mod library;
 mod parts;
 mod products;
 mod random;
