@@ -107,11 +107,11 @@ fn stages_are_dumped_edited_and_resumed() {
     // A schedule changed by hand is the schedule that is compiled.
     let path = folder.path().join("04.schedule.ir");
     let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains("rows=64 columns=16"), "{text}");
-    std::fs::write(&path, text.replace("rows=64 columns=16", "rows=32 columns=16")).unwrap();
+    assert!(text.contains("rows=64 columns=128"), "{text}");
+    std::fs::write(&path, text.replace("rows=64 columns=128", "rows=32 columns=128")).unwrap();
     let again = compile_from(&Input::open(&path).unwrap(), &options(Dumps::default())).unwrap();
     let summaries: Vec<&String> = again.report.kernels.iter().flat_map(|kernel| &kernel.summary).collect();
-    assert!(summaries.iter().any(|line| line.contains("rows=32 columns=16")), "{summaries:?}");
+    assert!(summaries.iter().any(|line| line.contains("rows=32 columns=128")), "{summaries:?}");
 
     // Tile programs by the name of their kernel.
     let scheduled = Input::open(&path).unwrap().with_tiles(folder.path().join("05.tile"));

@@ -308,7 +308,11 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
         Strategy::Matmul => {
             let stages = if is_f32 { 2 } else { 3 };
             let few = Tiling { rows: 16, columns: 64, inner: 64, stages, ..Tiling::new(Strategy::Matmul) };
-            let many = Tiling { rows: 64, columns: 128, inner: 32, stages, ..Tiling::new(Strategy::Matmul) };
+            // Whole rows that a norm looks at, and products without tensor cores, fill the registers of four warps.
+            let normed =
+                graph.operations().any(|(_, operation)| operation.is(ops::LAYER_NORM) || operation.is(ops::RMS_NORM));
+            let warps = if is_f32 || normed { 8 } else { 4 };
+            let many = Tiling { rows: 64, columns: 128, inner: 32, stages, warps, ..Tiling::new(Strategy::Matmul) };
             by_rows(rows, vec![(with_rotation(few, traits.rotated), 16)], with_rotation(many, traits.rotated))
         }
     }

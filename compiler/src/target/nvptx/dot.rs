@@ -430,6 +430,29 @@ impl<'a> Lowering<'_, 'a> {
         if element == Element::F64 { register } else { self.widened(register, element) }
     }
 
+    /// The dimension along which what an operand is computed from is contiguous in shared memory, and the bytes of an element there.
+    fn contiguity(&self, value: Value) -> (usize, usize) {
+        let staged = staged_root(self.analysis, value).and_then(|(root, transposed)| {
+            let fastest = self.plan.staged.get(&root)?.access.fastest;
+            let bytes = self.program.type_of(root).element.bytes();
+            Some((if transposed { 1 - fastest } else { fastest }, bytes))
+        });
+        staged.unwrap_or((self.shape(value).len() - 1, self.program.type_of(value).element.bytes()))
+    }
+
+    /// The layout that an operand is computed in before it goes to shared memory.
+    pub fn operand_layout(&self, value: Value) -> Layout {
+        match self.plan.home(value) {
+            Some(home) => home.clone(),
+            None => {
+                let shape = self.shape(value);
+                let (fastest, bytes) = self.contiguity(value);
+                let share = (shape.iter().product::<u32>() / (32 << self.plan.warps)).max(1);
+                Layout::blocked(shape, fastest, (16 / bytes as u32).min(share), self.plan.warps)
+            }
+        }
+    }
+
     /// An operand's tile in shared memory as an element, written there from registers if need be.
     fn operand_in_shared(&mut self, value: Value, element: Element) -> Result<(SharedTile<'a>, bool), Error> {
         if let Some((tile, transposed)) = self.shared_operand(value)
@@ -439,22 +462,8 @@ impl<'a> Lowering<'_, 'a> {
         }
         let shape = self.shape(value);
         let own = self.program.type_of(value).element;
-        let source = staged_root(self.analysis, value)
-            .and_then(|(root, transposed)| self.staged(root).map(|tile| (tile, transposed)));
-        // Contiguous as what it is computed from.
-        let (fastest, bytes) = match &source {
-            Some((tile, transposed)) => {
-                (if *transposed { 1 - tile.fastest } else { tile.fastest }, tile.element.bytes())
-            }
-            None => (shape.len() - 1, own.bytes()),
-        };
-        let layout = match self.plan.home(value) {
-            Some(home) => home.clone(),
-            None => {
-                let share = (shape.iter().product::<u32>() / (32 << self.plan.warps)).max(1);
-                Layout::blocked(shape, fastest, (16 / bytes as u32).min(share), self.plan.warps)
-            }
-        };
+        let (fastest, _) = self.contiguity(value);
+        let layout = self.operand_layout(value);
         let mut registers = self.get(value, &layout)?;
         if own != element {
             registers = self.cast(value, &registers, own, element)?;

@@ -19,8 +19,10 @@ use crate::tile::{Access, ArgumentIndex, Coordinate, Dimension, Element, Literal
 pub(super) struct Vector<'a> {
     /// Its registers, lowest address first.
     pub registers: Vec<usize>,
-    /// Its address.
+    /// Its address, less the offset.
     pub pointer: Val<'a>,
+    /// Bytes to be added to the pointer.
+    pub offset: i64,
     /// Whether it lies inside; None if it surely does.
     pub predicate: Option<Val<'a>>,
 }
@@ -260,14 +262,19 @@ impl<'a> Lowering<'_, 'a> {
             if let Some(mask) = &mask {
                 predicates.push(mask[registers[0]]);
             }
-            if constant != 0 {
-                let constant = self.emitter.i64(constant);
-                address = self.emitter.offset(address, GLOBAL, constant);
-            }
             let predicate = self.emitter.and_all(&predicates);
-            result.push(Vector { registers, pointer: address, predicate });
+            result.push(Vector { registers, pointer: address, offset: constant, predicate });
         }
         Ok(result)
+    }
+
+    /// The address of a vector in one register. Instructions that are written out take pointer and offset apart: many vectors share a pointer.
+    pub fn address(&mut self, vector: &Vector<'a>) -> Val<'a> {
+        if vector.offset == 0 {
+            return vector.pointer;
+        }
+        let offset = self.emitter.i64(vector.offset);
+        self.emitter.offset(vector.pointer, GLOBAL, offset)
     }
 
     /// Runs `body` with its operations in the preamble.
@@ -300,9 +307,12 @@ impl<'a> Lowering<'_, 'a> {
         for vector in vectors {
             let length = vector.registers.len();
             let values = match vector.predicate {
-                None => self.load_vector(vector.pointer, element, length, invariant),
+                None => {
+                    let address = self.address(&vector);
+                    self.load_vector(address, element, length, invariant)
+                }
                 Some(predicate) => {
-                    let values = self.load_predicated(vector.pointer, predicate, element, length, invariant);
+                    let values = self.load_predicated(&vector, predicate, element, invariant);
                     if zero_fill {
                         values
                     } else {
@@ -320,12 +330,12 @@ impl<'a> Lowering<'_, 'a> {
     /// Loads neighbouring elements where the predicate holds, zeros elsewhere.
     fn load_predicated(
         &mut self,
-        pointer: Val<'a>,
+        vector: &Vector<'a>,
         predicate: Val<'a>,
         element: Element,
-        length: usize,
         invariant: bool,
     ) -> Vec<Val<'a>> {
+        let (pointer, offset, length) = (vector.pointer, vector.offset, vector.registers.len());
         let bytes = element.bytes() * length;
         let scalar = Scalar::of(element);
         let count = (bytes / 4).max(1);
@@ -345,7 +355,7 @@ impl<'a> Lowering<'_, 'a> {
             1 => (String::new(), destinations[0].clone()),
             _ => (format!(".v{count}"), format!("{{{}}}", destinations.join(", "))),
         };
-        text.push_str(&format!("@${} {space}{vector}.{mnemonic} \t{list}, [${}];", count + 1, count));
+        text.push_str(&format!("@${} {space}{vector}.{mnemonic} \t{list}, [${}{offset:+}];", count + 1, count));
         let outputs = vec![format!("=&{letter}"); count].join(",");
         let constraints = format!("{outputs},l,b");
         let e = &mut self.emitter;
@@ -384,8 +394,11 @@ impl<'a> Lowering<'_, 'a> {
             let predicate = self.emitter.and_all(&predicates);
             let values: Vec<_> = vector.registers.iter().map(|&register| registers[register]).collect();
             match predicate {
-                None => self.store_vector(vector.pointer, argument.element, &values),
-                Some(predicate) => self.store_predicated(vector.pointer, predicate, argument.element, &values),
+                None => {
+                    let address = self.address(&vector);
+                    self.store_vector(address, argument.element, &values);
+                }
+                Some(predicate) => self.store_predicated(&vector, predicate, argument.element, &values),
             }
         }
         Ok(())
@@ -426,7 +439,8 @@ impl<'a> Lowering<'_, 'a> {
         }
     }
 
-    fn store_predicated(&mut self, pointer: Val<'a>, predicate: Val<'a>, element: Element, values: &[Val<'a>]) {
+    fn store_predicated(&mut self, vector: &Vector<'a>, predicate: Val<'a>, element: Element, values: &[Val<'a>]) {
+        let (pointer, offset) = (vector.pointer, vector.offset);
         let bytes = element.bytes() * values.len();
         let mut words = self.words_of(element, values);
         let (letter, mnemonic) = match bytes {
@@ -448,7 +462,7 @@ impl<'a> Lowering<'_, 'a> {
             1 => (String::new(), sources[0].clone()),
             _ => (format!(".v{count}"), format!("{{{}}}", sources.join(", "))),
         };
-        let text = format!("@$1 st.global{vector}.{mnemonic} \t[$0], {list};");
+        let text = format!("@$1 st.global{vector}.{mnemonic} \t[$0{offset:+}], {list};");
         let constraints = format!("l,b,{}", vec![letter; count].join(","));
         let mut operands = vec![pointer, predicate];
         operands.extend(words);

@@ -181,11 +181,14 @@ impl<'r, 'a> Lowering<'r, 'a> {
             match &instruction.operation {
                 Operation::Dot { lhs, rhs, .. } => {
                     self.hoist_operands(instruction.results[0], *lhs, *rhs, inside)?;
-                    if let Some(plan) = self.plan.dots.get(&instruction.results[0])
-                        && plan.method != DotMethod::MultiplyAdd
-                    {
-                        self.hoist_conversions(*lhs, &plan.lhs, inside)?;
-                        self.hoist_conversions(*rhs, &plan.rhs, inside)?;
+                    if let Some(plan) = self.plan.dots.get(&instruction.results[0]) {
+                        for (operand, fragments) in [(*lhs, &plan.lhs), (*rhs, &plan.rhs)] {
+                            let layout = match plan.method {
+                                DotMethod::TensorCore(_) => fragments.clone(),
+                                DotMethod::MultiplyAdd => self.operand_layout(operand),
+                            };
+                            self.hoist_conversions(operand, &layout, inside)?;
+                        }
                     }
                 }
                 Operation::For { body, .. } => self.hoist_invariants(body, inside)?,
@@ -399,7 +402,8 @@ impl<'r, 'a> Lowering<'r, 'a> {
                 let (all, none) = (self.emitter.i32(bytes as i64), self.emitter.i32(0));
                 self.emitter.select(Scalar::I32, predicate, all, none)
             });
-            let mut operands = vec![target, vector.pointer];
+            let address = self.address(vector);
+            let mut operands = vec![target, address];
             operands.extend(size);
             match first_copy {
                 None => {
