@@ -1,8 +1,8 @@
 //! Tile programs to PTX, for NVIDIA GPUs from compute capability 8.0 on.
 //!
-//! [`compile`] analyses a program ([`analysis`]), chooses a layout over registers, lanes and warps for every tile ([`plan`], [`layout`]), and
-//! lowers it to the llvm and nvvm dialects ([`lower`], [`memory`], [`shared`], [`reduce`], [`dot`], [`pipeline`]); LLVM makes PTX of that. No
-//! device library is needed: transcendental functions are written out ([`math`]).
+//! [`compile`] analyses a program (`analysis`), chooses a layout over registers, lanes and warps for every tile (`plan`, `layout`, `dot_plan`), and
+//! lowers it to the llvm dialect and NVIDIA's intrinsics (`lower`, `memory`, `shared`, `reduce`, `dot`, `pipeline`); LLVM makes PTX of that. No
+//! device library is needed: transcendental functions are written out (`math`).
 
 mod access;
 mod analysis;
@@ -20,6 +20,7 @@ mod memory;
 mod pipeline;
 mod plan;
 mod reduce;
+mod scalar;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ const CHIPS: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
 fn build(program: &Program, name: &str) -> (PtxKernel, Option<Report>) {
     let kernel =
         compile(program, &NvptxOptions::new(chip(name))).unwrap_or_else(|error| panic!("{name}: {error}\n{program}"));
+    assert!(!kernel.ptx.contains(".func") && !kernel.ptx.contains("call"), "{} calls a function", kernel.entry);
     if let Some(directory) = std::env::var_os("TESSERA_PTX_DIR") {
         let path = std::path::Path::new(&directory).join(format!("{}.{name}.ptx", program.name));
         std::fs::write(path, &kernel.ptx).expect("TESSERA_PTX_DIR is a folder");
@@ -58,6 +59,18 @@ fn a_file_is_headed_by_what_it_computes() {
     assert!(lines[1].starts_with("// tile program "), "{lines:?}");
     assert_eq!(lines[2], "// sm_90a: grid ⌈n / 512⌉ × 1 × 1, 4 warps, 1 stages, 0 bytes of dynamic shared memory");
     assert!(kernel.ptx.contains(".target sm_90a") && kernel.ptx.contains(".reqntid 128"));
+}
+
+#[test]
+fn equal_programs_give_equal_files_and_stages_are_kept_on_demand() {
+    let mut options = NvptxOptions::new(chip("sm_80"));
+    let first = compile(&programs::attention(64), &options).unwrap();
+    assert!(first.mlir.is_none() && first.llvm_ir.is_none());
+    options.keep_stages = true;
+    let second = compile(&programs::attention(64), &options).unwrap();
+    assert_eq!(first.ptx, second.ptx);
+    assert!(second.mlir.is_some_and(|text| text.contains("llvm.call_intrinsic \"llvm.nvvm.mma.m16n8k16")));
+    assert!(second.llvm_ir.is_some_and(|text| text.contains("define ptx_kernel void @attention_d64")));
 }
 
 #[test]
