@@ -18,16 +18,12 @@ pub enum Cache {
 impl Cache {
     /// `$TESSERA_CACHE`, else `tessera` in `$XDG_CACHE_HOME`, else `~/.cache/tessera`.
     pub fn open() -> Result<Self> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let folder = variable("TESSERA_CACHE")
-            .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("tessera")))
-            .or_else(|| variable("HOME").map(|home| home.join(".cache/tessera")))
-            .ok_or_else(|| {
-                miette!(
-                    help = "set TESSERA_CACHE to a folder, or pass --no-cache",
-                    "there is no cache folder: neither TESSERA_CACHE, XDG_CACHE_HOME nor HOME is set"
-                )
-            })?;
+        let folder = tessera_terminal::cache_folder().ok_or_else(|| {
+            miette!(
+                help = "set TESSERA_CACHE to a folder, or pass --no-cache",
+                "there is no cache folder: neither TESSERA_CACHE, XDG_CACHE_HOME nor HOME is set"
+            )
+        })?;
         fs::create_dir_all(&folder).into_diagnostic().wrap_err_with(|| {
             format!("cannot make the cache folder {}; pass --no-cache to do without", folder.display())
         })?;

@@ -4,9 +4,9 @@ use miette::{IntoDiagnostic, Result, WrapErr};
 
 use crate::arguments::Export;
 use crate::cache::Cache;
-use crate::output;
-use crate::progress::Progress;
 use crate::session::open_model;
+use tessera_terminal::Progress;
+use tessera_terminal::output;
 
 pub fn run(arguments: &Export, progress: &Progress) -> Result<()> {
     let cache = Cache::open()?;

@@ -8,9 +8,9 @@ use tessera_models::generation::{self, Continuation, Limits, Request, Sampling, 
 use tessera_models::{Tokenizer, generation::pages_for};
 
 use crate::arguments::Generate;
-use crate::output;
-use crate::progress::Progress;
 use crate::session::Session;
+use tessera_terminal::Progress;
+use tessera_terminal::output;
 
 pub fn run(arguments: &Generate, progress: &Progress) -> Result<()> {
     let sampling = Sampling {

@@ -9,8 +9,8 @@ use npyz::WriterBuilder;
 use tessera_models::generation::{Step, check_tokens};
 
 use crate::arguments::Logits;
-use crate::progress::Progress;
 use crate::session::Session;
+use tessera_terminal::Progress;
 
 pub fn run(arguments: &Logits, progress: &Progress) -> Result<()> {
     let session = Session::open(&arguments.model, &arguments.run, progress)?;

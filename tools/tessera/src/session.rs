@@ -19,7 +19,7 @@ use tessera_runtime::{Artifact, Weights};
 
 use crate::arguments::{ModelArguments, RunArguments, WeightStorage};
 use crate::cache::Cache;
-use crate::progress::Progress;
+use tessera_terminal::Progress;
 
 /// The device that is none: the graph IR's reference evaluation.
 const REFERENCE: &str = "reference";

@@ -12,9 +12,9 @@ use tessera_ir::Module;
 
 use crate::arguments::{Compile, Emit};
 use crate::disassemble::disassemble;
-use crate::progress::Progress;
 use crate::source::Source;
-use crate::{cache, files, opt};
+use crate::{files, opt};
+use tessera_terminal::Progress;
 
 /// Compiles a module and writes the artifact, or another stage.
 pub fn run(arguments: &Compile, progress: &Progress) -> Result<()> {
@@ -42,7 +42,7 @@ pub fn run(arguments: &Compile, progress: &Progress) -> Result<()> {
     options.passes = pipeline;
     options.knobs = Overrides::parse(&arguments.knob.join(",")).into_diagnostic()?;
     if !arguments.no_cache && !arguments.print_schedule && !arguments.remarks {
-        options.cache = cache::folder();
+        options.cache = tessera_terminal::cache_folder();
     }
     let dumps = DumpFolder::of(arguments)?;
     options.dumps = dumps.dumps(arguments);

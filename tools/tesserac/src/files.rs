@@ -1,22 +1,14 @@
-//! Files that appear whole or not at all, and standard output, which may be a pipe whose reader has gone.
+//! Files that appear whole or not at all.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use miette::{IntoDiagnostic, Report, Result, WrapErr, miette};
+use miette::{IntoDiagnostic, Result, WrapErr, miette};
+use tessera_terminal::output;
 
 /// Writes to standard output, all of it at once.
 pub fn print(bytes: impl AsRef<[u8]>) -> Result<()> {
-    let mut output = std::io::stdout().lock();
-    output.write_all(bytes.as_ref()).and_then(|()| output.flush()).into_diagnostic()
-}
-
-/// Whether the error is that nobody reads standard output any more.
-pub fn is_broken_pipe(error: &Report) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
+    output::write(bytes.as_ref())
 }
 
 /// Whether `path` means standard output.

@@ -15,9 +15,9 @@ use tessera_runtime::plan::{Extent, Plan};
 use crate::arguments::Inspect;
 use crate::files;
 use crate::page::{self, Page};
-use crate::progress::Progress;
 use crate::run::is_artifact;
 use crate::source::Source;
+use tessera_terminal::Progress;
 
 /// Shows an artifact or a module.
 pub fn run(arguments: &Inspect, progress: &Progress) -> Result<()> {

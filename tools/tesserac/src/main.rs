@@ -1,7 +1,6 @@
 //! `tesserac`: compiles, checks, runs and shows models that are written as graph IR.
 
 mod arguments;
-mod cache;
 mod compile;
 mod disassemble;
 mod files;
@@ -10,26 +9,24 @@ mod npy;
 mod ops;
 mod opt;
 mod page;
-mod progress;
 mod run;
 mod source;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use miette::Result;
-use tracing_subscriber::EnvFilter;
+use tessera_terminal::{Progress, log_to_standard_error, output};
 
 use arguments::{Command, CommandLine, Completions};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    report_to_standard_error(line.verbose, line.quiet);
+    log_to_standard_error(line.verbose, line.quiet);
     match run(line) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
-        Err(error) if files::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:?}");
             ExitCode::FAILURE
@@ -38,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn run(line: CommandLine) -> Result<()> {
-    let progress = progress::Progress::new(!line.quiet && std::io::stderr().is_terminal());
+    let progress = Progress::unless_quiet(line.quiet);
     match line.command {
         Command::Compile(arguments) => compile::run(&arguments, &progress),
         Command::Opt(arguments) => opt::run(&arguments),
@@ -48,20 +45,7 @@ fn run(line: CommandLine) -> Result<()> {
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "tesserac", &mut script);
-            files::print(&script)
+            output::write(&script)
         }
     }
-}
-
-/// `TESSERA_LOG` has the last word, in the syntax of tracing's filters.
-fn report_to_standard_error(verbose: u8, quiet: bool) {
-    let level = match (quiet, verbose) {
-        (true, _) => "error",
-        (_, 0) => "warn",
-        (_, 1) => "info",
-        (_, 2) => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("TESSERA_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }

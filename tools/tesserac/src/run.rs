@@ -17,9 +17,9 @@ use tessera_runtime::{Artifact, Executable, KvCache, Session, TensorView, Weight
 
 use crate::arguments::{Compare, Run};
 use crate::compile::{pick_function, with_function};
-use crate::progress::Progress;
 use crate::source::Source;
-use crate::{cache, files, npy};
+use crate::{files, npy};
+use tessera_terminal::Progress;
 
 /// Runs a function, and compares its outputs if that is asked for.
 pub fn run(arguments: &Run, progress: &Progress) -> Result<()> {
@@ -109,7 +109,7 @@ fn run_module(arguments: &Run, device: &Arc<dyn Device>, progress: &Progress) ->
     let inputs = inputs_of(arguments, &module, function)?;
 
     let mut options = CompileOptions::new(target_of(device.as_ref())?);
-    options.cache = cache::folder();
+    options.cache = tessera_terminal::cache_folder();
     let compiled = progress
         .during(&format!("compiling @{name}"), || compile(&module, &options))
         .map_err(|error| source.compile_error(error))?;
