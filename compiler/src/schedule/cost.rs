@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use tessera_ir::{Dim, Graph, Name, Shape, Type, ValueId, ops};
+use tessera_ir::{Dim, Graph, Name, Op, Shape, Type, ValueId, ops};
 
 use super::emitter::{AttentionPhase, Shaping};
 use super::error::ScheduleError;
@@ -106,6 +106,32 @@ pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
     }
 }
 
+/// Ops that look at whole rows.
+const REDUCING: [Op; 9] = [
+    ops::REDUCE_SUM,
+    ops::REDUCE_MAX,
+    ops::REDUCE_MIN,
+    ops::REDUCE_MEAN,
+    ops::ARGMAX,
+    ops::SOFTMAX,
+    ops::LAYER_NORM,
+    ops::RMS_NORM,
+    ops::SAMPLE,
+];
+
+/// Whether a region looks at whole rows.
+pub fn reduces(graph: &Graph) -> bool {
+    graph.operations().any(|(_, operation)| REDUCING.contains(&operation.op()))
+}
+
+/// The tiling of kernels that reduce rows.
+pub fn rows(machine: &Machine, overrides: &Overrides) -> Tiling {
+    let chunk = if machine.target == Target::Host { 1 << 14 } else { 8192 };
+    let mut tiling = Tiling { columns: chunk, chunk, ..Tiling::new(Strategy::Rows) };
+    overrides.apply(&mut tiling);
+    tiling
+}
+
 /// What decides about a region.
 struct Traits {
     strategy: Strategy,
@@ -122,15 +148,7 @@ fn traits(graph: &Graph) -> Traits {
         let strategy = match operation.op() {
             ops::ATTENTION | ops::PAGED_ATTENTION => Strategy::Attention,
             ops::MATMUL => Strategy::Matmul,
-            ops::REDUCE_SUM
-            | ops::REDUCE_MAX
-            | ops::REDUCE_MIN
-            | ops::REDUCE_MEAN
-            | ops::ARGMAX
-            | ops::SOFTMAX
-            | ops::LAYER_NORM
-            | ops::RMS_NORM
-            | ops::SAMPLE => Strategy::Rows,
+            op if REDUCING.contains(&op) => Strategy::Rows,
             _ => Strategy::Elementwise,
         };
         let rank = |strategy| match strategy {
@@ -166,7 +184,9 @@ fn rows_and_columns(graph: &Graph, value: Option<ValueId>) -> (Shape, Option<u64
 pub fn choose(graph: &Graph, machine: &Machine, overrides: &Overrides) -> Vec<Variant> {
     let traits = traits(graph);
     let (rows, columns) = rows_and_columns(graph, traits.anchor);
+    let whole_rows = self::rows(machine, overrides);
     let mut variants = match machine.target {
+        _ if traits.strategy == Strategy::Rows => always(whole_rows),
         Target::Host => host(&traits, graph, &rows, columns, machine.threads.into()),
         Target::Cuda(_) => cuda(&traits, graph, &rows, columns),
     };
@@ -230,12 +250,11 @@ const HOST_SHORTEST_RUN: u64 = 512;
 /// Tiles of the host: see the documentation of [`crate::target::host`] for what its products want.
 fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, threads: u64) -> Vec<Variant> {
     match traits.strategy {
-        Strategy::Elementwise | Strategy::Flat => {
+        Strategy::Elementwise | Strategy::Rows | Strategy::Flat => {
             let columns = columns.unwrap_or(HOST_ELEMENTS).clamp(1, HOST_ELEMENTS);
             let rows = (HOST_ELEMENTS / columns).clamp(1, 64);
             always(Tiling { rows: rows as u32, columns: columns as u32, ..Tiling::new(Strategy::Elementwise) })
         }
-        Strategy::Rows => always(Tiling { columns: 1 << 14, chunk: 1 << 14, ..Tiling::new(Strategy::Rows) }),
         Strategy::Attention => {
             let tiling = |rows| Tiling { rows, keys: 64, ..Tiling::new(Strategy::Attention) };
             let tokens = rows.first().cloned().into_iter().collect();
@@ -258,7 +277,7 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             let most = HOST_PANEL_BYTES / (product.inner.max(1) * product.bytes) / 64 * 64;
             let panel = most.clamp(64, share(threads).max(64));
             let few = vec![(tiling(1, narrow), 1), (tiling(8, narrow), 8)];
-            by_rows(rows, few, tiling(96, panel))
+            by_rows(rows, few, stored(graph, tiling(96, panel)))
         }
     }
 }
@@ -285,6 +304,15 @@ impl Product {
     }
 }
 
+/// Elements of a tile that four warps hold in registers beside others.
+const CUDA_TILE_ELEMENTS: u32 = 8192;
+
+/// With many rows, what is reduced over them is computed once and not for every tile of columns.
+fn stored(graph: &Graph, tiling: Tiling) -> Tiling {
+    let prologue = if super::library::prologue(graph).is_some() { 2 } else { 1 };
+    Tiling { prologue, ..tiling }
+}
+
 fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> Vec<Variant> {
     let width = |most: u64| columns.map_or(most, |columns| columns.next_power_of_two().clamp(1, most)) as u32;
     let is_f32 = graph.operations().any(|(node, operation)| {
@@ -294,10 +322,9 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
             })
     });
     match traits.strategy {
-        Strategy::Elementwise | Strategy::Flat => {
+        Strategy::Elementwise | Strategy::Rows | Strategy::Flat => {
             always(Tiling { columns: width(1024), ..Tiling::new(Strategy::Elementwise) })
         }
-        Strategy::Rows => always(Tiling { columns: 8192, chunk: 8192, ..Tiling::new(Strategy::Rows) }),
         Strategy::Attention => {
             // Few tokens are few programs: the keys are split so that all multiprocessors take part.
             let few = Tiling { rows: 16, keys: 64, splits: 8, stages: 2, ..Tiling::new(Strategy::Attention) };
@@ -307,13 +334,14 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
         }
         Strategy::Matmul => {
             let stages = if is_f32 { 2 } else { 3 };
-            let few = Tiling { rows: 16, columns: 64, inner: 64, stages, ..Tiling::new(Strategy::Matmul) };
-            // Whole rows that a norm looks at, and products without tensor cores, fill the registers of four warps.
-            let normed =
-                graph.operations().any(|(_, operation)| operation.is(ops::LAYER_NORM) || operation.is(ops::RMS_NORM));
-            let warps = if is_f32 || normed { 8 } else { 4 };
-            let many = Tiling { rows: 64, columns: 128, inner: 32, stages, warps, ..Tiling::new(Strategy::Matmul) };
-            by_rows(rows, vec![(with_rotation(few, traits.rotated), 16)], with_rotation(many, traits.rotated))
+            // What is reduced over the rows of a tile is in registers, and so are products without tensor cores.
+            let tiling = |rows, columns, inner, warps| {
+                let chunk = CUDA_TILE_ELEMENTS / rows;
+                let tiling = Tiling { rows, columns, inner, chunk, stages, warps, ..Tiling::new(Strategy::Matmul) };
+                with_rotation(tiling, traits.rotated)
+            };
+            let warps = if is_f32 { 8 } else { 4 };
+            by_rows(rows, vec![(tiling(16, 64, 64, 4), 16)], stored(graph, tiling(64, 128, 32, warps)))
         }
     }
 }

@@ -47,10 +47,12 @@ struct Flat {
     /// The fusion that an operation stood in, by a number; its own for those outside.
     groups: HashMap<NodeId, usize>,
     labels: HashMap<usize, Name>,
+    /// Place of every node in topological order.
+    places: HashMap<NodeId, usize>,
 }
 
 fn flatten(graph: &Graph) -> Result<Flat, ScheduleError> {
-    let mut flat = Flat { graph: Graph::new(), groups: HashMap::new(), labels: HashMap::new() };
+    let mut flat = Flat { graph: Graph::new(), groups: HashMap::new(), labels: HashMap::new(), places: HashMap::new() };
     let mut values: HashMap<ValueId, ValueId> = HashMap::new();
     for input in graph.inputs() {
         let name = graph.value_name(input).cloned().unwrap_or_default();
@@ -62,6 +64,7 @@ fn flatten(graph: &Graph) -> Result<Flat, ScheduleError> {
     let mut groups = 0;
     inline(graph, &mut flat, &mut values, None, &mut groups)?;
     flat.graph.set_outputs(graph.outputs().iter().map(|output| values[output]).collect::<Vec<_>>());
+    flat.places = places(&flat.graph);
     Ok(flat)
 }
 
@@ -323,10 +326,9 @@ impl Former<'_> {
             let name = flat.value_name(*input).cloned().unwrap_or_default();
             values.insert(*input, region.input(name, flat.value_type(*input).clone()));
         }
-        for node in flat.topological_order() {
-            if !needed.contains(&node) {
-                continue;
-            }
+        let mut needed: Vec<NodeId> = needed.into_iter().collect();
+        needed.sort_by_key(|node| self.flat.places[node]);
+        for node in needed {
             let Some(operation) = flat.operation(node) else { continue };
             let operands: Vec<ValueId> = flat.operands(node).iter().map(|operand| values[operand]).collect();
             let types: Vec<Type> = flat.node(node).results().to_vec();
@@ -340,8 +342,7 @@ impl Former<'_> {
             }
         }
         region.set_outputs(roots.iter().map(|root| values[root]).collect::<Vec<_>>());
-        let places: HashMap<NodeId, usize> =
-            region.topological_order().into_iter().enumerate().map(|(place, node)| (node, place)).collect();
+        let places = places(&region);
         let origins = values.iter().map(|(from, to)| ((places[&to.node], to.result), *from)).collect();
         Ok((region, inputs, origins))
     }
@@ -362,8 +363,7 @@ impl Former<'_> {
             let added = graph.add(operation.clone(), &[], flat.node(node).results())?;
             values.insert(ValueId::first(node), ValueId::first(added));
         }
-        let order = flat.topological_order();
-        let places: HashMap<NodeId, usize> = order.into_iter().enumerate().map(|(place, node)| (node, place)).collect();
+        let places = &self.flat.places;
         let mut returned: HashMap<ValueId, ValueId> = HashMap::new();
         // In the order of the last root; kernels whose inputs are missing wait.
         let mut waiting: Vec<&Roots> = self.regions.iter().collect();
@@ -435,6 +435,11 @@ fn depends_on(graph: &Graph, value: ValueId, other: ValueId) -> bool {
         }
     }
     false
+}
+
+/// Place of every node in topological order.
+fn places(graph: &Graph) -> HashMap<NodeId, usize> {
+    graph.topological_order().into_iter().enumerate().map(|(place, node)| (node, place)).collect()
 }
 
 /// A name for a kernel: the ops that it computes, the moving ones left out.

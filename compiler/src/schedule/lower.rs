@@ -13,7 +13,7 @@ use super::cost;
 use super::error::ScheduleError;
 use super::form::is_list;
 use super::kernel::{Built, PartialSizes};
-use super::library::{InputKind, Library};
+use super::library::{InputKind, Library, Step};
 use super::strategy::{Strategy, Tiling};
 use super::symbols::Symbols;
 use crate::target::Target;
@@ -142,8 +142,8 @@ fn lower_function(
         let results: Vec<ValueId> = (0..region.outputs().len() as u32).map(|result| ValueId { node, result }).collect();
         lowering.results(&results)?;
         for variant in &variants {
-            let built = library
-                .kernels(region, symbols, &kinds, &variant.tiling)
+            let steps = library
+                .steps(region, symbols, &kinds, &variant.tiling)
                 .map_err(|(_, cut)| error(format!("the schedule `{}` does not fit: {cut}", variant.tiling)))?;
             let guard = match &variant.when {
                 None => None,
@@ -153,11 +153,24 @@ fn lower_function(
                     Some(Guard { extent: Extent::symbol(position), minimum: *minimum, maximum: *maximum })
                 }
             };
-            let partials = built.iter().find_map(|built| built.partials.clone());
+            let partials = steps.iter().find_map(|step| step.built.partials.clone());
             let partials = partials.map(|sizes| lowering.partials(&sizes, guard.as_ref()));
-            for built in built {
-                let memory = KernelMemory { operands: &operands, results: &results, partials };
-                lowering.launch(built, &variant.tiling, guard.clone(), &label, &memory)?;
+            let mut inputs: Vec<BufferReference> = lowering.places(&operands)?;
+            let outputs = lowering.places(&results)?;
+            for step in steps {
+                match &step.stores {
+                    None => {
+                        let memory = KernelMemory { inputs: &inputs, outputs: &outputs, partials };
+                        lowering.launch(step, guard.clone(), &label, &memory)?;
+                    }
+                    Some(ty) => {
+                        let stored = lowering.slot(ty)?;
+                        let label = Name::from(format!("prologue of {label}"));
+                        let memory = KernelMemory { inputs: &inputs, outputs: &[stored], partials };
+                        lowering.launch(step, guard.clone(), &label, &memory)?;
+                        inputs.push(stored);
+                    }
+                }
             }
         }
     }
@@ -262,16 +275,29 @@ impl Lowering<'_> {
                     self.buffers.insert(*value, source);
                 }
                 ty if !self.buffers.contains_key(value) => {
-                    let (element, shape) = self.shape(ty)?;
-                    let (group, bytes) = element.group();
-                    let elements = Extent::product(shape).ceil_div(group);
-                    self.buffers.insert(*value, BufferReference::Slot(self.plan.slots.len()));
-                    self.plan.slots.push(Slot { bytes: elements * bytes });
+                    let slot = self.slot(ty)?;
+                    self.buffers.insert(*value, slot);
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// A new temporary buffer for a tensor.
+    fn slot(&mut self, ty: &Type) -> Result<BufferReference, ScheduleError> {
+        let (element, shape) = self.shape(ty)?;
+        let (group, bytes) = element.group();
+        let elements = Extent::product(shape).ceil_div(group);
+        self.plan.slots.push(Slot { bytes: elements * bytes });
+        Ok(BufferReference::Slot(self.plan.slots.len() - 1))
+    }
+
+    /// Where values are.
+    fn places(&self, values: &[ValueId]) -> Result<Vec<BufferReference>, ScheduleError> {
+        let place = |value: &ValueId| self.buffers.get(value).copied();
+        let places: Option<Vec<BufferReference>> = values.iter().map(place).collect();
+        places.ok_or_else(|| ScheduleError::Function("a kernel works on a value that is nowhere".into()))
     }
 
     fn constant(&mut self, value: ValueId) -> Result<(), ScheduleError> {
@@ -295,13 +321,12 @@ impl Lowering<'_> {
 
     fn launch(
         &mut self,
-        built: Built,
-        tiling: &Tiling,
+        step: Step,
         guard: Option<Guard>,
         label: &Name,
         memory: &KernelMemory<'_>,
     ) -> Result<(), ScheduleError> {
-        let Built { mut program, bindings, grid, .. } = built;
+        let Step { built: Built { mut program, bindings, grid, .. }, tiling, .. } = step;
         let hash = content_hash(&program);
         let kernel = match self.by_hash.get(&hash) {
             Some(kernel) => *kernel,
@@ -323,7 +348,7 @@ impl Lowering<'_> {
                     name,
                     hash: hash.to_hex().to_string(),
                     parameters: bindings.iter().map(parameter_kind).collect(),
-                    partition: partition(&program, tiling),
+                    partition: partition(&program, &tiling),
                     block_threads: if self.target == Target::Host { 1 } else { tiling.warps * 32 },
                     dynamic_shared_bytes: 0,
                     scratch_bytes: 0,
@@ -358,12 +383,11 @@ impl Lowering<'_> {
     }
 
     fn buffer(&self, buffer: Buffer, memory: &KernelMemory<'_>) -> Result<Argument, ScheduleError> {
-        let of = |value: Option<&ValueId>| value.and_then(|value| self.buffers.get(value)).copied();
         let reference = match buffer {
             Buffer::Input(input) | Buffer::Keys { input, .. } | Buffer::Values { input, .. } => {
-                of(memory.operands.get(input))
+                memory.inputs.get(input).copied()
             }
-            Buffer::Output(output) => of(memory.results.get(output)),
+            Buffer::Output(output) => memory.outputs.get(output).copied(),
             Buffer::Partial(partial) => memory.partials.map(|first| BufferReference::Slot(first + partial as usize)),
         };
         let reference =
@@ -384,8 +408,8 @@ impl Lowering<'_> {
 
 /// What the buffers of a region's kernels stand for.
 struct KernelMemory<'a> {
-    operands: &'a [ValueId],
-    results: &'a [ValueId],
+    inputs: &'a [BufferReference],
+    outputs: &'a [BufferReference],
     /// The first of the slots that one kernel leaves something in for the next.
     partials: Option<usize>,
 }

@@ -79,6 +79,9 @@ knobs! {
     columns = "columns", 1;
     /// Parts that the columns of a matrix product are computed in, so that a rotation finds both elements of a pair.
     pieces = "pieces", 1;
+    /// Where what feeds the rows of a matrix product is computed, if rows are reduced for it: 1 in the product's loop, 2 by a kernel of its
+    /// own.
+    prologue = "prologue", 1;
     /// Length of the chunks that a matrix product sums over.
     inner = "inner", 32;
     /// Keys that attention looks at in one step.

@@ -3,6 +3,7 @@
 mod machine;
 mod models;
 mod ops;
+mod random;
 
 use std::collections::BTreeMap;
 
