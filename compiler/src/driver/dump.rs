@@ -1,7 +1,8 @@
 //! Dumps: what every stage made, as numbered files in one folder.
 
-use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tessera_ir::Module;
 
@@ -67,7 +68,7 @@ pub struct Dumps {
     pub stages: Vec<Stage>,
     /// Passes after which the module is dumped.
     pub after_passes: Vec<String>,
-    next: Cell<u32>,
+    next: Arc<AtomicU32>,
 }
 
 impl Dumps {
@@ -132,8 +133,7 @@ impl Dumps {
     }
 
     fn number(&self) -> String {
-        self.next.set(self.next.get() + 1);
-        format!("{:02}", self.next.get())
+        format!("{:02}", self.next.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 

@@ -35,6 +35,9 @@ use crate::target::nvptx;
 /// What the compiler calls itself in artifacts and cache keys.
 pub const PRODUCER: &str = concat!("tesserac ", env!("CARGO_PKG_VERSION"));
 
+/// Stack of each thread that compiles; what is not touched costs nothing.
+const STACK_BYTES: usize = 64 << 20;
+
 /// Choices of a compilation.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
@@ -149,7 +152,12 @@ pub fn compile_from(input: &Input, options: &CompileOptions) -> Result<Compiled,
         return Ok(Compiled { artifact, report });
     }
     let mut session = Session { options, report: Report::default() };
-    let artifact = session.run(input)?;
+    // Expressions are followed by recursion here and in LLVM: as deep as a model may make them.
+    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build();
+    let artifact = match pool {
+        Ok(pool) => pool.install(|| session.run(input))?,
+        Err(_) => session.run(input)?,
+    };
     let mut report = session.report;
     report.total = start.elapsed();
     if let (Some(cache), Some(key)) = (&cache, &key)
