@@ -141,8 +141,17 @@ struct Traits {
     rotated: Option<u64>,
 }
 
+/// The first tensor that a region stores.
+fn stored_value(graph: &Graph) -> Option<ValueId> {
+    let output = graph.outputs().first().copied()?;
+    match graph.defining(output) {
+        Some(operation) if operation.is(ops::KV_APPEND) => graph.operands(output.node).get(1).copied(),
+        _ => Some(output),
+    }
+}
+
 fn traits(graph: &Graph) -> Traits {
-    let mut found = Traits { strategy: Strategy::Elementwise, anchor: graph.outputs().first().copied(), rotated: None };
+    let mut found = Traits { strategy: Strategy::Elementwise, anchor: stored_value(graph), rotated: None };
     for (node, operation) in graph.operations() {
         let value = ValueId::first(node);
         let strategy = match operation.op() {
@@ -276,8 +285,14 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             };
             let most = HOST_PANEL_BYTES / (product.inner.max(1) * product.bytes) / 64 * 64;
             let panel = most.clamp(64, share(threads).max(64));
-            let few = vec![(tiling(1, narrow), 1), (tiling(8, narrow), 8)];
-            by_rows(rows, few, stored(graph, tiling(96, panel)))
+            // Threads that read a row-major matrix by columns read it in turns, a row's piece each, which memory is slow at. So they
+            // share its rows out and add up what they find.
+            let splits = (2..=threads).rev().find(|splits| super::steps::splittable(graph, *splits).is_some());
+            let few = |rows| match splits {
+                Some(splits) => Tiling { splits: splits as u32, ..tiling(rows, columns.next_multiple_of(16)) },
+                None => tiling(rows, narrow),
+            };
+            by_rows(rows, vec![(few(1), 1), (few(8), 8)], stored(graph, tiling(96, panel)))
         }
     }
 }
@@ -309,7 +324,7 @@ const CUDA_TILE_ELEMENTS: u32 = 8192;
 
 /// With many rows, what is reduced over them is computed once and not for every tile of columns.
 fn stored(graph: &Graph, tiling: Tiling) -> Tiling {
-    let prologue = if super::library::prologue(graph).is_some() { 2 } else { 1 };
+    let prologue = if super::steps::prologue(graph).is_some() { 2 } else { 1 };
     Tiling { prologue, ..tiling }
 }
 

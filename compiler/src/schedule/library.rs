@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use tessera_ir::{Graph, NodeId, NodeKind, Type, ValueId, ops};
+use tessera_ir::{Graph, NodeId, NodeKind, ValueId, ops};
 use tessera_runtime::plan::Extent;
 
 use super::arguments::{Binding, Buffer};
@@ -31,17 +31,6 @@ pub enum InputKind {
 }
 
 type Outcome = Result<Arc<Vec<Built>>, (Position, Cut)>;
-
-/// One of the kernels of a region.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// The program.
-    pub built: Built,
-    /// Its tiling.
-    pub tiling: Tiling,
-    /// Where the program's output is not the region's: the type of what it stores, which the next step has as its last input.
-    pub stores: Option<Type>,
-}
 
 /// Builds programs and remembers them.
 pub struct Library {
@@ -77,43 +66,8 @@ impl Library {
         variants.iter().try_for_each(|variant| self.steps(graph, symbols, inputs, &variant.tiling).map(|_| ()))
     }
 
-    /// The kernels of a region, to be launched in this order: one; two where what feeds the rows of its matrix product is stored
-    /// first, or where the keys of its attention are split.
-    pub fn steps(
-        &mut self,
-        graph: &Graph,
-        symbols: &Symbols,
-        inputs: &[InputKind],
-        tiling: &Tiling,
-    ) -> Result<Vec<Step>, (Position, Cut)> {
-        let stored = if tiling.prologue == 2 { prologue(graph) } else { None };
-        let Some(stored) = stored else {
-            let kernels = self.kernels(graph, symbols, inputs, tiling)?;
-            return Ok(kernels.into_iter().map(|built| Step { built, tiling: tiling.clone(), stores: None }).collect());
-        };
-        let (before, after) = split(graph, stored);
-        let mut steps = Vec::new();
-        // What is before and after is named by its place in the region as a whole.
-        let place_of = |part: &Graph, (place, cut): (Position, Cut)| {
-            let own = part.topological_order().get(place.0).copied();
-            let node = own.filter(|node| graph.contains(*node)).unwrap_or(stored.node);
-            let place = graph.topological_order().iter().position(|other| *other == node).unwrap_or(0);
-            ((place, cut.value.result), cut)
-        };
-        let rows = super::cost::rows(&self.machine, &self.overrides);
-        let kernels = self.kernels(&before, symbols, inputs, &rows).map_err(|error| place_of(&before, error))?;
-        let stores = Some(graph.value_type(stored).clone());
-        steps.extend(kernels.into_iter().map(|built| Step { built, tiling: rows.clone(), stores: stores.clone() }));
-        let mut kinds = inputs.to_vec();
-        kinds.push(InputKind::Made);
-        let tiling = Tiling { prologue: 1, ..tiling.clone() };
-        let kernels = self.kernels(&after, symbols, &kinds, &tiling).map_err(|error| place_of(&after, error))?;
-        steps.extend(kernels.into_iter().map(|built| Step { built, tiling: tiling.clone(), stores: None }));
-        Ok(steps)
-    }
-
     /// The programs of a region, to be launched in this order.
-    fn kernels(
+    pub(super) fn kernels(
         &mut self,
         graph: &Graph,
         symbols: &Symbols,
@@ -195,30 +149,6 @@ impl Library {
         let _ = write!(text, "\n{tiling} {:?}", self.machine.target);
         blake3::hash(text.as_bytes())
     }
-}
-
-/// What feeds the rows of all matrix products of a region, if that is one value which is computed in it with reductions.
-pub fn prologue(graph: &Graph) -> Option<ValueId> {
-    let products = graph.operations().filter(|(_, operation)| operation.is(ops::MATMUL));
-    let mut rows = products.map(|(node, _)| graph.operands(node)[0]);
-    let first = rows.next()?;
-    if rows.any(|other| other != first) || graph.operation(first.node).is_none() {
-        return None;
-    }
-    let (before, _) = split(graph, first);
-    super::cost::reduces(&before).then_some(first)
-}
-
-/// A region cut at a value: what computes it, and the rest, which has it as its last input.
-fn split(graph: &Graph, value: ValueId) -> (Graph, Graph) {
-    let mut before = graph.clone();
-    before.set_outputs([value]);
-    before.remove_dead();
-    let mut after = graph.clone();
-    let input = after.input("stored", graph.value_type(value).clone());
-    after.replace_all_uses(value, input);
-    after.remove_dead();
-    (before, after)
 }
 
 /// The cache layers that a region works on, each once.

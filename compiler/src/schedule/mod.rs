@@ -29,6 +29,7 @@ mod operations;
 mod positions;
 mod reduction;
 mod sampling;
+mod steps;
 mod strategy;
 mod symbols;
 

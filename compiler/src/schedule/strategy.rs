@@ -86,7 +86,8 @@ knobs! {
     inner = "inner", 32;
     /// Keys that attention looks at in one step.
     keys = "keys", 64;
-    /// Parts that attention cuts each sequence's keys into, a program for each; a second kernel merges what they find.
+    /// Parts that attention cuts each sequence's keys into, or a matrix product its inner dimension, a program for each; a second
+    /// kernel merges what they find.
     splits = "splits", 1;
     /// Longest row that is reduced in one step.
     chunk = "chunk", 4096;
