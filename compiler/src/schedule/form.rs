@@ -234,6 +234,8 @@ impl Former<'_> {
     ) -> Result<(), ScheduleError> {
         let graph = &self.flat.graph;
         let inner = value.filter(|value| !cut.is_final && !self.stored.contains(value));
+        // What a product wants in an order that its tiles do not have is put in memory in that order.
+        let inner = inner.or_else(|| self.unstored_factor(&roots.values));
         if let Some(value) = inner.filter(|value| graph.operation(value.node).is_some()) {
             let name = graph.value_name(value).map(|name| format!("%{name}")).unwrap_or_else(|| "a value".into());
             let op = graph.operation(value.node).map_or("input", |operation| operation.op().name());
@@ -294,6 +296,27 @@ impl Former<'_> {
             name: graph.value_name(root).map(ToString::to_string),
             reason: roots.refusal.clone().unwrap_or(cut.reason),
         })
+    }
+
+    /// An operand of a matrix product or of attention among what `roots` are computed from that is not in memory in the shape it is
+    /// used in.
+    fn unstored_factor(&self, roots: &[ValueId]) -> Option<ValueId> {
+        let graph = &self.flat.graph;
+        let mut pending = roots.to_vec();
+        while let Some(value) = pending.pop() {
+            let Some(operation) = graph.operation(value.node) else { continue };
+            let operands = graph.operands(value.node);
+            let is_product = [ops::MATMUL, ops::ATTENTION].contains(&operation.op());
+            let is_unstored = |operand: &&ValueId| {
+                graph.operation(operand.node).is_some_and(|operation| !is_list(operation))
+                    && !self.stored.contains(operand)
+            };
+            if is_product && let Some(operand) = operands.iter().find(is_unstored) {
+                return Some(*operand);
+            }
+            pending.extend(operands.iter().filter(|operand| !self.stored.contains(operand)));
+        }
+        None
     }
 
     /// The graph that computes `roots` from what is in memory.

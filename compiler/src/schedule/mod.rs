@@ -28,6 +28,7 @@ mod matmul;
 mod operations;
 mod positions;
 mod reduction;
+mod reference;
 mod sampling;
 mod steps;
 mod strategy;
@@ -41,6 +42,7 @@ pub use form::{Formed, form};
 pub use kernel::{Built, Region, build};
 pub use library::Library;
 pub use lower::{Lowered, lower, symbols_of};
+pub use reference::reference;
 pub use strategy::{KNOBS, Strategy, Tiling};
 pub use symbols::Symbols;
 

@@ -25,6 +25,17 @@ impl Strategy {
     pub const ALL: [Strategy; 5] =
         [Strategy::Elementwise, Strategy::Rows, Strategy::Flat, Strategy::Matmul, Strategy::Attention];
 
+    /// Which tiles a program makes, in a line.
+    pub const fn summary(self) -> &'static str {
+        match self {
+            Strategy::Elementwise => "rows by columns, each element on its own",
+            Strategy::Rows => "whole rows, with what is reduced over them",
+            Strategy::Flat => "runs of elements in memory order: the fallback for orders that tiles do not have",
+            Strategy::Matmul => "tiles of a matrix product, with what feeds it and what is made of it",
+            Strategy::Attention => "queries of one key head, over all keys that they see",
+        }
+    }
+
     /// The name in the text form.
     pub const fn name(self) -> &'static str {
         match self {

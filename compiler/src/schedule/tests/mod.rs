@@ -1,5 +1,6 @@
 //! Every op and whole graphs: scheduled, followed with the tile interpreter, and compared with the reference evaluation.
 
+mod dumps;
 mod machine;
 mod models;
 mod ops;
