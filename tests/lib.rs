@@ -1,0 +1,1 @@
+//! End-to-end tests: models from folder to numbers, through every crate.
