@@ -4,7 +4,7 @@ use tessera_ir::{NumericPolicy, Storage};
 use tessera_models::weights::Initialization;
 use tessera_models::{GptConfig, Model, ModelConfig};
 
-use crate::assert_host_agrees;
+use crate::{assert_host_agrees, take_turn};
 
 fn small() -> GptConfig {
     GptConfig {
@@ -37,6 +37,7 @@ fn check(config: GptConfig, tolerance: f32) {
 
 #[test]
 fn every_flag_on_and_off() {
+    let _turn = take_turn();
     // Each flag with the others on and with the others off.
     for mask in [0, 1, 2, 4, 8, 15, 14, 13, 11, 7] {
         check(
@@ -55,6 +56,7 @@ fn every_flag_on_and_off() {
 
 #[test]
 fn query_heads_share_key_heads_by_one_four_and_twelve() {
+    let _turn = take_turn();
     for (n_heads, n_kv_heads, d_head) in [(4, 4, 16), (8, 2, 32), (12, 1, 64), (2, 1, 96), (2, 2, 128)] {
         check(GptConfig { n_heads, n_kv_heads, d_head: Some(d_head), ..small() }, 1e-5);
     }
@@ -62,6 +64,7 @@ fn query_heads_share_key_heads_by_one_four_and_twelve() {
 
 #[test]
 fn narrow_weights_activations_and_caches() {
+    let _turn = take_turn();
     let policy = |storage: Storage| NumericPolicy::from(storage).accumulating_in(Storage::F32);
     for (compute, weight, cache, tolerance) in [
         (Storage::F32, Storage::Bf16, Storage::F32, 1e-5),
@@ -85,5 +88,6 @@ fn narrow_weights_activations_and_caches() {
 
 #[test]
 fn a_mesh_of_one_machine_in_the_configuration_changes_nothing_that_is_computed() {
+    let _turn = take_turn();
     check(GptConfig { tp_size: 2, pp_size: 2, dp_size: 3, ..small() }, 1e-5);
 }

@@ -13,7 +13,7 @@ use tessera_models::weights::Initialization;
 use tessera_models::{Gpt2Config, Model, ModelConfig};
 use tessera_runtime::{Artifact, device};
 
-use crate::{assert_host_agrees, on_host};
+use crate::{assert_host_agrees, on_host, take_turn};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-kjv")
@@ -31,6 +31,7 @@ fn ids(value: &Value) -> Vec<u32> {
 /// runtime alone do one after the other.
 #[test]
 fn the_fixture_through_text_and_file() {
+    let _turn = take_turn();
     let model = Model::open(&fixture()).unwrap();
     let module = parse_module(&model.module.to_string()).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -52,6 +53,7 @@ fn the_fixture_through_text_and_file() {
 
 #[test]
 fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
+    let _turn = take_turn();
     let model = Model::open(&fixture()).unwrap();
     let loaded = on_host(&model);
     let cases = expected()["greedy"].as_array().unwrap().clone();
@@ -77,6 +79,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
 /// The sampler is one algorithm, whoever runs it: where logits agree, the draws do.
 #[test]
 fn sampling_is_the_same_on_every_engine() {
+    let _turn = take_turn();
     let model = Model::open(&fixture()).unwrap();
     let request = |prompt: &[u32], temperature, top_k, top_p, seed| Request {
         prompt: prompt.to_vec(),
@@ -99,6 +102,7 @@ fn sampling_is_the_same_on_every_engine() {
 
 #[test]
 fn activations_heads_and_storages() {
+    let _turn = take_turn();
     let base =
         Gpt2Config { vocab_size: 101, n_positions: 48, n_embd: 60, n_layer: 2, n_head: 3, ..Gpt2Config::default() };
     let initialization = Initialization { seed: 2, deviation: 0.1, vector_deviation: 0.1 };

@@ -3,6 +3,8 @@
 mod gpt;
 mod gpt2;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_models::Model;
@@ -11,6 +13,13 @@ use tessera_models::generation::{Engine, Step};
 use tessera_models::reference::ReferenceEngine;
 use tessera_runtime::device;
 use tessera_runtime::pages::Pages;
+
+/// Held by each test while it runs: every one of them wants all cores, and a compilation beside another only makes both late.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn take_turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Compiles a model for this machine and loads it.
 fn on_host(model: &Model) -> LoadedModel {
