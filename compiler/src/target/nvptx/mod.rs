@@ -129,13 +129,27 @@ fn check(program: &Program) -> Result<(), Error> {
 }
 
 /// How many blocks a multiprocessor should hold, which is how ptxas is told what registers a thread may have. It spills to fit more blocks
-/// than are needed if it is not told; a loop over small tiles is left 128 registers, any other all that there are.
+/// than are needed if it is not told; a loop over small tiles that carries little is left 128 registers, any other all that there are.
 fn minimum_blocks(analysis: &Analysis<'_>, plan: &Plan) -> Option<u32> {
     const SMALL: usize = 16;
     let inside = (0..analysis.program.types.len() as u32).map(tile::Value).filter(|&value| analysis.scope(value) > 0);
-    let largest = inside.map(|value| plan.home(value).map_or(0, layout::Layout::register_count)).max()?;
+    let registers = |value| plan.home(value).map_or(0, layout::Layout::register_count);
+    let largest = inside.map(registers).max()?;
     let threads = 32 << plan.warps;
-    Some(if largest <= SMALL { (512 / threads).max(1) } else { 1 })
+    let small = largest <= SMALL && carried(&analysis.program.body, &registers) <= SMALL;
+    Some(if small { (512 / threads).max(1) } else { 1 })
+}
+
+/// The most registers that a loop of a block carries from one iteration to the next.
+fn carried(block: &tile::Block, registers: &impl Fn(tile::Value) -> usize) -> usize {
+    let loops = block.instructions.iter().filter_map(|instruction| match &instruction.operation {
+        tile::Operation::For { body, .. } => Some(body),
+        _ => None,
+    });
+    loops
+        .map(|body| body.parameters.iter().map(|&value| registers(value)).sum::<usize>().max(carried(body, registers)))
+        .max()
+        .unwrap_or(0)
 }
 
 fn parameter(argument: &Argument) -> Parameter {
