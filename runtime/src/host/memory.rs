@@ -9,10 +9,6 @@ use crate::weights::WeightBytes;
 /// Blocks from this size on ask for huge pages: fewer misses in the address translation when a model streams through them.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Mapped after the end of every block. Host attention kernels are known to touch addresses just past the end of a KV cache; until
-/// their accesses are mended this keeps such an access inside the block's own mapping.
-const MARGIN: usize = 256 << 10;
-
 /// Anonymous memory: zero, page-aligned, and taken from the system only as it is touched.
 #[derive(Debug)]
 pub(super) struct HostMemory {
@@ -25,8 +21,7 @@ pub(super) struct HostMemory {
 impl HostMemory {
     pub fn allocate(bytes: u64) -> Result<HostMemory, HostError> {
         let size = usize::try_from(bytes.max(1)).map_err(|_| HostError::OutOfMemory(bytes))?;
-        let mapped = size.checked_add(MARGIN).ok_or(HostError::OutOfMemory(bytes))?;
-        let mut map = MmapMut::map_anon(mapped).map_err(|_| HostError::OutOfMemory(bytes))?;
+        let mut map = MmapMut::map_anon(size).map_err(|_| HostError::OutOfMemory(bytes))?;
         #[cfg(target_os = "linux")]
         if size >= HUGE_PAGE {
             // Only a wish: a kernel without huge pages serves as well.

@@ -66,7 +66,7 @@ impl Range {
             self.maximum * other.maximum,
         ];
         Self {
-            divisor: (self.divisor * other.divisor).min(LARGEST_DIVISOR),
+            divisor: self.divisor.saturating_mul(other.divisor).min(LARGEST_DIVISOR),
             minimum: products.into_iter().min().unwrap_or(i64::MIN),
             maximum: products.into_iter().max().unwrap_or(i64::MAX),
             below: None,
@@ -267,7 +267,8 @@ impl<'p> Analysis<'p> {
                 below: Some((*index, 0)),
                 ..Range::UNKNOWN
             },
-            Operation::Constant(Literal::Integer(value)) => Range::constant(*value),
+            // Beyond 32 bits it is a constant of another type, which is no index.
+            Operation::Constant(Literal::Integer(value)) if i32::try_from(*value).is_ok() => Range::constant(*value),
             Operation::Iota => Range { minimum: 0, ..Range::UNKNOWN },
             Operation::Binary(BinaryOperation::Add, a, b) => self.range(*a).add(self.range(*b)),
             Operation::Binary(BinaryOperation::Subtract, a, b) => self.range(*a).add(self.range(*b).negate()),

@@ -246,7 +246,13 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let extent = argument.extents[row];
         let rows_exist = self.analysis.always_inside(start, length, extent)
             || self.analysis.demand(result, 0) == (Demand::Inside { start, extent });
-        if !whole_rows || !rows_exist || (arithmetic == Arithmetic::Amx && !depth.is_multiple_of(32)) {
+        // What is read at a time, pairs or tiles, must not reach beyond a row: into another one, or past the last.
+        let whole_steps = match arithmetic {
+            Arithmetic::Amx => depth.is_multiple_of(32),
+            Arithmetic::Bf16Pairs => depth.is_multiple_of(2),
+            Arithmetic::F32 | Arithmetic::F64 => true,
+        };
+        if !whole_rows || !rows_exist || !whole_steps {
             return None;
         }
         let origin = self.origin(2);

@@ -96,6 +96,19 @@ impl<'a> Lowering<'_, 'a> {
         if from == panel.element { value } else { self.converter().cast(value, from, panel.element) }
     }
 
+    /// A vector of a panel's columns. Vectors beyond the last repeat it: they may lie outside of the tensor, and nothing looks at them.
+    fn panel_vector(&self, panel: &Panel<'a>, vector: i64, guard: Guard) -> Index<'a> {
+        let e = self.emitter;
+        let column = e.add(panel.first, e.index(vector * i64::from(self.lanes)));
+        Index::Lanes(if guard == Guard::Checked { self.within_vectors(column, panel.columns) } else { column })
+    }
+
+    /// The start of a vector, or that of the last one that has a part in `length` elements.
+    pub(super) fn within_vectors(&self, start: Ssa<'a>, length: u32) -> Ssa<'a> {
+        let last = length.saturating_sub(1) / self.lanes * self.lanes;
+        self.emitter.integer_minimum(start, self.emitter.index(i64::from(last)))
+    }
+
     fn pack_rows(&self, panel: &Panel<'a>, guard: Guard) {
         let e = self.emitter;
         let row_bytes = i64::from(panel.vectors * self.lanes) * panel.element.bytes() as i64;
@@ -103,8 +116,8 @@ impl<'a> Lowering<'_, 'a> {
         self.each(e.index(0), e.index(i64::from(panel.inner)), e.index(1), &[], |k, _| {
             let row = e.offset(panel.pointer, e.multiply(k, e.index(row_bytes)));
             for vector in 0..i64::from(panel.vectors) {
-                let column = e.add(panel.first, e.index(vector * i64::from(self.lanes)));
-                let value = self.pack_element(panel, [Index::At(k), Index::Lanes(column)], guard);
+                let column = self.panel_vector(panel, vector, guard);
+                let value = self.pack_element(panel, [Index::At(k), column], guard);
                 e.store(value, e.offset(row, e.index(vector * vector_bytes)));
             }
             vec![]
@@ -121,7 +134,7 @@ impl<'a> Lowering<'_, 'a> {
             let k = e.shift_left(pair, e.index(1));
             let row = e.offset(panel.pointer, e.multiply(pair, e.index(row_bytes)));
             for vector in 0..i64::from(panel.vectors) {
-                let column = Index::Lanes(e.add(panel.first, e.index(vector * i64::from(self.lanes))));
+                let column = self.panel_vector(panel, vector, guard);
                 let zero = e.integer(Machine::I16, self.lanes, 0);
                 let even = if rows > 0 { self.pack_element(panel, [Index::At(k), column], guard) } else { zero };
                 let odd = if rows > 1 {
@@ -163,7 +176,8 @@ impl<'a> Lowering<'_, 'a> {
             let mut parts: SmallVec<[Ssa<'a>; 2]> = SmallVec::new();
             for part in 0..per_word {
                 let start = e.add(k, e.index(i64::from(part * lanes)));
-                let mut value = self.pack_element(panel, [Index::Lanes(start), Index::At(column)], guard);
+                let from = if partial { self.within_vectors(start, panel.inner) } else { start };
+                let mut value = self.pack_element(panel, [Index::Lanes(from), Index::At(column)], guard);
                 if partial {
                     let rest = e.subtract(e.index(i64::from(panel.inner)), start);
                     let rest = e.integer_maximum(e.integer_minimum(rest, e.index(i64::from(lanes))), e.index(0));

@@ -27,14 +27,15 @@ impl<'a> Lowering<'_, 'a> {
         [k, n]: [Ssa<'a>; 2],
         guard: Guard,
         arithmetic: Arithmetic,
-        end: Option<i64>,
+        end: Option<u32>,
     ) -> Ssa<'a> {
         let e = self.emitter;
         let lanes = i64::from(self.lanes);
         let part = |k: Ssa<'a>| {
-            let value = self.stream_element(rhs, [Index::Lanes(k), Index::At(n)], guard, arithmetic);
+            let from = end.map_or(k, |end| self.within_vectors(k, end));
+            let value = self.stream_element(rhs, [Index::Lanes(from), Index::At(n)], guard, arithmetic);
             let Some(end) = end else { return value };
-            let rest = e.subtract(e.index(end), k);
+            let rest = e.subtract(e.index(i64::from(end)), k);
             let rest = e.integer_maximum(e.integer_minimum(rest, e.index(lanes)), e.index(0));
             let active =
                 e.compare(Comparison::Less, e.iota(Machine::I32, self.lanes), e.resize_signed(rest, Machine::I32));
@@ -200,7 +201,7 @@ impl<'a> Lowering<'_, 'a> {
         let depth = i64::from(self.lanes) * if arithmetic == Arithmetic::Bf16Pairs { 2 } else { 1 };
         let whole = inner / depth * depth;
         let zero = e.float(sum, self.lanes, 0.0);
-        let step = |k: Ssa<'a>, guard: Guard, end: Option<i64>, carried: &[Ssa<'a>]| {
+        let step = |k: Ssa<'a>, guard: Guard, end: Option<u32>, carried: &[Ssa<'a>]| {
             let left: Vec<Ssa<'a>> = (0..extents.rows)
                 .map(|m| e.load(self.staged_pointer(staged, m, k, arithmetic), sum, self.lanes))
                 .collect();
@@ -228,7 +229,7 @@ impl<'a> Lowering<'_, 'a> {
             let k = e.index(whole);
             totals = self.memo.scope(|| {
                 if self.has_masks() {
-                    return step(k, Guard::Checked, Some(inner), &totals);
+                    return step(k, Guard::Checked, Some(extents.inner), &totals);
                 }
                 // One element at a time, into the first lane.
                 self.each(k, e.index(inner), e.index(1), &totals, |k, carried| {

@@ -2,12 +2,15 @@
 
 mod attention;
 mod elementwise;
+mod guarded;
 mod library;
 mod parts;
 mod products;
 mod random;
 mod reductions;
 mod structure;
+
+use guarded::Guarded;
 
 use super::{CpuFeatures, HostLibrary, HostOptions, compile};
 use crate::tile::{
@@ -96,9 +99,8 @@ fn grid_of(program: &Program, arguments: &[ArgumentData]) -> [u64; 3] {
 
 type KernelFunction = unsafe extern "C" fn(*const u64, u64, u64, *mut u8);
 
-/// Bytes kept on both sides of every tensor, to see whether a kernel writes there.
+/// Bytes kept after the scratch, to see whether a kernel writes there.
 const MARGIN: usize = 256;
-const MARGIN_BYTE: u8 = 0x7f;
 
 /// Programs compiled for a level and loaded.
 pub(super) struct Compiled {
@@ -124,15 +126,13 @@ impl Compiled {
         let function: libloading::Symbol<'_, KernelFunction> =
             unsafe { self.loaded.get(kernel.symbol.as_bytes()) }.unwrap();
         let grid = grid_of(program, arguments);
-        let mut memories: Vec<Vec<u8>> = Vec::new();
+        let mut memories: Vec<Guarded> = Vec::new();
         let mut slots: Vec<u64> = Vec::new();
         for argument in arguments.iter() {
             match argument {
                 ArgumentData::Tensor(data) => {
-                    let mut memory = vec![MARGIN_BYTE; MARGIN];
-                    memory.extend_from_slice(data.bytes());
-                    memory.extend([MARGIN_BYTE; MARGIN]);
-                    slots.push(memory[MARGIN..].as_ptr() as u64);
+                    let memory = Guarded::new(data.bytes());
+                    slots.push(memory.address() as u64);
                     memories.push(memory);
                 }
                 ArgumentData::Integer(value) => slots.push(*value as u64),
@@ -156,10 +156,8 @@ impl Compiled {
         for argument in arguments.iter_mut() {
             if let ArgumentData::Tensor(data) = argument {
                 let memory = written.next().unwrap();
-                let end = memory.len() - MARGIN;
-                let margins = memory[..MARGIN].iter().chain(&memory[end..]);
-                assert!(margins.copied().all(|byte| byte == MARGIN_BYTE), "wrote outside of a tensor");
-                data.bytes_mut().copy_from_slice(&memory[MARGIN..end]);
+                assert!(memory.is_intact_before(), "wrote before a tensor");
+                data.bytes_mut().copy_from_slice(memory.bytes());
             }
         }
     }

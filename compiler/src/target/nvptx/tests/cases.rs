@@ -340,16 +340,31 @@ fn random_programs_compile() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     runner
         .run(&proptest::collection::vec(any::<u16>(), 0..200), |choices| {
-            let program = crate::tile::arbitrary::program(&choices, crate::tile::arbitrary::Operations::Any);
-            let options = NvptxOptions::new(super::chip(CHIPS[0]));
-            match super::compile(&program, &options) {
-                Ok(kernel) => drop(super::assemble(&kernel.entry, &kernel.ptx, CHIPS[0])),
-                Err(error @ (super::Error::Internal { .. } | super::Error::Llvm(_))) => {
-                    return Err(TestCaseError::fail(format!("{error}\n{program}")));
-                }
-                Err(_) => {}
-            }
-            Ok(())
+            compile_arbitrary(&choices).map_err(TestCaseError::fail)
         })
         .unwrap();
+}
+
+/// Constants of 64 bits, and products of zeros: the analysis of indices once overflowed on them.
+#[test]
+fn constants_that_are_no_indices_compile() {
+    let choices = [
+        240, 0, 0, 34060, 0, 0, 3, 6905, 14778, 33859, 63405, 217, 11067, 33344, 52593, 9941, 50915, 2352, 46325,
+        23871, 13344, 37619, 59153, 39048, 18864,
+    ];
+    compile_arbitrary(&choices).unwrap();
+}
+
+/// Compiles and assembles a random program. That the target cannot express it is no failure.
+fn compile_arbitrary(choices: &[u16]) -> Result<(), String> {
+    let program = crate::tile::arbitrary::program(choices, crate::tile::arbitrary::Operations::Any);
+    let options = NvptxOptions::new(super::chip(CHIPS[0]));
+    match super::compile(&program, &options) {
+        Ok(kernel) => drop(super::assemble(&kernel.entry, &kernel.ptx, CHIPS[0])),
+        Err(error @ (super::Error::Internal { .. } | super::Error::Llvm(_))) => {
+            return Err(format!("{error}\n{program}"));
+        }
+        Err(_) => {}
+    }
+    Ok(())
 }
