@@ -1,8 +1,5 @@
 //! The fixture through the library, and GPT-2s of other kinds.
 
-use std::path::{Path, PathBuf};
-
-use serde_json::Value;
 use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_ir::{Storage, parse_module};
@@ -13,26 +10,13 @@ use tessera_models::weights::Initialization;
 use tessera_models::{Gpt2Config, Model, ModelConfig};
 use tessera_runtime::{Artifact, device};
 
-use crate::{assert_host_agrees, on_host, take_turn};
+use crate::{assert_host_agrees, fixture, on_host, take_turn};
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-kjv")
-}
-
-fn expected() -> Value {
-    serde_json::from_slice(&std::fs::read(fixture().join("expected.json")).unwrap()).unwrap()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    serde_json::from_value(value.clone()).unwrap()
-}
-
-/// The exported text, compiled, written, read back and loaded: what `tessera export`, `tesserac compile` and a program with the
-/// runtime alone do one after the other.
+/// The exported text, compiled, written, read back and loaded.
 #[test]
 fn the_fixture_through_text_and_file() {
     let _turn = take_turn();
-    let model = Model::open(&fixture()).unwrap();
+    let model = Model::open(&fixture::folder()).unwrap();
     let module = parse_module(&model.module.to_string()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gpt2.tsr");
@@ -42,26 +26,21 @@ fn the_fixture_through_text_and_file() {
     let loaded = LoadedModel::load(&model.folder.config, &artifact, &model.weights, &host).unwrap();
 
     let mut engine = loaded.engine(6).unwrap();
-    engine.step(&Step::whole_sequence(&ids(&expected()["logits_input_ids"]), 16)).unwrap();
-    let file = std::fs::read(fixture().join("logits.npy")).unwrap();
-    let wanted: Vec<f32> = npyz::NpyFile::new(&file[..]).unwrap().into_vec().unwrap();
-    let found = engine.logits();
-    assert_eq!(found.len(), wanted.len());
-    let worst = wanted.iter().zip(found.iter()).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
-    assert!(worst < 2e-4, "largest difference {worst}");
+    engine.step(&Step::whole_sequence(&fixture::sequence(), 16)).unwrap();
+    fixture::check_logits(&engine.logits());
 }
 
 #[test]
 fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
     let _turn = take_turn();
-    let model = Model::open(&fixture()).unwrap();
+    let model = Model::open(&fixture::folder()).unwrap();
     let loaded = on_host(&model);
-    let cases = expected()["greedy"].as_array().unwrap().clone();
+    let cases = fixture::greedy();
     let requests: Vec<Request> = cases
         .iter()
         .map(|case| Request {
-            prompt: ids(&case["prompt_ids"]),
-            sampling: Sampling { max_new_tokens: 32, ..Sampling::default() },
+            prompt: case.prompt.clone(),
+            sampling: Sampling { max_new_tokens: case.ids.len(), ..Sampling::default() },
         })
         .collect();
     let mut engine = loaded.engine(pages_for(&requests, 512, 16)).unwrap();
@@ -70,8 +49,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
         let limits = Limits { tokens_per_step, sequences };
         let (found, _) = generate(&mut engine, &requests, limits, &mut |_, _| ()).unwrap();
         for (case, continuation) in cases.iter().zip(&found) {
-            let compared = case["compare_first"].as_u64().unwrap() as usize;
-            assert_eq!(continuation.ids[..compared], ids(&case["greedy_ids"])[..compared], "{limits:?}");
+            case.check(&continuation.ids, &format!("{limits:?}"));
         }
     }
 }
@@ -80,7 +58,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
 #[test]
 fn sampling_is_the_same_on_every_engine() {
     let _turn = take_turn();
-    let model = Model::open(&fixture()).unwrap();
+    let model = Model::open(&fixture::folder()).unwrap();
     let request = |prompt: &[u32], temperature, top_k, top_p, seed| Request {
         prompt: prompt.to_vec(),
         sampling: Sampling { max_new_tokens: 10, temperature, top_k, top_p, seed, stop: vec![] },

@@ -1,5 +1,8 @@
 //! Models from folder to numbers: compiled for this machine, loaded, and held against the reference evaluation.
 
+mod c_api;
+mod command_lines;
+mod fixture;
 mod gpt;
 mod gpt2;
 
