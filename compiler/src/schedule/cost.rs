@@ -18,6 +18,7 @@ use super::emitter::{AttentionPhase, Shaping};
 use super::error::ScheduleError;
 use super::strategy::{KNOBS, Strategy, Tiling};
 use crate::target::Target;
+use crate::tile::LARGEST_TILE;
 
 /// What the cost model knows of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,6 +257,9 @@ const HOST_PANEL_BYTES: u64 = 1 << 20;
 /// Columns that are read side by side at least, where memory is row-major: shorter runs waste the prefetchers.
 const HOST_SHORTEST_RUN: u64 = 512;
 
+/// Longest part of an inner dimension that one product takes: practically all of it.
+const HOST_INNER: u64 = 1 << 20;
+
 /// Tiles of the host: see the documentation of [`crate::target::host`] for what its products want.
 fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, threads: u64) -> Vec<Variant> {
     match traits.strategy {
@@ -272,7 +276,14 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
         Strategy::Matmul => {
             let product = Product::of(graph);
             let tiling = |rows, columns: u64| {
-                let tiling = Tiling { rows, columns: columns as u32, inner: 1 << 20, ..Tiling::new(Strategy::Matmul) };
+                // Every rotated head of a tile is a copy of the loops: no more of them than the order of memory asks for.
+                let columns = match traits.rotated {
+                    Some(width) if product.transposed => columns.min(width),
+                    Some(_) => columns.min(HOST_SHORTEST_RUN),
+                    None => columns,
+                };
+                let tiling =
+                    Tiling { rows, columns: columns as u32, inner: HOST_INNER as u32, ..Tiling::new(Strategy::Matmul) };
                 with_rotation(tiling, traits.rotated)
             };
             let columns = columns.unwrap_or(HOST_SHORTEST_RUN).max(1);
@@ -288,11 +299,16 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             // Threads that read a row-major matrix by columns read it in turns, a row's piece each, which memory is slow at. So they
             // share its rows out and add up what they find.
             let splits = (2..=threads).rev().find(|splits| super::steps::splittable(graph, *splits).is_some());
+            let widest = |inner: u64| (LARGEST_TILE as u64 / inner.clamp(1, HOST_INNER) / 64 * 64).max(16);
             let few = |rows| match splits {
-                Some(splits) => Tiling { splits: splits as u32, ..tiling(rows, columns.next_multiple_of(16)) },
-                None => tiling(rows, narrow),
+                Some(splits) => {
+                    let columns = columns.next_multiple_of(16).min(widest(product.inner.div_ceil(splits)));
+                    Tiling { splits: splits as u32, ..tiling(rows, columns) }
+                }
+                None => tiling(rows, narrow.min(widest(product.inner))),
             };
-            by_rows(rows, vec![(few(1), 1), (few(8), 8)], stored(graph, tiling(96, panel)))
+            let many = tiling(96, panel.min(widest(product.inner)));
+            by_rows(rows, vec![(few(1), 1), (few(8), 8)], stored(graph, many))
         }
     }
 }

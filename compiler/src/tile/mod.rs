@@ -33,4 +33,5 @@ pub use program::{
     Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
     Literal, Operation, Predicate, Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,
 };
+pub(crate) use verify::LARGEST_TILE;
 pub use verify::{VerifyError, verify};

@@ -26,7 +26,7 @@ pub struct VerifyError {
 }
 
 /// Elements of the largest tile: more than any target keeps at hand.
-const LARGEST_TILE: usize = 1 << 24;
+pub(crate) const LARGEST_TILE: usize = 1 << 24;
 
 /// Checks a program; every pass that makes or changes one does so.
 ///
