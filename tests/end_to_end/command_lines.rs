@@ -99,7 +99,7 @@ fn an_artifact_of_the_command_lines_gives_the_logits() {
 fn an_artifact_of_the_command_lines_generates_what_transformers_does() {
     let _turn = take_turn();
     let workplace = Workplace::compiled();
-    let artifact = Artifact::open(&workplace.path("gpt2.tsr")).unwrap();
+    let artifact = Artifact::open(workplace.path("gpt2.tsr")).unwrap();
     let Model { folder, weights, .. } = Model::open(&fixture::folder()).unwrap();
     let host = device::open("host").unwrap();
     let loaded = LoadedModel::load(&folder.config, &artifact, &weights, &host).unwrap();

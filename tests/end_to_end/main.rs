@@ -5,6 +5,7 @@ mod command_lines;
 mod fixture;
 mod gpt;
 mod gpt2;
+mod ptx;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -9,6 +9,10 @@ use super::operations::Site;
 use crate::tile::parts::sampling::{Row, SamplingParameters, sample};
 use crate::tile::{Dimension, Element, Literal};
 
+/// Tiles of a block that are held at once where noise is drawn: scores and the best of them, their indices, and the words of Philox with their
+/// keys. Reductions, for which the longest chunk is meant, hold one.
+const LIVE_TILES: u32 = 8;
+
 impl Emitter<'_> {
     /// The token of one row: `site.position` is the row, a scalar.
     pub fn sample(&mut self, site: &Site) -> Result<Block, Cut> {
@@ -31,9 +35,10 @@ impl Emitter<'_> {
         let parameters = SamplingParameters { temperature, top_k, top_p, seed, counter };
         let extent = self.symbols.extent(&self.tensor_type(logits)?.shape[1]);
         let extent = self.dimension(&extent);
+        let longest = u64::from(self.shaping.longest_chunk / LIVE_TILES).max(1);
         let block = match extent {
-            Dimension::Constant(extent) => self.covering(extent.min(self.shaping.longest_chunk.into())),
-            Dimension::Argument(_) => self.covering(self.shaping.longest_chunk.into()),
+            Dimension::Constant(extent) => self.covering(extent.min(longest)),
+            Dimension::Argument(_) => self.covering(longest),
         };
         let length = self.extent(extent);
         let length = self.lower_scalar(&length);

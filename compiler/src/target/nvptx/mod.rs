@@ -6,6 +6,7 @@
 
 mod access;
 mod analysis;
+pub mod assembler;
 mod cast;
 mod dot;
 mod dot_plan;

@@ -1,75 +1,34 @@
 //! Assembling PTX with NVIDIA's ptxas, where there is one.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::target::nvptx::assembler::{self, Resources};
 use crate::target::{Chip, Target};
-
-/// What ptxas says about a kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Registers of a thread.
-    pub registers: u32,
-    /// Bytes spilled to local memory, stores and loads together.
-    pub spills: u32,
-    /// Bytes of local memory.
-    pub stack: u32,
-}
 
 /// The chip of a name.
 pub fn chip(name: &str) -> Chip {
     name.parse::<Target>().ok().and_then(Target::chip).unwrap_or_else(|| panic!("{name} is no chip"))
 }
 
-/// `TESSERA_PTXAS`, the one on the path, or the one that `make test` installs.
 fn ptxas() -> Option<&'static PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    FOUND
-        .get_or_init(|| {
-            if let Some(path) = std::env::var_os("TESSERA_PTXAS") {
-                return Some(path.into());
-            }
-            if Command::new("ptxas").arg("--version").output().is_ok_and(|output| output.status.success()) {
-                return Some("ptxas".into());
-            }
-            let libraries = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.venv/lib");
-            std::fs::read_dir(libraries)
-                .ok()?
-                .flatten()
-                .map(|python| python.path().join("site-packages/nvidia/cu13/bin/ptxas"))
-                .find(|path| path.exists())
-        })
-        .as_ref()
+    FOUND.get_or_init(|| assembler::find("ptxas")).as_ref()
 }
 
 /// Assembles a kernel. None where there is no ptxas.
 ///
 /// # Panics
 /// If ptxas refuses it, with its messages and the PTX.
-pub fn assemble(name: &str, ptx: &str, chip: &str) -> Option<Report> {
+pub fn assemble(name: &str, ptx: &str, chip_name: &str) -> Option<Resources> {
     let ptxas = ptxas()?;
-    let mut source = tempfile::Builder::new().suffix(".ptx").tempfile().expect("a temporary file");
-    source.write_all(ptx.as_bytes()).expect("the temporary file takes the PTX");
-    let output = Command::new(ptxas)
-        .args(["-v", "-arch", chip, "-o", "/dev/null"])
-        .arg(source.path())
-        .output()
-        .expect("ptxas runs");
-    let messages = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{chip}: ptxas refuses {name}:\n{messages}\n{ptx}");
-    let number = |suffix: &str| {
-        let end = messages.find(suffix)?;
-        messages[..end].rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
-    };
-    Some(Report {
-        registers: number(" registers").unwrap_or(0),
-        spills: number(" bytes spill stores").unwrap_or(0) + number(" bytes spill loads").unwrap_or(0),
-        stack: number(" bytes stack frame").unwrap_or(0),
-    })
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, binary) = (folder.path().join("kernel.ptx"), folder.path().join("kernel.cubin"));
+    std::fs::write(&source, ptx).expect("the temporary file takes the PTX");
+    let resources = assembler::assemble(ptxas, &source, chip(chip_name), &binary);
+    Some(resources.unwrap_or_else(|error| panic!("{name}: {error}\n{ptx}")))
 }
-
 /// The instructions of one iteration of a kernel's tensor-core loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MainLoop {
@@ -86,16 +45,14 @@ impl MainLoop {
     }
 }
 
-/// Disassembles a kernel and finds its innermost loop with the most tensor-core instructions. None where there is no ptxas with an nvdisasm
-/// beside it.
-pub fn main_loop(ptx: &str, chip: &str) -> Option<MainLoop> {
-    let ptxas = ptxas()?;
-    let disassembler = ptxas.with_file_name("nvdisasm");
+/// Disassembles a kernel and finds its innermost loop with the most tensor-core instructions. None where there is no ptxas or no
+/// nvdisasm.
+pub fn main_loop(ptx: &str, chip_name: &str) -> Option<MainLoop> {
+    let (ptxas, disassembler) = (ptxas()?, assembler::find("nvdisasm")?);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (source, binary) = (folder.path().join("kernel.ptx"), folder.path().join("kernel.cubin"));
-    std::fs::write(&source, ptx).expect("the temporary folder takes the PTX");
-    let assembled = Command::new(ptxas).args(["-arch", chip, "-o"]).arg(&binary).arg(&source).status();
-    assert!(assembled.is_ok_and(|status| status.success()), "ptxas refuses the kernel");
+    std::fs::write(&source, ptx).expect("the temporary file takes the PTX");
+    assembler::assemble(ptxas, &source, chip(chip_name), &binary).unwrap_or_else(|error| panic!("{error}"));
     let output = Command::new(disassembler).arg("-c").arg(&binary).output().ok()?;
     let listing = String::from_utf8_lossy(&output.stdout).into_owned();
     // Instructions are numbered; a label is the number of the instruction after it.

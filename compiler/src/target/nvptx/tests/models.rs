@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tessera_ir::parse_module;
 use tessera_runtime::artifact::Code;
 
-use super::{CHIPS, Report, assemble, chip};
+use super::{CHIPS, assemble, chip};
 use crate::driver::{CompileOptions, compile};
 use crate::target::Target;
 
@@ -34,10 +34,10 @@ fn check(model: &str, format: &str, chip: &str) {
         if let Ok(directory) = std::env::var("TESSERA_PTX_DIR") {
             std::fs::write(format!("{directory}/{model}.{format}.{name}.{chip}.ptx"), &ptx).unwrap();
         }
-        if let Some(Report { registers, spills, stack }) = assemble(&name, &ptx, chip)
-            && spills + stack > 0
+        if let Some(resources) = assemble(&name, &ptx, chip)
+            && !resources.fits_registers()
         {
-            spilling.push(format!("{name}: {registers} registers, {spills} bytes of spills, {stack} of stack"));
+            spilling.push(format!("{name}: {resources:?}"));
         }
     }
     assert!(spilling.is_empty(), "{model} in {format} for {chip}: {spilling:?}");
