@@ -101,6 +101,7 @@ pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
     Shaping {
         powers_of_two: target.chip().is_some(),
         longest_chunk: tiling.chunk,
+        largest_chunk: tiling.chunk.saturating_mul(tiling.rows),
         dot_chunk: tiling.inner,
         attention_chunk: tiling.keys,
         attention_phase: AttentionPhase::Whole,

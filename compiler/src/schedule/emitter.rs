@@ -64,6 +64,8 @@ pub struct Shaping {
     pub powers_of_two: bool,
     /// Most elements of a row that are reduced at once; longer rows are looped over.
     pub longest_chunk: u32,
+    /// Most elements of several rows that are reduced at once: of more rows shorter chunks are taken.
+    pub largest_chunk: u32,
     /// Length of the chunks that a dot product sums over.
     pub dot_chunk: u32,
     /// Keys that attention looks at in one step.

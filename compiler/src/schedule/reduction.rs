@@ -34,7 +34,9 @@ impl<'a> Emitter<'a> {
             return element(self, &[]);
         };
         let identity = identity(reduction, kind);
-        let longest = self.shaping.longest_chunk;
+        let rows = kept.iter().fold(1u32, |rows, axis| rows.saturating_mul(self.length(*axis)));
+        let shared = (self.shaping.largest_chunk / rows).checked_ilog2().map_or(1, |power| 1 << power);
+        let longest = self.shaping.longest_chunk.min(shared);
         let (chunk, is_whole) = match last {
             Dimension::Constant(extent) if self.covering(*extent) <= longest => (self.covering(*extent), true),
             Dimension::Constant(extent) => (longest.min(self.covering(*extent)), false),
