@@ -164,9 +164,9 @@ fn streamed(criterion: &mut Criterion) {
         let mut shares = Vec::new();
         let mut rates = Vec::new();
         for _ in 0..ROUNDS {
-            let before = probe.bytes_per_second();
+            let before = probe.bytes_per_second(1);
             let rate = bytes / time(|| fixture.run()).as_secs_f64();
-            let after = probe.bytes_per_second();
+            let after = probe.bytes_per_second(1);
             rates.push(rate);
             shares.push(rate / ((before + after) / 2.0));
         }

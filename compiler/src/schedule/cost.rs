@@ -258,6 +258,9 @@ const HOST_PANEL_BYTES: u64 = 1 << 20;
 /// Columns that are read side by side at least, where memory is row-major: shorter runs waste the prefetchers.
 const HOST_SHORTEST_RUN: u64 = 512;
 
+/// Rows of a row-major matrix that a program reads at least, where programs share rows out: each writes a row of sums.
+const HOST_FEWEST_ROWS: u64 = 64;
+
 /// Longest part of an inner dimension that one product takes: practically all of it.
 const HOST_INNER: u64 = 1 << 20;
 
@@ -291,19 +294,22 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             // A few programs for each thread; more only where the runs stay long.
             let share =
                 |count: u64| columns.div_ceil(count.max(1)).next_multiple_of(64).min(columns.next_multiple_of(16));
-            let narrow = match share(threads * 2) {
+            let programs = threads * 2;
+            let narrow = match share(programs) {
                 narrow if product.transposed || narrow >= HOST_SHORTEST_RUN => narrow,
                 _ => share(threads),
             };
             let most = HOST_PANEL_BYTES / (product.inner.max(1) * product.bytes) / 64 * 64;
             let panel = most.clamp(64, share(threads).max(64));
             // Threads that read a row-major matrix by columns read it in turns, a row's piece each, which memory is slow at. So they
-            // share its rows out and add up what they find.
-            let splits = (2..=threads).rev().find(|splits| super::steps::splittable(graph, *splits).is_some());
+            // share its rows out and add up what they find, in more parts than there are threads: not all are equally fast.
+            let most_splits = programs.min(product.inner / HOST_FEWEST_ROWS);
+            let splits = (2..=most_splits).rev().find(|splits| super::steps::splittable(graph, *splits).is_some());
             let widest = |inner: u64| (LARGEST_TILE as u64 / inner.clamp(1, HOST_INNER) / 64 * 64).max(16);
             let few = |rows| match splits {
                 Some(splits) => {
-                    let columns = columns.next_multiple_of(16).min(widest(product.inner.div_ceil(splits)));
+                    let columns = share(programs / splits).max(HOST_SHORTEST_RUN).min(columns.next_multiple_of(16));
+                    let columns = columns.min(widest(product.inner.div_ceil(splits)));
                     Tiling { splits: splits as u32, ..tiling(rows, columns) }
                 }
                 None => tiling(rows, narrow.min(widest(product.inner))),

@@ -7,7 +7,7 @@ use crate::device::Memory;
 use crate::weights::WeightBytes;
 
 /// Blocks from this size on ask for huge pages: fewer misses in the address translation when a model streams through them.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Anonymous memory: zero, page-aligned, and taken from the system only as it is touched.
 #[derive(Debug)]
@@ -20,8 +20,12 @@ pub(super) struct HostMemory {
 
 impl HostMemory {
     pub fn allocate(bytes: u64) -> Result<HostMemory, HostError> {
-        let size = usize::try_from(bytes.max(1)).map_err(|_| HostError::OutOfMemory(bytes))?;
-        let mut map = MmapMut::map_anon(size).map_err(|_| HostError::OutOfMemory(bytes))?;
+        let failed = || HostError::OutOfMemory(bytes);
+        let size = usize::try_from(bytes.max(1)).map_err(|_| failed())?;
+        // Mappings of whole huge pages are placed so that they start at one.
+        let unit = if size >= HUGE_PAGE { HUGE_PAGE } else { 1 };
+        let size = size.checked_next_multiple_of(unit).ok_or_else(failed)?;
+        let mut map = MmapMut::map_anon(size).map_err(|_| failed())?;
         #[cfg(target_os = "linux")]
         if size >= HUGE_PAGE {
             // Only a wish: a kernel without huge pages serves as well.
@@ -50,20 +54,20 @@ impl Memory for HostMemory {
     }
 }
 
-/// A weight, where it is mapped.
+/// A weight, where kernels read it.
 #[derive(Debug)]
-pub(super) struct MappedWeight(pub WeightBytes);
+pub(super) struct BoundWeight(pub WeightBytes);
 
-impl Memory for MappedWeight {
+impl Memory for BoundWeight {
     fn address(&self) -> u64 {
-        self.0.as_slice().as_ptr() as u64
+        self.0.resident().as_ptr() as u64
     }
 
     fn bytes(&self) -> u64 {
-        self.0.as_slice().len() as u64
+        self.0.resident().len() as u64
     }
 
     fn host_bytes(&self) -> Option<&[u8]> {
-        Some(self.0.as_slice())
+        Some(self.0.resident())
     }
 }

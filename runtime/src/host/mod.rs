@@ -16,7 +16,8 @@ use crate::device::{Device, DeviceError, Memory, Module, PreparedLaunch, Recordi
 use crate::plan::{Kernel, Plan};
 use crate::weights::WeightBytes;
 use library::{Entry, Library};
-use memory::{HostMemory, MappedWeight};
+pub(crate) use memory::HUGE_PAGE;
+use memory::{BoundWeight, HostMemory};
 use pool::Pool;
 use recording::HostRecording;
 
@@ -103,8 +104,9 @@ impl Device for Host {
     }
 
     fn bind_weight(&self, weight: &WeightBytes) -> Result<Box<dyn Memory>, DeviceError> {
-        weight.populate();
-        Ok(Box::new(MappedWeight(weight.clone())))
+        // Now rather than in the first step.
+        weight.resident();
+        Ok(Box::new(BoundWeight(weight.clone())))
     }
 
     fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError> {

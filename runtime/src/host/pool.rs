@@ -11,11 +11,11 @@ use std::time::Duration;
 use super::signal::{CacheLine, Signal};
 
 /// How long an idle worker stays awake after its last work: longer than a program takes between two steps of generation.
-const IDLE_PATIENCE: Duration = Duration::from_micros(200);
+const IDLE_PATIENCE: Duration = Duration::from_micros(1000);
 
-/// How long a thread stays awake for the others at a barrier. Threads have equal shares, so the wait is short unless another
-/// process has taken a core.
-const BARRIER_PATIENCE: Duration = Duration::from_micros(100);
+/// How long a thread stays awake for the others at a barrier: longer than the last program of a long launch takes, since waking a
+/// thread up costs about what a whole launch does. Only where another process has taken a core does a wait last longer.
+const BARRIER_PATIENCE: Duration = Duration::from_micros(2000);
 
 /// Threads that wait for work. The thread that calls [`Pool::run`] takes part, so a pool of one thread has no workers.
 #[derive(Debug)]

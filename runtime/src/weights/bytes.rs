@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use super::file::WeightFile;
 
 /// The bytes of a weight: a part of a mapped file, or of memory. Clones share them.
 #[derive(Clone, Debug)]
@@ -14,14 +14,14 @@ pub struct WeightBytes {
 
 #[derive(Clone, Debug)]
 enum Source {
-    File(Arc<Mmap>),
+    File(Arc<WeightFile>),
     Memory(Arc<[u8]>),
 }
 
 impl WeightBytes {
     /// Part of a mapped file; `None` where it ends beyond the file.
-    pub(super) fn of_file(file: Arc<Mmap>, range: Range<usize>) -> Option<WeightBytes> {
-        file.get(range.clone())?;
+    pub(super) fn of_file(file: Arc<WeightFile>, range: Range<usize>) -> Option<WeightBytes> {
+        file.mapped().get(range.clone())?;
         Some(WeightBytes { source: Source::File(file), range })
     }
 
@@ -34,17 +34,19 @@ impl WeightBytes {
     /// The bytes. Their address does not change while any clone lives.
     pub fn as_slice(&self) -> &[u8] {
         match &self.source {
-            Source::File(file) => &file[self.range.clone()],
+            Source::File(file) => &file.mapped()[self.range.clone()],
             Source::Memory(bytes) => &bytes[self.range.clone()],
         }
     }
 
-    /// Asks the system to read the bytes from disk now, so that the first step does not fault them in page by page.
-    pub fn populate(&self) {
-        #[cfg(target_os = "linux")]
-        if let Source::File(file) = &self.source {
-            // Only a wish: without it the pages come as they are touched.
-            let _ = file.advise_range(memmap2::Advice::PopulateRead, self.range.start, self.range.len());
+    /// The bytes for kernels of the host, which read them at every step: where that is fastest, which may be a copy of the whole file that all
+    /// its weights share. Their address does not change while any clone lives.
+    pub fn resident(&self) -> &[u8] {
+        let Source::File(file) = &self.source else { return self.as_slice() };
+        let bytes = &file.resident()[self.range.clone()];
+        if bytes.as_ptr() == self.as_slice().as_ptr() {
+            file.populate(self.range.start, self.range.len());
         }
+        bytes
     }
 }

@@ -1,9 +1,10 @@
 //! Weights: tensors bound to a model by name, in place where they are stored.
 //!
-//! [`Weights`] reads safetensors, one file or many behind an index, as Hugging Face folders have them. Files are mapped, not
-//! read: on the host, kernels use the weights where the file is mapped.
+//! [`Weights`] reads safetensors, one file or many behind an index, as Hugging Face folders have them. Files are mapped: devices copy
+//! what they need from there, and kernels of the host read them in place, or where memory allows from one copy in huge pages.
 
 mod bytes;
+mod file;
 mod open;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use super::file::WeightFile;
 use super::{Weight, WeightBytes, Weights, WeightsError};
 use crate::plan::ElementType;
 
@@ -67,8 +68,9 @@ impl Weights {
         let file = File::open(path).map_err(unreadable)?;
         // SAFETY: the mapping is read-only. Another process that changed the file meanwhile would change the weights, and one
         // that truncated it would end this process; that holds for every program that maps its data.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(unreadable)?);
-        let tensors = SafeTensors::deserialize(&map).map_err(|error| malformed(format!("not safetensors: {error}")))?;
+        let file = Arc::new(WeightFile::new(unsafe { Mmap::map(&file) }.map_err(unreadable)?));
+        let tensors =
+            SafeTensors::deserialize(file.mapped()).map_err(|error| malformed(format!("not safetensors: {error}")))?;
         for (name, view) in tensors.iter() {
             // Tensors of types no model uses may lie beside those that are wanted.
             let Some(element) = element_type(view.dtype()) else {
@@ -76,8 +78,8 @@ impl Weights {
                 continue;
             };
             // `view.data()` lies inside the mapping, so the distance is its offset.
-            let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
-            let bytes = in_place(&map, start, view.data(), element)
+            let start = view.data().as_ptr() as usize - file.mapped().as_ptr() as usize;
+            let bytes = in_place(&file, start, view.data(), element)
                 .ok_or_else(|| malformed(format!("tensor `{name}` ends beyond the file")))?;
             let shape = view.shape().iter().map(|dimension| *dimension as u64).collect();
             self.add(name.to_string(), Weight { element, shape, bytes })?;
@@ -88,11 +90,11 @@ impl Weights {
 
 /// The bytes of a tensor where they are mapped. Files whose tensors do not start at a multiple of their element size are rare
 /// (nothing forbids them), and have those tensors copied.
-fn in_place(map: &Arc<Mmap>, start: usize, data: &[u8], element: ElementType) -> Option<WeightBytes> {
+fn in_place(file: &Arc<WeightFile>, start: usize, data: &[u8], element: ElementType) -> Option<WeightBytes> {
     let (count, bytes) = element.group();
     let aligned = count != 1 || start.is_multiple_of(bytes as usize);
     if aligned {
-        WeightBytes::of_file(map.clone(), start..start + data.len())
+        WeightBytes::of_file(file.clone(), start..start + data.len())
     } else {
         Some(WeightBytes::of_memory(data.into()))
     }
@@ -144,8 +146,20 @@ mod tests {
             let weights = Weights::open(place).unwrap();
             let weight = weights.find(&wanted("a.weight", ElementType::F32, &[3])).unwrap();
             assert_eq!(weight.bytes.as_slice()[4..8], 2.0f32.to_le_bytes());
-            weight.bytes.populate();
+            assert_eq!(weight.bytes.resident(), weight.bytes.as_slice());
         }
+    }
+
+    #[test]
+    fn large_files_are_copied_once_for_all_their_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let values: Vec<f32> = (0..9 << 20).map(|index| index as f32).collect();
+        write(&path, "a.weight", &values);
+        let weights = Weights::open(&path).unwrap();
+        let weight = weights.find(&wanted("a.weight", ElementType::F32, &[9 << 20])).unwrap();
+        assert!(weight.bytes.resident() == weight.bytes.as_slice());
+        assert_eq!(weight.bytes.resident().as_ptr(), weight.bytes.clone().resident().as_ptr());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line of `tesserac`.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -207,9 +208,9 @@ pub struct Run {
     /// Largest admitted difference, as a part of the root mean square of an output (or of 1, if that is larger); by default what its storage allows.
     #[arg(long, value_name = "X", value_parser = tolerance)]
     pub tolerance: Option<f64>,
-    /// Say how long each launch takes.
-    #[arg(long)]
-    pub profile: bool,
+    /// Say how long each launch takes: the median of some runs after one that warms up.
+    #[arg(long, value_name = "RUNS", num_args = 0..=1, require_equals = true, default_missing_value = "11")]
+    pub profile: Option<NonZeroU32>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

@@ -279,13 +279,17 @@ fn execute(
     };
     let mut session = Session::new(&executable);
     let mut profile = Vec::new();
-    if arguments.profile {
+    if let Some(runs) = arguments.profile {
         let mut own = caches(&executable)?;
         let mut own: Vec<(&str, &mut KvCache)> = own.iter_mut().map(|(name, cache)| (name.as_str(), cache)).collect();
-        // The first run warms up, and the second is timed.
         session.run(&views, &mut own).into_diagnostic()?;
-        for time in session.profile(&views, &mut own).into_diagnostic()? {
-            profile.push((time.label, time.kernel, time.time.as_secs_f64() * 1e6));
+        let runs = (0..runs.get()).map(|_| session.profile(&views, &mut own)).collect::<Result<Vec<_>, _>>();
+        let runs = runs.into_diagnostic()?;
+        for (index, launch) in runs.first().into_iter().flatten().enumerate() {
+            let mut times: Vec<_> = runs.iter().map(|run| run[index].time).collect();
+            times.sort_unstable();
+            let median = times[times.len() / 2].as_secs_f64() * 1e6;
+            profile.push((launch.label.clone(), launch.kernel.clone(), median));
         }
     }
     let mut own = caches(&executable)?;

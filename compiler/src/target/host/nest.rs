@@ -122,7 +122,8 @@ impl<'a> Lowering<'_, 'a> {
         self.nest(shape, &[Some(rows), None], Some(1), &[], true, &inside, visit);
     }
 
-    /// Fetches what an expression will load at given indices into the nearest cache.
+    /// Fetches what an expression will load at given indices into the second-level cache: what streams ahead of its use may be more than
+    /// the first level holds.
     pub(super) fn prefetch(&self, value: Value, indices: [Index<'a>; 2]) {
         if self.buffers.borrow().contains_key(&value) {
             return;
@@ -134,12 +135,13 @@ impl<'a> Lowering<'_, 'a> {
             {
                 let place = self.place(*tensor, coordinates, None, &indices, Guard::Unchecked);
                 if let Address::Contiguous(pointer) = place.address {
-                    // Read, near, data.
+                    // Read, second level, data.
                     let immediate = |value| e.integer(Machine::I32, 1, value);
-                    e.intrinsic_effect("llvm.prefetch", &[pointer, immediate(0), immediate(3), immediate(1)]);
+                    e.intrinsic_effect("llvm.prefetch", &[pointer, immediate(0), immediate(2), immediate(1)]);
                 }
             }
             Some(Operation::Unary(_, inner) | Operation::Cast(inner)) => self.prefetch(*inner, indices),
+            Some(Operation::Transpose(inner)) => self.prefetch(*inner, [indices[1], indices[0]]),
             Some(Operation::Binary(_, a, _)) => self.prefetch(*a, indices),
             _ => {}
         }

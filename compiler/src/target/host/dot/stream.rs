@@ -209,6 +209,10 @@ impl<'a> Lowering<'_, 'a> {
             for column in 0..count {
                 let n = e.add(n, e.index(column));
                 let right = self.stream_vector(rhs, [k, n], guard, arithmetic, end);
+                if guard == Guard::Unchecked {
+                    // The same place in the columns after these.
+                    self.prefetch(rhs, [Index::Lanes(k), Index::At(e.add(n, e.index(count)))]);
+                }
                 for &left in &left {
                     let known = carried[next.len()];
                     next.push(if arithmetic == Arithmetic::Bf16Pairs {

@@ -1,0 +1,89 @@
+//! A file of weights, mapped, and where it pays a copy of it in huge pages.
+
+use std::sync::OnceLock;
+
+use memmap2::{Advice, Mmap, MmapMut};
+use sysinfo::System;
+
+/// Files below this size fit the caches, or nearly: how they are mapped makes no difference.
+const SMALLEST_COPIED: usize = 32 << 20;
+
+/// What one thread copies at a time.
+const COPIED_AT_ONCE: usize = 8 << 20;
+
+/// A mapped file. What is read from it once, headers and uploads to devices, is read where it is mapped.
+#[derive(Debug)]
+pub(super) struct WeightFile {
+    map: Mmap,
+    resident: OnceLock<Option<MmapMut>>,
+}
+
+impl WeightFile {
+    pub fn new(map: Mmap) -> WeightFile {
+        WeightFile { map, resident: OnceLock::new() }
+    }
+
+    pub fn mapped(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The contents for kernels that stream through them at every step. How a file's cached pages lie in memory is the system's choice,
+    /// mostly small ones; from huge pages a processor reads about a sixth faster. So the file is copied into such, once for all that
+    /// use it, if that takes no more than half of the memory that is available; else, and where the system gives none, it is read where it is mapped.
+    pub fn resident(&self) -> &[u8] {
+        self.resident
+            .get_or_init(|| if self.is_worth_a_copy() { copied(&self.map) } else { None })
+            .as_deref()
+            .unwrap_or(&self.map)
+    }
+
+    fn is_worth_a_copy(&self) -> bool {
+        if !cfg!(target_os = "linux") || self.map.len() < SMALLEST_COPIED {
+            return false;
+        }
+        let mut system = System::new();
+        system.refresh_memory();
+        // In a container the limit of its group is what counts.
+        let free = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+        self.map.len() as u64 <= system.available_memory().min(free) / 2
+    }
+
+    /// Asks the system to read a part of the file from disk now, so that the first step does not fault it in page by page.
+    pub fn populate(&self, start: usize, length: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            // Only a wish: without it the pages come as they are touched.
+            let _ = self.map.advise_range(Advice::PopulateRead, start, length);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn copied(file: &Mmap) -> Option<MmapMut> {
+    use super::super::host::HUGE_PAGE;
+    // Whole huge pages, so that the mapping starts at one.
+    let mut copy = MmapMut::map_anon(file.len().next_multiple_of(HUGE_PAGE)).ok()?;
+    let _ = copy.advise(Advice::HugePage);
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+    let parts = copy[..file.len()].chunks_mut(COPIED_AT_ONCE).enumerate();
+    let parts = std::sync::Mutex::new(parts);
+    let next = || parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((index, to)) = next() {
+                    let start = index * COPIED_AT_ONCE;
+                    // In one request; page by page takes longer.
+                    let _ = file.advise_range(Advice::PopulateRead, start, to.len());
+                    to.copy_from_slice(&file[start..][..to.len()]);
+                }
+            });
+        }
+    });
+    Some(copy)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copied(_: &Mmap) -> Option<MmapMut> {
+    None
+}
