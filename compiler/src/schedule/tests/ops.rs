@@ -83,34 +83,25 @@ fn reductions() {
 fn reductions_along_every_axis() {
     let shapes: &[&[&str]] =
         &[&["T"], &["T", "U"], &["T", "8"], &["9", "T"], &["T", "3", "U"], &["5", "T", "U"], &["T", "U", "6"]];
-    let extents = [("T", [1, 7, 33]), ("U", [129, 5, 1])];
+    let extents = [("T", [7, 33]), ("U", [65, 1])];
     for shape in shapes {
-        let ty = format!("tensor<{}xf32>", shape.join("x"));
-        for case in 0..3 {
+        let input = format!("%x: tensor<{}xf32>", shape.join("x"));
+        for case in 0..2 {
             let bound = extents.map(|(symbol, extents)| (symbol, extents[case]));
             for axis in 0..shape.len() {
                 let body =
                     format!("%y = softmax(%x) {{axis = {axis}}} %i = argmax(%x) {{axis = {axis}}} return %y, %i");
-                check_body(&format!("%x: {ty}"), &body, &bound, CLOSE);
+                check_body(&input, &body, &bound, CLOSE);
             }
             // Every choice of axes.
             for chosen in 1..1 << shape.len() {
                 let axes = (0..shape.len()).filter(|axis| chosen >> axis & 1 == 1).map(|axis| axis.to_string());
                 let axes = axes.collect::<Vec<_>>().join(", ");
-                for op in ["reduce_sum", "reduce_max", "reduce_mean"] {
-                    check_body(
-                        &format!("%x: {ty}"),
-                        &format!("%y = {op}(%x) {{axes = [{axes}]}} return %y"),
-                        &bound,
-                        CLOSE,
-                    );
-                }
+                let body = ["sum", "max", "mean"].map(|op| format!("%{op} = reduce_{op}(%x) {{axes = [{axes}]}}"));
+                check_body(&input, &format!("{} return %sum, %max, %mean", body.join(" ")), &bound, CLOSE);
             }
         }
     }
-    // Rows that are longer than what is reduced at once, along the other axis.
-    check_body("%x: tensor<TxUxf32>", "%y = softmax(%x) {axis = 0} return %y", &[("T", 3), ("U", 20000)], CLOSE);
-    check_body("%x: tensor<700x9000xf32>", "%y = argmax(%x) {axis = 0} return %y", &[], CLOSE);
 }
 
 #[test]
