@@ -21,6 +21,14 @@ const VOCABULARY: u64 = 16;
 /// Length of the heads of attention.
 const HEAD: u64 = 8;
 
+/// The seeds of a test that draws random cases: the same in every run unless the environment says otherwise, as it does to proptest:
+/// another `PROPTEST_RNG_SEED` begins elsewhere, `PROPTEST_CASES` takes the place of `cases`.
+pub fn seeds(cases: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let first = number("PROPTEST_RNG_SEED").unwrap_or(0) << 32;
+    first..first + number("PROPTEST_CASES").unwrap_or(cases)
+}
+
 /// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators"): small, and the
 /// same everywhere.
 #[derive(Clone, Debug)]

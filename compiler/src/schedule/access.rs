@@ -158,6 +158,18 @@ impl Emitter<'_> {
                 }
             }
             let (scalar, parts) = along.index.separate()?;
+            // A tile of columns that ends beyond the last head has heads of its own there. Extents that are not known have exactly
+            // the programs or rounds that they need.
+            if parts.is_empty()
+                && along.extent.constant().is_some()
+                && let extent = self.dimension(&along.extent)
+                && let Some(inside) = self.inside(&scalar, extent)
+            {
+                mask = Some(match mask {
+                    Some(mask) => self.and(&mask, &inside),
+                    None => inside,
+                });
+            }
             coordinates.push(match parts.as_slice() {
                 [] => Coordinate::At(self.lower_scalar(&scalar)),
                 [(axis, part)] => {

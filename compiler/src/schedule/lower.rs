@@ -9,6 +9,7 @@ use tessera_runtime::plan::{
 };
 
 use super::arguments::{Binding, Buffer};
+use super::checks::{Source, checks};
 use super::cost;
 use super::error::ScheduleError;
 use super::form::is_list;
@@ -216,15 +217,18 @@ impl Lowering<'_> {
 
     fn interface(&mut self, function: &Function) -> Result<(), ScheduleError> {
         let graph = self.graph;
+        let mut sources = Vec::new();
         for (value, (name, ty)) in graph.inputs().zip(function.inputs()) {
             match ty {
                 Type::Tensor(_) => {
                     let (element, shape) = self.shape(ty)?;
+                    sources.push(Some(Source::Input(self.plan.inputs.len())));
                     self.buffers.insert(value, BufferReference::Input(self.plan.inputs.len()));
                     self.plan.inputs.push(TensorSpecification { name: name.into(), element, shape });
                 }
                 Type::KvCache(cache) => {
                     let pages = self.symbols.position(&pages_symbol(name)).unwrap_or(0);
+                    sources.push(Some(Source::Cache(pages)));
                     self.buffers.insert(value, BufferReference::Cache(self.plan.caches.len()));
                     self.plan.caches.push(CacheSpecification {
                         name: name.into(),
@@ -238,6 +242,7 @@ impl Lowering<'_> {
                 }
             }
         }
+        self.plan.checks = checks(graph, self.symbols, &sources);
         for (name, value) in graph.parameters() {
             let Some(ty) = graph.value_type(value).as_tensor() else { continue };
             let shape: Option<Vec<u64>> = ty.shape.iter().map(|dim| dim.as_static()).collect();

@@ -16,6 +16,7 @@
 mod access;
 mod arguments;
 mod attention;
+mod checks;
 mod cost;
 mod emitter;
 mod error;

@@ -20,7 +20,7 @@ fn check_same_results(before: &Module, after: &Module, agreement: Agreement, see
         let difference = difference(expected, found).expect("outputs keep their shapes");
         let admitted = match agreement {
             Agreement::Exact => difference.maximum_absolute == 0.0,
-            Agreement::Rounding => Tolerance::of(Storage::F32).admits(&difference),
+            Agreement::Rounding => Tolerance::of_function(function, Storage::F32).admits(&difference),
         };
         prop_assert!(admitted, "output {index}: {difference}\nbefore\n{before}\nafter\n{after}");
     }

@@ -8,7 +8,7 @@ use super::{ArtifactError, Target};
 
 /// The version of the artifact format that this runtime reads and writes. It changes with any change of the manifest, the
 /// plan or the kernels' calling convention.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,14 @@ impl KvCache {
         self.memory.bytes()
     }
 
+    /// A copy of its contents, laid out as [`CacheSpecification`] says.
+    pub fn read(&self) -> Result<Vec<u8>, RunError> {
+        let bytes = self.specification.bytes(self.pages).unwrap_or(0);
+        let mut contents = vec![0; bytes as usize];
+        self.device.download(self.memory.as_ref(), &mut contents)?;
+        Ok(contents)
+    }
+
     /// Whether it may be passed as `specification` to a function on `device`.
     pub(super) fn fits(&self, specification: &CacheSpecification, device: &Arc<dyn Device>) -> bool {
         // Which symbol counts the pages, and the argument's name, are the plan's own business: another function of the same

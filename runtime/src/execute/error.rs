@@ -65,6 +65,18 @@ pub enum RunError {
         /// What it has to be, and why.
         expected: String,
     },
+    /// An element of an input is an index of nothing.
+    #[error("element {at} of input `{name}` is {found}, which must be at least 0 and below {limit}")]
+    Index {
+        /// The input.
+        name: String,
+        /// Which element, counted from 0 in row-major order.
+        at: usize,
+        /// The element.
+        found: i64,
+        /// What it must be below.
+        limit: u64,
+    },
     /// A cache was made for something else.
     #[error("cache `{0}` was made for another model or another device")]
     Cache(String),

@@ -8,6 +8,7 @@ mod binding;
 mod cache;
 mod error;
 mod executable;
+mod indices;
 mod session;
 mod symbols;
 mod tensor;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::binding::{self, Binding};
 use super::executable::Loaded;
-use super::{Executable, KvCache, RunError, TensorView, symbols};
+use super::{Executable, KvCache, RunError, TensorView, indices, symbols};
 use crate::device::{Device, Memory};
 use crate::plan::BufferReference;
 
@@ -133,6 +133,7 @@ impl Session {
         }
         let pages: Vec<_> = caches.iter().map(|cache| cache.pages()).collect();
         let symbols = symbols::deduce(plan, &views, &pages)?;
+        indices::check(plan, &views, &symbols)?;
         let binding = match self.bindings.iter().position(|binding| binding.symbols == symbols) {
             Some(index) => index,
             None => self.add_binding(symbols)?,

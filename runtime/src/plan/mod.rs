@@ -4,6 +4,7 @@
 //! plan's symbols; the symbols get their values from the shapes of the inputs and from the caches.
 
 mod buffer;
+mod check;
 mod element;
 mod extent;
 mod launch;
@@ -12,6 +13,7 @@ mod validate;
 pub use buffer::{
     BUFFER_ALIGNMENT, CacheSpecification, ConstantSpecification, ParameterSpecification, Slot, TensorSpecification,
 };
+pub use check::Check;
 pub use element::{ElementType, UnknownElementType};
 pub use extent::{Extent, ExtentError, MAXIMUM_DEPTH};
 pub use launch::{Argument, Balance, BufferReference, Guard, Kernel, Launch, ParameterKind, Partition};
@@ -39,6 +41,8 @@ pub struct Plan {
     pub caches: Vec<CacheSpecification>,
     /// Constants of the graph.
     pub constants: Vec<ConstantSpecification>,
+    /// What must hold of the inputs' contents.
+    pub checks: Vec<Check>,
     /// Temporary buffers.
     pub slots: Vec<Slot>,
     /// The kernels, each once.
@@ -59,6 +63,7 @@ impl Plan {
             parameters: Vec::new(),
             caches: Vec::new(),
             constants: Vec::new(),
+            checks: Vec::new(),
             slots: Vec::new(),
             kernels: Vec::new(),
             launches: Vec::new(),

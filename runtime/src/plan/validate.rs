@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{Argument, BUFFER_ALIGNMENT, BufferReference, Extent, ExtentError, Kernel, Launch, ParameterKind, Plan};
+use super::{
+    Argument, BUFFER_ALIGNMENT, BufferReference, Check, ElementType, Extent, ExtentError, Kernel, Launch,
+    ParameterKind, Plan,
+};
 
 /// What is wrong with a plan, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +81,7 @@ impl Plan {
         unique("kernels", self.kernels.iter().map(|kernel| &kernel.name))?;
         self.validate_buffers()?;
         self.validate_symbols()?;
+        self.validate_checks()?;
         for kernel in &self.kernels {
             validate_kernel(kernel)?;
         }
@@ -123,6 +127,32 @@ impl Plan {
             }
             if constant.offset.checked_add(constant.bytes).is_none() {
                 return Err(value(place(), "its end does not fit 64 bits"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_checks(&self) -> Result<(), PlanError> {
+        for (index, check) in self.checks.iter().enumerate() {
+            let place = || format!("check {index}");
+            self.extent(check.limit(), place)?;
+            for input in check.inputs() {
+                in_range(input, self.inputs.len(), "input", place)?;
+                if !matches!(self.inputs[input].element, ElementType::I32 | ElementType::I64) {
+                    return Err(value(place(), &format!("input `{}` holds no indices", self.inputs[input].name)));
+                }
+            }
+            if let Check::Pages { positions, sequences, table, page_size, window, .. } = check {
+                let ranks = [positions, sequences, table].map(|input| self.inputs[*input].shape.len());
+                if ranks != [1, 1, 2] {
+                    return Err(value(
+                        place(),
+                        "positions and sequences are vectors, and a page table has two dimensions",
+                    ));
+                }
+                if *page_size == 0 || *window == Some(0) {
+                    return Err(value(place(), "a page or a window of no tokens"));
+                }
             }
         }
         Ok(())
@@ -301,6 +331,21 @@ mod tests {
         }
         let message = refused(|plan| plan.slots[0].bytes = Extent::symbol(3));
         assert_eq!(message, "malformed plan: slot 0: symbol 3 of 1");
+    }
+
+    #[test]
+    fn checks_are_on_indices() {
+        let message = refused(|plan| plan.checks.push(Check::Indices { input: 1, limit: 3.into() }));
+        assert_eq!(message, "malformed plan: check 0: input 1 does not exist, there are 1");
+        let message = refused(|plan| plan.checks.push(Check::Indices { input: 0, limit: 3.into() }));
+        assert_eq!(message, "malformed plan: check 0: input `x` holds no indices");
+        let message = refused(|plan| {
+            plan.inputs[0].element = ElementType::I32;
+            let pages =
+                Check::Pages { positions: 0, sequences: 0, table: 0, page_size: 4, window: None, pages: 3.into() };
+            plan.checks.push(pages);
+        });
+        assert!(message.contains("a page table has two dimensions"), "{message}");
     }
 
     #[test]

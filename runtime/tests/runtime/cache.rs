@@ -26,6 +26,11 @@ fn a_cache_is_updated_in_place_and_outlives_sessions() {
     assert_eq!(add(&mut second, 0, 10.0), 10.0);
     assert_eq!(add(&mut first, 0, 5.0), 6.0);
     assert_eq!(add(&mut second, 6, 1.0), 1.0);
+    // One layer of keys and values, one number on each page.
+    let contents = first.read().unwrap();
+    let numbers: Vec<f32> =
+        contents.chunks_exact(4).map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap())).collect();
+    assert_eq!(numbers, [6.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use tessera_runtime::Artifact;
 use tessera_runtime::artifact::{Code, Target};
 use tessera_runtime::device;
-use tessera_runtime::execute::{Executable, Session, TensorView};
-use tessera_runtime::plan::{Argument, ElementType, Extent, Plan};
+use tessera_runtime::execute::{Executable, KvCache, Session, TensorView};
+use tessera_runtime::plan::{Argument, Check, ElementType, Extent, Plan};
 use tessera_runtime::weights::Weights;
 
 use super::fixture::*;
@@ -52,6 +52,55 @@ fn shapes_that_contradict_each_other() {
     let message = refusal(&[1, 2], &[0; 6]);
     assert_eq!(message, "dimension 0 of input `positions` is 2, but input `tokens` made T = 3");
     assert_eq!(refusal(&[1, 2, 3], &[0; 5]), "dimension 0 of input `doubled` is 5, but (T * 2) is 6");
+}
+
+#[test]
+fn indices_of_nothing() {
+    let mut plan = step_plan();
+    let (tokens, pages) = (0, Extent::symbol(4));
+    plan.checks.push(Check::Indices { input: tokens, limit: VOCABULARY.into() });
+    let (positions, sequences, table) = (1, 2, 3);
+    plan.checks.push(Check::Pages { positions, sequences, table, page_size: 4, window: None, pages: pages.clone() });
+    let refusal = |plan: &Plan, tokens: [i32; 2], positions: [i32; 2], sequences: [i32; 2], table: [i32; 4]| {
+        let device = device::open("host").unwrap();
+        let executable = Executable::load(&artifact(plan.clone()), &Weights::in_memory(), &device).unwrap();
+        let mut cache = KvCache::new(&executable, "cache", 3).unwrap();
+        let inputs = [
+            ("tokens", TensorView::vector(&tokens)),
+            ("positions", TensorView::vector(&positions)),
+            ("sequences", TensorView::vector(&sequences)),
+            ("page_table", TensorView::new(&[2, 2], &table).unwrap()),
+            ("rows", TensorView::vector(&[1])),
+        ];
+        let outcome = Session::new(&executable).run(&inputs, &mut [("cache", &mut cache)]).map(drop);
+        outcome.err().map_or_else(String::new, |error| error.to_string())
+    };
+    // Entries that no token reaches may be anything.
+    assert_eq!(refusal(&plan, [1, 2], [0, 1], [0, 0], [2, -1, 77, 78]), "");
+    let message = refusal(&plan, [1, VOCABULARY as i32], [0, 1], [0, 0], [0; 4]);
+    assert_eq!(
+        message,
+        format!("element 1 of input `tokens` is {VOCABULARY}, which must be at least 0 and below {VOCABULARY}")
+    );
+    let message = refusal(&plan, [-1, 2], [0, 1], [0, 0], [0; 4]);
+    assert!(message.starts_with("element 0 of input `tokens` is -1"), "{message}");
+    let message = refusal(&plan, [1, 2], [7, 8], [0, 0], [0; 4]);
+    assert!(
+        message.starts_with("element 1 of input `positions` is 8, which must be at least 0 and below 8"),
+        "{message}"
+    );
+    let message = refusal(&plan, [1, 2], [0, 0], [0, 2], [0; 4]);
+    assert!(
+        message.starts_with("element 1 of input `sequences` is 2, which must be at least 0 and below 2"),
+        "{message}"
+    );
+    let message = refusal(&plan, [1, 2], [0, 4], [0, 1], [0, -1, 2, 3]);
+    assert_eq!(message, "element 3 of input `page_table` is 3, which must be at least 0 and below 3");
+    // What lies before the window is not looked at.
+    plan.checks[1] = Check::Pages { positions, sequences, table, page_size: 4, window: Some(4), pages };
+    assert_eq!(refusal(&plan, [1, 2], [7, 7], [0, 1], [-1, 0, -1, 1]), "");
+    let message = refusal(&plan, [1, 2], [7, 6], [0, 1], [-1, 0, -1, 1]);
+    assert!(message.starts_with("element 2 of input `page_table` is -1"), "{message}");
 }
 
 #[test]

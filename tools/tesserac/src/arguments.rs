@@ -168,8 +168,8 @@ pub struct Opt {
 /// Run a function of an artifact or of a module.
 ///
 /// A module is compiled first. Inputs that are not given are made up: tokens within the vocabulary, positions and pages that belong together,
-/// normally distributed numbers; the same seed makes the same inputs. With --compare every output is compared with the reference evaluation, which
-/// computes in f64 and rounds at every operation, and the exit status says whether all are within the tolerance.
+/// normally distributed numbers; the same seed makes the same inputs. With --compare every output, and every cache that the function changes, is compared with the
+/// reference evaluation, which computes in f64 and rounds at every operation, and the exit status says whether all are within the tolerance.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -205,7 +205,9 @@ pub struct Run {
     /// The seed of made-up inputs and weights.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Largest admitted difference, as a part of the root mean square of an output (or of 1, if that is larger); by default what its storage allows.
+    /// Largest admitted difference, relative to the element or to the root mean square of all, whichever is larger. By default it follows
+    /// from the types: the roundings u of the longest chain of operations add up as σ = √Σu²; the root mean square of the differences
+    /// is to be below σ, and the largest below 8 σ.
     #[arg(long, value_name = "X", value_parser = tolerance)]
     pub tolerance: Option<f64>,
     /// Say how long each launch takes: the median of some runs after one that warms up.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use serde_json::json;
-use tessera_compiler::comparison::{Inputs, Tolerance, difference, random_inputs};
+use tessera_compiler::comparison::{Difference, Inputs, Tolerance, difference, random_inputs};
 use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_ir::evaluate::{self, Parameters, Symbols, Tensor, Value};
-use tessera_ir::{Dim, Function, Module, Name, Storage, Type};
+use tessera_ir::{Dim, Function, Graph, Module, Name, NodeKind, Storage, Type, ValueId};
 use tessera_runtime::artifact::Target as Signature;
 use tessera_runtime::device::{self, Device};
 use tessera_runtime::plan::{ElementType, Plan};
@@ -52,6 +52,8 @@ struct Call {
 /// What came out.
 struct Outcome {
     outputs: Vec<(String, Tensor)>,
+    /// The contents of the caches afterwards, each as a vector.
+    caches: Vec<(String, Tensor)>,
     profile: Vec<(String, String, f64)>,
 }
 
@@ -123,7 +125,10 @@ fn run_module(arguments: &Run, device: &Arc<dyn Device>, progress: &Progress) ->
             None => made_up_weights(&inputs.parameters)?,
         },
     };
-    let outcome = execute(&compiled.artifact, name, &call, arguments, device, progress)?;
+    let mut outcome = execute(&compiled.artifact, name, &call, arguments, device, progress)?;
+    // What becomes of a cache that is not returned is nobody's business.
+    let states: Vec<&str> = function.graph.outputs().iter().filter_map(|v| cache_name(&function.graph, *v)).collect();
+    outcome.caches.retain(|(name, _)| states.contains(&name.as_str()));
     write_outputs(arguments, &outcome)?;
     let compared = match arguments.compare {
         Some(Compare::Reference) => {
@@ -141,7 +146,7 @@ fn run_module(arguments: &Run, device: &Arc<dyn Device>, progress: &Progress) ->
     let wrong = compared.iter().filter(|compared| !compared.admitted).count();
     match wrong {
         0 => Ok(()),
-        _ => Err(miette!("{wrong} of {} outputs differ by more than the tolerance", compared.len())),
+        _ => Err(miette!("{wrong} of {} results differ by more than the tolerance", compared.len())),
     }
 }
 
@@ -302,7 +307,14 @@ fn execute(
         let tensor = Tensor::from_bytes(storage_of(view.element())?, shape, view.bytes()).into_diagnostic()?;
         outputs.push((name.to_owned(), tensor));
     }
-    Ok(Outcome { outputs, profile })
+    let mut caches = Vec::new();
+    for ((name, cache), specification) in own.iter().zip(&executable.plan().caches) {
+        let bytes = cache.read().into_diagnostic()?;
+        let storage = storage_of(specification.element)?;
+        let count = (bytes.len() as u64 * 8 / u64::from(storage.bits())) as usize;
+        caches.push(((*name).to_owned(), Tensor::from_bytes(storage, [count], &bytes).into_diagnostic()?));
+    }
+    Ok(Outcome { outputs, caches, profile })
 }
 
 fn write_outputs(arguments: &Run, outcome: &Outcome) -> Result<()> {
@@ -314,27 +326,56 @@ fn write_outputs(arguments: &Run, outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// How an output compares.
+/// How an output or a cache compares.
 struct Compared {
-    difference: tessera_compiler::comparison::Difference,
+    difference: Difference,
     tolerance: Tolerance,
     admitted: bool,
 }
 
+/// Compares every output, then every cache.
 fn compare(arguments: &Run, function: &Function, expected: &[Value], outcome: &Outcome) -> Result<Vec<Compared>> {
-    // Caches are changed in place and are no outputs of the plan.
-    let expected = expected.iter().filter(|value| value.as_tensor().is_some());
-    let mut compared = Vec::new();
-    for (expected, (name, found)) in expected.zip(&outcome.outputs) {
-        let difference = difference(expected, &Value::Tensor(found.clone()))
-            .ok_or_else(|| miette!("the output {name} has shape {:?}, which the reference has not", found.shape()))?;
-        let tolerance = match arguments.tolerance {
-            Some(relative_to_scale) => Tolerance { relative_to_scale },
-            None => Tolerance::of_function(function, found.storage()),
-        };
-        compared.push(Compared { difference, tolerance, admitted: tolerance.admits(&difference) });
+    let results: Vec<(&Value, ValueId)> = expected.iter().zip(function.graph.outputs().iter().copied()).collect();
+    let tensors = results.iter().filter(|(value, _)| value.as_tensor().is_some());
+    let mut pairs = Vec::new();
+    for ((expected, _), (name, found)) in tensors.zip(&outcome.outputs) {
+        pairs.push((name, (*expected).clone(), found));
     }
-    Ok(compared)
+    // A cache is changed in place: the plan names it as the input that it comes from.
+    for (name, found) in &outcome.caches {
+        let states = results.iter().filter(|(_, output)| cache_name(&function.graph, *output) == Some(name.as_str()));
+        for cache in states.filter_map(|(value, _)| value.as_cache()) {
+            let elements = Tensor::from_floats(cache.ty().storage, found.shape(), cache.elements().to_vec());
+            pairs.push((name, Value::Tensor(elements.into_diagnostic()?), found));
+        }
+    }
+    pairs
+        .into_iter()
+        .map(|(name, expected, found)| {
+            let difference = difference(&expected, &Value::Tensor(found.clone()))
+                .ok_or_else(|| miette!("{name} has shape {:?}, which the reference has not", found.shape()))?;
+            let tolerance = match arguments.tolerance {
+                Some(largest) => Tolerance::of_largest(largest),
+                None => Tolerance::of_function(function, found.storage()),
+            };
+            Ok(Compared { difference, tolerance, admitted: tolerance.admits(&difference) })
+        })
+        .collect()
+}
+
+/// The name of the input that a cache is a later state of.
+fn cache_name(graph: &Graph, mut state: ValueId) -> Option<&str> {
+    graph.value_type(state).as_cache()?;
+    loop {
+        match graph.node(state.node).kind() {
+            NodeKind::Input(_) => return graph.value_name(state).map(Name::as_str),
+            // Every op that gives a cache takes the one before as its first operand that is one.
+            _ => {
+                let operands = graph.operands(state.node);
+                state = operands.into_iter().find(|operand| graph.value_type(*operand).as_cache().is_some())?;
+            }
+        }
+    }
 }
 
 fn show(arguments: &Run, outcome: &Outcome, compared: &[Compared]) -> Result<()> {
@@ -342,13 +383,15 @@ fn show(arguments: &Run, outcome: &Outcome, compared: &[Compared]) -> Result<()>
         return files::print(format!("{:#}\n", as_json(outcome, compared)));
     }
     let mut text = String::new();
-    let width = outcome.outputs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (index, (name, tensor)) in outcome.outputs.iter().enumerate() {
+    let caches = outcome.caches.iter().filter(|_| !compared.is_empty());
+    let results: Vec<_> = outcome.outputs.iter().chain(caches).collect();
+    let width = results.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (index, (name, tensor)) in results.into_iter().enumerate() {
         let extents: String = tensor.shape().iter().map(|extent| format!("{extent}x")).collect();
         text += &format!("{name:width$}  {extents}{}", tensor.storage());
         if let Some(Compared { difference, tolerance, admitted }) = compared.get(index) {
             let verdict = if *admitted { "within" } else { "OUTSIDE" };
-            text += &format!("  {difference}: {verdict} the tolerance {:.1e}", tolerance.relative_to_scale);
+            text += &format!("  {difference}: {verdict} the tolerance {tolerance}");
         }
         text += "\n";
     }
@@ -364,22 +407,25 @@ fn show(arguments: &Run, outcome: &Outcome, compared: &[Compared]) -> Result<()>
 
 fn as_json(outcome: &Outcome, compared: &[Compared]) -> serde_json::Value {
     let finite = |number: f64| if number.is_finite() { json!(number) } else { json!(number.to_string()) };
-    let outputs = outcome.outputs.iter().enumerate().map(|(index, (name, tensor))| {
+    let described = |(index, (name, tensor)): (usize, &(String, Tensor))| {
         let comparison = compared.get(index).map(|Compared { difference, tolerance, admitted }| {
             json!({
                 "max_abs": finite(difference.maximum_absolute),
                 "max_rel": finite(difference.maximum_relative),
                 "rms": finite(difference.root_mean_square),
                 "scale": finite(difference.scale),
-                "tolerance": tolerance.relative_to_scale,
+                "tolerance": tolerance.maximum,
+                "tolerance_rms": tolerance.root_mean_square,
                 "within": admitted,
             })
         });
         json!({ "name": name, "shape": tensor.shape(), "type": tensor.storage().name(), "comparison": comparison })
-    });
+    };
+    let results: Vec<_> = outcome.outputs.iter().chain(&outcome.caches).enumerate().map(described).collect();
+    let (outputs, caches) = results.split_at(outcome.outputs.len());
     let profile = outcome
         .profile
         .iter()
         .map(|(label, kernel, time)| json!({ "label": label, "kernel": kernel, "microseconds": time }));
-    json!({ "outputs": outputs.collect::<Vec<_>>(), "profile": profile.collect::<Vec<_>>() })
+    json!({ "outputs": outputs, "caches": caches, "profile": profile.collect::<Vec<_>>() })
 }

@@ -247,7 +247,7 @@ fn a_module_is_compared_with_the_reference() {
     assert_eq!(said["outputs"][0]["comparison"]["within"], true);
     // No computation in f32 agrees with f64 to the last bit everywhere.
     let said = workplace.fails(&["run", "block.ir", "--compare", "reference", "--dim", "T=129", "--tolerance", "0"]);
-    assert_contains(&said, &["1 of 1 outputs differ"]);
+    assert_contains(&said, &["1 of 1 results differ"]);
     assert_contains(&workplace.fails(&["run", "block.ir", "--dim", "U=7"]), &["dimension U"]);
     workplace.write("wide.npy", npy("<f4", &[2, 65], &[0u8; 2 * 65 * 4]));
     assert_contains(&workplace.fails(&["run", "block.ir", "-i", "x=wide.npy"]), &["wide.npy", "[2, 65]"]);
@@ -286,8 +286,12 @@ fn a_step_with_a_cache_is_compared_with_the_reference() {
     workplace.write("rotated.ir", ROTATED);
     for tokens in ["T=1", "T=5", "T=33"] {
         let said = workplace.succeeds(&["run", "rotated.ir", "--compare", "reference", "--dim", tokens]);
-        assert_contains(&said, &["attention", "within the tolerance"]);
+        assert_contains(&said, &["attention", "cache ", "within the tolerance"]);
+        assert!(!said.contains("OUTSIDE"), "{said}");
     }
+    // The cache is compared too: with no difference admitted at all, both it and the output are counted.
+    let arguments = ["run", "rotated.ir", "--compare", "reference", "--dim", "T=33", "--tolerance", "0"];
+    assert_contains(&workplace.fails(&arguments), &["2 of 2 results differ"]);
     let said = workplace.fails(&["run", "rotated.ir", "--dim", "T=33", "--dim", "P=1"]);
     assert_contains(&said, &["33 tokens of 2 sequences do not fit 1 pages of 4"]);
 }

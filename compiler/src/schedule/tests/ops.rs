@@ -78,6 +78,27 @@ fn reductions() {
     check_body("%x: tensor<TxSxf32>", "%y = softmax(%x) {axis = 1} return %y", &[("T", 2), ("S", 9000)], CLOSE);
 }
 
+/// Heads that are rotated where they are computed, in tiles of columns that go beyond the last head.
+#[test]
+fn heads_beyond_the_last() {
+    for heads in [1, 3, 5] {
+        let columns = heads * 8;
+        let inputs = format!(
+            "%x: tensor<Tx24xf32>, %w: tensor<24x{columns}xf32>, %r: tensor<Tx{heads}x8xf32>, %p: tensor<Txi32>"
+        );
+        let body = format!(
+            "%z, %y = fusion(%x = %x, %w = %w, %r = %r, %p = %p) : tensor<Tx{heads}x8xf32>, tensor<Tx{columns}xf32> {{
+               %y = matmul(%x, %w) : tensor<Tx{columns}xf32>
+               %h = reshape(%y) : tensor<Tx{heads}x8xf32>
+               %s = add(%h, %r) : tensor<Tx{heads}x8xf32>
+               %z = rope(%s, %p) : tensor<Tx{heads}x8xf32>
+               return %z, %y
+             }} return %z, %y"
+        );
+        check_body(&inputs, &body, &[("T", 5)], CLOSE);
+    }
+}
+
 /// Along every axis, whether other axes are longer or not and whether extents are known or not.
 #[test]
 fn reductions_along_every_axis() {
