@@ -1,4 +1,4 @@
-.PHONY: demo test check setup docs bench clean
+.PHONY: demo test check setup docs bench emulator clean
 
 # Installs what is missing (Debian packages, .venv); nothing the second time.
 setup:
@@ -20,6 +20,11 @@ check: setup
 # Writes the reference pages that are generated from declarations (tests keep them current).
 docs: setup
 	TESSERA_BLESS=1 cargo test --workspace --quiet current
+
+# The GPU that every machine has: target/release/libcuda.so.1, the CUDA driver API on the PTX emulator.
+emulator:
+	cargo build --release --package ptx-emulator-driver
+	ln -sf libcuda.so target/release/libcuda.so.1
 
 bench: setup
 	cargo bench --workspace

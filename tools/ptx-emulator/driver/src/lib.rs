@@ -1,0 +1,22 @@
+//! The CUDA driver API on the emulator.
+//!
+//! Every handle that a program gets is a number that this library looks up, never a pointer that it follows, so that a wrong handle
+//! is an error. Memory of the program is touched only where the API says that a pointer is to it.
+//!
+//! Architecture invariant: work is done when it is issued. Streams, events and graphs keep their order without threads of their own;
+//! an error of a kernel is reported by the call that launches it, and again by each later one, as a CUDA context does.
+#![allow(non_snake_case, reason = "the names are CUDA's")]
+
+#[macro_use]
+mod error;
+mod context;
+mod device;
+mod entry_points;
+mod event;
+mod launch;
+mod library;
+mod memory;
+mod module;
+mod state;
+mod stream;
+mod tensor_map;

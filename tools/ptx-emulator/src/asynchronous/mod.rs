@@ -1,0 +1,9 @@
+//! Asynchronous copies and the barriers that wait for them.
+//!
+//! A copy is done when it is issued, which is one of the times that PTX allows; completion is reported as PTX says, through groups
+//! and mbarriers.
+
+pub mod copy;
+pub mod mbarrier;
+pub mod tensor_copy;
+pub mod tensor_map;

@@ -1,0 +1,493 @@
+//! Copies of boxes of tensors: TMA.
+
+use super::copy::{Reduction, listed_address, multicast, put_address, put_address_part, shared};
+use super::mbarrier;
+use super::tensor_map::{self, BYTES, MapElement, TensorMap};
+use crate::decode::builder::Builder;
+use crate::decode::form::Form;
+use crate::diagnostic::Problem;
+use crate::machine::context::{Context, lanes};
+use crate::machine::fault::FaultKind;
+use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::row::{Kind, Slot};
+use crate::memory::access::{Space, specific};
+use crate::parse::ast::Operand;
+
+/// The forms.
+pub const FORMS: &[Form] = &[
+    Form {
+        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.shared::cluster|shared::cta.global[.tile|tile::gather4].mbarrier::complete_tx::bytes[.multicast::cluster][.cta_group::1|cta_group::2][.L2::cache_hint]",
+        section: "9.7.9.25.5.2 cp.async.bulk.tensor",
+        build: load,
+    },
+    Form {
+        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta[.tile|tile::scatter4].bulk_group[.L2::cache_hint]",
+        section: "9.7.9.25.5.2 cp.async.bulk.tensor",
+        build: store,
+    },
+    Form {
+        pattern: "cp.reduce.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta.add|min|max|inc|dec|and|or|xor[.tile].bulk_group[.L2::cache_hint]",
+        section: "9.7.9.25.5.3 cp.reduce.async.bulk.tensor",
+        build: store,
+    },
+    Form {
+        pattern: "cp.async.bulk.prefetch.tensor.1d|2d|3d|4d|5d.L2.global[.tile|tile::gather4][.L2::cache_hint]",
+        section: "9.7.9.25.5.4 cp.async.bulk.prefetch.tensor",
+        build: |b| {
+            map_and_coordinates(b)?;
+            if b.has("L2::cache_hint") {
+                b.source::<u64>()?;
+            }
+            Ok(|_, _| Step::Next)
+        },
+    },
+    Form {
+        pattern: "tensormap.replace.tile.global_address|rank|box_dim|global_dim|global_stride|element_stride|elemtype|interleave_layout|swizzle_mode|swizzle_atomicity|fill_mode[.global|shared::cta].b1024.b32|b64",
+        section: "9.7.9.26 tensormap.replace",
+        build: replace,
+    },
+    Form {
+        pattern: "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.SCOPE.sync.aligned",
+        section: "9.7.13.16 tensormap.cp_fenceproxy",
+        build: |b| {
+            for _ in 0..2 {
+                let operand = b.take()?;
+                put_address(b, operand)?;
+            }
+            if b.integer()? != BYTES as i64 {
+                return b.problem("a tensor map has 128 bytes");
+            }
+            Ok(|context, instruction| {
+                let list = context.list(instruction);
+                let lane = context.leader();
+                let to = listed_address(context, list, lane);
+                let from = shared(listed_address(context, &list[3..], lane));
+                match super::copy::transfer(context, (Space::Shared, from), (Space::Generic, to), BYTES) {
+                    Ok(()) => Step::Next,
+                    Err(refused) => context.refuse(lane, refused, "copy of a tensor map"),
+                }
+            })
+        },
+    },
+];
+
+/// The fields of `tensormap.replace`, by the number that instructions keep.
+const FIELDS: [&str; 11] = [
+    "global_address",
+    "rank",
+    "box_dim",
+    "global_dim",
+    "global_stride",
+    "element_stride",
+    "elemtype",
+    "interleave_layout",
+    "swizzle_mode",
+    "swizzle_atomicity",
+    "fill_mode",
+];
+
+fn replace(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let field = FIELDS.iter().position(|field| b.has(field)).unwrap_or(0);
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    let indexed = matches!(FIELDS[field], "box_dim" | "global_dim" | "global_stride" | "element_stride");
+    if indexed {
+        let index = b.integer()?;
+        if !(0..5).contains(&index) {
+            return b.problem("a tensor has at most five dimensions");
+        }
+        b.made.immediate = index;
+    }
+    let wide = b.last() == "b64";
+    if wide {
+        b.source::<u64>()?;
+    } else {
+        b.source::<u32>()?;
+    }
+    let in_shared = b.has("shared::cta");
+    b.made.modifiers = field as u32 | u32::from(wide) << 8 | u32::from(in_shared) << 9;
+    Ok(|context, instruction| {
+        let modifiers = instruction.modifiers;
+        let list = context.list(instruction);
+        for lane in lanes(context.mask) {
+            let address = listed_address(context, list, lane);
+            let place = if modifiers >> 9 != 0 { (Space::Shared, shared(address)) } else { specific(address) };
+            let value = if modifiers >> 8 & 1 != 0 {
+                context.read::<u64>(instruction.operands[0])[lane]
+            } else {
+                u64::from(context.row(instruction.operands[0]).0[lane])
+            };
+            let mut bytes = [0; BYTES];
+            if let Err(refused) = context.copy_out(place.0, place.1, &mut bytes) {
+                return context.refuse(lane, refused, "tensormap.replace");
+            }
+            tensor_map::replace(&mut bytes, FIELDS[modifiers as usize & 0xff], instruction.immediate as usize, value);
+            if let Err(refused) = context.copy_in(place.0, place.1, &bytes) {
+                return context.refuse(lane, refused, "tensormap.replace");
+            }
+        }
+        Step::Next
+    })
+}
+
+/// Reads `[map, {coordinates}]`: three slots of the list for the map's address, then the coordinates.
+fn map_and_coordinates(b: &mut Builder<'_, '_>) -> Result<usize, Problem> {
+    let Operand::Address(parts) = b.take()? else { return b.problem("expected `[map, {coordinates}]`") };
+    let [map, coordinates] = parts.as_slice() else { return b.problem("expected `[map, {coordinates}]`") };
+    put_address_part(b, map)?;
+    let found = b.vector(coordinates, 4, Kind::Integer, false)?;
+    let rank = b.modifiers.iter().find_map(|modifier| modifier.strip_suffix('d')?.parse().ok()).unwrap_or(1usize);
+    let rows = b.has("tile::gather4") || b.has("tile::scatter4");
+    let wanted = if rows { 5 } else { rank };
+    if found != wanted || rows && rank != 2 {
+        return b.problem(format!("{found} coordinates, the instruction wants {wanted}"));
+    }
+    Ok(found)
+}
+
+/// Four rows of a matrix, each with its own index.
+const ROWS: u32 = 1;
+const MULTICAST: u32 = 2;
+const REDUCE: u32 = 4;
+/// The barrier of a copy of a pair of CTAs may be the other one's.
+const PAIR: u32 = 8;
+
+fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let destination = b.take()?;
+    put_address(b, destination)?;
+    let coordinates = map_and_coordinates(b)?;
+    let barrier = b.take()?;
+    put_address(b, barrier)?;
+    if b.has("multicast::cluster") {
+        b.source::<u16>()?;
+        b.made.modifiers |= MULTICAST;
+    }
+    if b.has("L2::cache_hint") {
+        b.source::<u64>()?;
+    }
+    for (name, bit) in [("tile::gather4", ROWS), ("cta_group::2", PAIR)] {
+        if b.has(name) {
+            b.made.modifiers |= bit;
+        }
+    }
+    b.made.immediate = coordinates as i64;
+    Ok(execute_load)
+}
+
+/// Reads the map that a lane names, and checks that its rank is the instruction's.
+fn read_map(context: &mut Context<'_>, lane: usize, address: u64, rank: usize) -> Result<TensorMap, Step> {
+    if !address.is_multiple_of(64) {
+        let message = format!("the tensor map at 0x{address:x} has to be aligned to 64 bytes");
+        return Err(context.fail(FaultKind::MisalignedAddress, lane, message));
+    }
+    let mut bytes = [0; BYTES];
+    if let Err(refused) = context.copy_out(Space::Generic, address, &mut bytes) {
+        return Err(context.refuse(lane, refused, "read of a tensor map"));
+    }
+    let map = TensorMap::decode(&bytes);
+    if let Err(error) = map.validate() {
+        let message = format!("the 128 bytes at 0x{address:x} are not a tensor map: {error}");
+        return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
+    }
+    if map.rank != rank {
+        let message = format!("the tensor map has {} dimensions, the instruction {rank}", map.rank);
+        return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
+    }
+    Ok(map)
+}
+
+fn read_coordinates(context: &Context<'_>, slots: &[Slot], lane: usize) -> [i32; 5] {
+    let mut coordinates = [0; 5];
+    for (coordinate, slot) in coordinates.iter_mut().zip(slots) {
+        *coordinate = context.row(*slot).0[lane] as i32;
+    }
+    coordinates
+}
+
+fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    let list = context.list(instruction);
+    let count = instruction.immediate as usize;
+    let rows = instruction.modifiers & ROWS != 0;
+    for lane in lanes(context.mask) {
+        let to = shared(listed_address(context, list, lane));
+        let map_address = listed_address(context, &list[3..], lane);
+        let coordinates = read_coordinates(context, &list[6..6 + count], lane);
+        let barrier = shared(listed_address(context, &list[6 + count..], lane));
+        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }) {
+            Ok(map) => map,
+            Err(step) => return step,
+        };
+        let targets = multicast(context, instruction.modifiers & MULTICAST != 0, instruction.operands[0], lane);
+        for target in targets.into_iter().flatten() {
+            let place = |address: u64| target.map_or(address, |rank| address & 0xff_ffff | rank << 24);
+            let moved = if rows {
+                let single = TensorMap { box_extents: [map.box_extents[0], 1, 1, 1, 1], ..map };
+                (0..4).try_fold(0, |all, row| {
+                    let at = [coordinates[0], coordinates[1 + row], 0, 0, 0];
+                    Ok(all + load_box(context, lane, &single, at, place(to) + all)?)
+                })
+            } else {
+                load_box(context, lane, &map, coordinates, place(to))
+            };
+            let moved = match moved {
+                Ok(moved) => moved,
+                Err(step) => return step,
+            };
+            if let Err(step) = mbarrier::complete(context, lane, place(barrier), moved as usize) {
+                return step;
+            }
+        }
+    }
+    Step::Next
+}
+
+/// The rows of a box: for each, the indices of the outer dimensions.
+struct Rows {
+    extents: [u64; 5],
+    at: [u64; 5],
+    done: bool,
+}
+
+impl Rows {
+    fn of(map: &TensorMap) -> Rows {
+        let along = |at: usize| u64::from(map.box_extents[at].div_ceil(map.element_strides[at]));
+        let extents = std::array::from_fn(|at| if at == 0 || at >= map.rank { 1 } else { along(at) });
+        Rows { extents, at: [0; 5], done: false }
+    }
+}
+
+impl Iterator for Rows {
+    type Item = [u64; 5];
+
+    fn next(&mut self) -> Option<[u64; 5]> {
+        if self.done {
+            return None;
+        }
+        let row = self.at;
+        for dimension in 1..5 {
+            self.at[dimension] += 1;
+            if self.at[dimension] < self.extents[dimension] {
+                return Some(row);
+            }
+            self.at[dimension] = 0;
+        }
+        self.done = true;
+        Some(row)
+    }
+}
+
+/// The part of a row of the box that is inside of the tensor: its address, its first element in the row, and how many.
+fn inside(map: &TensorMap, coordinates: &[i32; 5], row: &[u64; 5]) -> Option<(u64, u64, u64)> {
+    let mut address = map.address;
+    for dimension in 1..map.rank {
+        let index =
+            i64::from(coordinates[dimension]) + (row[dimension] * u64::from(map.element_strides[dimension])) as i64;
+        if index < 0 || index as u64 >= map.dimensions[dimension] {
+            return None;
+        }
+        address = address.wrapping_add((index as u64).wrapping_mul(map.strides[dimension - 1]));
+    }
+    let start = i64::from(coordinates[0]);
+    let first = start.max(0);
+    let end = (start + i64::from(map.box_extents[0])).min(map.dimensions[0] as i64);
+    if first >= end {
+        return None;
+    }
+    let bits = map.element.bits();
+    Some((address.wrapping_add(first as u64 * bits / 8), (first - start) as u64, (end - first) as u64))
+}
+
+/// The longest row of a box: 256 elements of 8 bytes.
+const ROW: usize = 2048;
+
+/// Spreads packed elements of a row over shared memory's groups of 16 bytes, or gathers them.
+fn spread(element: MapElement, row: &mut [u8; ROW], count: u64) {
+    let packed = (2 * element.bits()) as usize;
+    for group in (0..count as usize / 16).rev() {
+        row.copy_within(group * packed..(group + 1) * packed, group * 16);
+        row[group * 16 + packed..(group + 1) * 16].fill(0);
+    }
+}
+
+/// Loads a box into shared memory, and gives its bytes.
+fn load_box(
+    context: &mut Context<'_>,
+    lane: usize,
+    map: &TensorMap,
+    coordinates: [i32; 5],
+    to: u64,
+) -> Result<u64, Step> {
+    let alignment = if map.swizzle.mode == 0 { 16 } else { 128 };
+    if to & (alignment - 1) != 0 {
+        let message = format!("the box's place in shared memory, 0x{to:x}, has to be a multiple of {alignment}");
+        return Err(context.fail(FaultKind::MisalignedAddress, lane, message));
+    }
+    let row_bytes = map.element.shared_bytes(u64::from(map.box_extents[0]));
+    let padded = matches!(map.element, MapElement::FP4_PADDED | MapElement::FP6_PADDED);
+    let mut moved = 0;
+    for row in Rows::of(map) {
+        let mut buffer = [0; ROW];
+        if map.fill_nan {
+            let nan = map.element.nan();
+            buffer.iter_mut().enumerate().for_each(|(at, byte)| *byte = nan[at % 8]);
+        }
+        if let Some((address, first, count)) = inside(map, &coordinates, &row) {
+            let bits = map.element.bits();
+            let (start, length) = ((first * bits / 8) as usize, (count * bits).div_ceil(8) as usize);
+            if let Err(refused) = context.copy_out(Space::Global, address, &mut buffer[start..start + length]) {
+                return Err(context.refuse(lane, refused, "tensor copy"));
+            }
+        }
+        if padded {
+            spread(map.element, &mut buffer, u64::from(map.box_extents[0]));
+        }
+        write_row(context, lane, map, to + moved, &buffer[..row_bytes as usize])?;
+        moved += row_bytes;
+    }
+    Ok(moved)
+}
+
+fn write_row(context: &mut Context<'_>, lane: usize, map: &TensorMap, to: u64, row: &[u8]) -> Result<(), Step> {
+    let step = if map.swizzle.mode == 0 {
+        row.len().max(1)
+    } else if map.swizzle.atomicity == 2 {
+        8
+    } else {
+        16
+    };
+    for (at, chunk) in row.chunks(step).enumerate() {
+        let address = map.swizzle.apply(to + (at * step) as u64);
+        if let Err(refused) = context.copy_in(Space::Shared, address, chunk) {
+            return Err(context.refuse(lane, refused, "tensor copy"));
+        }
+    }
+    Ok(())
+}
+
+fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let coordinates = map_and_coordinates(b)?;
+    let source = b.take()?;
+    put_address(b, source)?;
+    if b.has("L2::cache_hint") {
+        b.source::<u64>()?;
+    }
+    if b.has("tile::scatter4") {
+        b.made.modifiers |= ROWS;
+    }
+    if let Some(operation) = OPERATIONS.iter().position(|name| b.has(name)) {
+        b.made.modifiers |= REDUCE | (operation as u32) << 8;
+    }
+    b.made.immediate = coordinates as i64;
+    Ok(execute_store)
+}
+
+const OPERATIONS: [&str; 8] = ["add", "min", "max", "inc", "dec", "and", "or", "xor"];
+
+/// The reduction that a map's elements take.
+fn reduction(map: &TensorMap, operation: &str) -> Option<Reduction> {
+    let bitwise = matches!(operation, "and" | "or" | "xor");
+    let kind = match map.element.0 {
+        2 if bitwise => "b32",
+        2 => "u32",
+        3 if bitwise => "b32",
+        3 => "s32",
+        4 if bitwise => "b64",
+        4 => "u64",
+        5 if bitwise => "b64",
+        5 => "s64",
+        6 => "f16",
+        7 | 8 => "f32",
+        9 => "f64",
+        10 => "bf16",
+        _ => return None,
+    };
+    Reduction::named(operation, kind)
+}
+
+fn execute_store(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    let list = context.list(instruction);
+    let count = instruction.immediate as usize;
+    let modifiers = instruction.modifiers;
+    let rows = modifiers & ROWS != 0;
+    for lane in lanes(context.mask) {
+        let map_address = listed_address(context, list, lane);
+        let coordinates = read_coordinates(context, &list[3..3 + count], lane);
+        let from = shared(listed_address(context, &list[3 + count..], lane));
+        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }) {
+            Ok(map) => map,
+            Err(step) => return step,
+        };
+        let mut combine = None;
+        if modifiers & REDUCE != 0 {
+            let operation = OPERATIONS[modifiers as usize >> 8 & 7];
+            combine = reduction(&map, operation);
+            if combine.is_none() {
+                let message = format!("the tensor map's elements have no reduction `{operation}`");
+                return context.fail(FaultKind::IllegalInstruction, lane, message);
+            }
+        }
+        let stored = if rows {
+            let single = TensorMap { box_extents: [map.box_extents[0], 1, 1, 1, 1], ..map };
+            (0..4).try_fold(0, |all, row| {
+                let at = [coordinates[0], coordinates[1 + row], 0, 0, 0];
+                Ok(all + store_box(context, lane, &single, at, from + all, combine)?)
+            })
+        } else {
+            store_box(context, lane, &map, coordinates, from, combine)
+        };
+        if let Err(step) = stored {
+            return step;
+        }
+    }
+    Step::Next
+}
+
+/// Stores the part of a box that is inside of the tensor, and gives the box's bytes.
+fn store_box(
+    context: &mut Context<'_>,
+    lane: usize,
+    map: &TensorMap,
+    coordinates: [i32; 5],
+    from: u64,
+    combine: Option<Reduction>,
+) -> Result<u64, Step> {
+    let row_bytes = map.element.shared_bytes(u64::from(map.box_extents[0]));
+    let padded = matches!(map.element, MapElement::FP4_PADDED | MapElement::FP6_PADDED);
+    let mut moved = 0;
+    for row in Rows::of(map) {
+        let mut buffer = [0; ROW];
+        let step = if map.swizzle.mode == 0 {
+            row_bytes as usize
+        } else if map.swizzle.atomicity == 2 {
+            8
+        } else {
+            16
+        };
+        for (at, chunk) in buffer[..row_bytes as usize].chunks_mut(step.max(1)).enumerate() {
+            let address = map.swizzle.apply(from + moved + (at * step) as u64);
+            if let Err(refused) = context.copy_out(Space::Shared, address, chunk) {
+                return Err(context.refuse(lane, refused, "tensor copy"));
+            }
+        }
+        moved += row_bytes;
+        if padded {
+            let packed = (2 * map.element.bits()) as usize;
+            for group in 0..map.box_extents[0] as usize / 16 {
+                buffer.copy_within(group * 16..group * 16 + packed, group * packed);
+            }
+        }
+        let Some((address, first, count)) = inside(map, &coordinates, &row) else { continue };
+        let bits = map.element.bits();
+        let part = &buffer[(first * bits / 8) as usize..][..(count * bits).div_ceil(8) as usize];
+        let stored = match combine {
+            None => context.copy_in(Space::Global, address, part),
+            Some(reduction) => part.chunks_exact(reduction.bytes()).enumerate().try_for_each(|(at, element)| {
+                reduction.apply(context, address + (at * reduction.bytes()) as u64, element)
+            }),
+        };
+        if let Err(refused) = stored {
+            return Err(context.refuse(lane, refused, "tensor copy"));
+        }
+    }
+    Ok(moved)
+}

@@ -1,0 +1,587 @@
+//! What a form uses to read the operands of an instruction.
+
+use std::collections::HashMap;
+
+use super::scope::{Binding, Place, Scopes};
+use crate::diagnostic::Problem;
+use crate::machine::instruction::{CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE};
+use crate::machine::kernel::{Preset, Special};
+use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
+use crate::parse::ast::{self, Operand};
+
+/// A kernel while it is decoded.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// Instructions so far. Branch targets are labels' numbers until the end.
+    pub code: Vec<Instruction>,
+    /// Operands beyond those inside of instructions.
+    pub list: Vec<Slot>,
+    /// Constants so far.
+    pub constants: Vec<Row>,
+    /// Rows of registers so far.
+    pub rows: u32,
+    /// Predicates so far.
+    pub predicates: u32,
+    /// Rows that are set at the start.
+    pub presets: Vec<(u32, Preset)>,
+    /// Where labels are, once they are seen.
+    pub labels: Vec<Option<u32>>,
+    /// Tables of labels.
+    pub tables: Vec<Vec<u32>>,
+    /// Bytes of local memory so far.
+    pub local_bytes: u32,
+    /// Functions that are called: their number, and what a call of them needs.
+    pub called: HashMap<usize, Callee>,
+    constant_rows: HashMap<(u64, bool), u32>,
+    preset_rows: HashMap<Preset, u32>,
+    sink: Option<u32>,
+}
+
+/// What a call of a function needs to know.
+#[derive(Clone, Debug)]
+pub struct Callee {
+    /// The label of its first instruction.
+    pub label: u32,
+    /// The row that holds where to return to.
+    pub link: u32,
+    /// Where its parameters are in local memory: offset and bytes.
+    pub parameters: Vec<(u32, u32)>,
+    /// Where its results are.
+    pub results: Vec<(u32, u32)>,
+}
+
+impl Draft {
+    /// A draft with the predicates that every kernel has: the constants and the carry.
+    pub fn new() -> Draft {
+        Draft { predicates: CARRY + 1, ..Draft::default() }
+    }
+
+    /// New rows of registers.
+    pub fn new_rows(&mut self, count: u32) -> u32 {
+        let row = self.rows;
+        self.rows += count;
+        row
+    }
+
+    /// A new label.
+    pub fn new_label(&mut self) -> u32 {
+        self.labels.push(None);
+        self.labels.len() as u32 - 1
+    }
+
+    /// Stretches of local memory.
+    pub fn new_local(&mut self, bytes: u32, alignment: u32) -> u32 {
+        let offset = self.local_bytes.next_multiple_of(alignment.max(1));
+        self.local_bytes = offset + bytes;
+        offset
+    }
+
+    /// A constant's slot.
+    pub fn constant(&mut self, bits: u64, wide: bool) -> Slot {
+        let row = *self.constant_rows.entry((bits, wide)).or_insert_with(|| {
+            let row = self.constants.len() as u32;
+            if wide {
+                let halves = |lane: usize| if lane.is_multiple_of(2) { bits as u32 } else { (bits >> 32) as u32 };
+                let both = Row(std::array::from_fn(halves));
+                self.constants.extend([both, both]);
+            } else {
+                self.constants.push(Row([bits as u32; LANES]));
+            }
+            row
+        });
+        Slot::constant(row)
+    }
+
+    /// The slot of a register that is set at the start.
+    pub fn preset(&mut self, preset: Preset) -> Slot {
+        if let Some(row) = self.preset_rows.get(&preset) {
+            return Slot::register(*row);
+        }
+        let wide = matches!(preset, Preset::WideSpecial(_) | Preset::WideShared(_));
+        let row = self.new_rows(if wide { 2 } else { 1 });
+        self.preset_rows.insert(preset, row);
+        self.presets.push((row, preset));
+        Slot::register(row)
+    }
+}
+
+/// The bit of [`Instruction::modifiers`] that says that the address register has 64 bits.
+pub const WIDE_ADDRESS: u32 = 1 << 31;
+
+/// Reads an instruction's operands, in order.
+pub struct Builder<'b, 'a> {
+    /// The modifiers, one for each place of the form's pattern.
+    pub modifiers: Vec<&'static str>,
+    /// The instruction as it is made.
+    pub made: Instruction,
+    /// The kernel.
+    pub draft: &'b mut Draft,
+    /// What names mean.
+    pub scopes: &'b Scopes<'a>,
+    /// The function that the instruction is in: the row that holds where to return to, in a function that is called.
+    pub link: Option<u32>,
+    functions: &'b [ast::Function<'a>],
+    written: &'b ast::Instruction<'a>,
+    next: usize,
+    filled: usize,
+}
+
+type Read<T> = Result<T, Problem>;
+
+/// Bytes and alignment of variables.
+pub type Sizes = Vec<(u32, u32)>;
+
+/// What is around an instruction while it is decoded.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'b, 'a> {
+    /// What names mean.
+    pub scopes: &'b Scopes<'a>,
+    /// The module's functions.
+    pub functions: &'b [ast::Function<'a>],
+    /// In a function that is called: the row that holds where to return to.
+    pub link: Option<u32>,
+}
+
+impl<'b, 'a> Builder<'b, 'a> {
+    /// For one instruction.
+    pub fn new(
+        written: &'b ast::Instruction<'a>,
+        modifiers: Vec<&'static str>,
+        guard: Guard,
+        place: u32,
+        draft: &'b mut Draft,
+        around: Surroundings<'b, 'a>,
+    ) -> Builder<'b, 'a> {
+        let Surroundings { scopes, functions, link } = around;
+        let list = draft.list.len() as u32;
+        let made = Instruction {
+            execute: |_, _| Step::Next,
+            guard,
+            operands: [Slot::register(0); INLINE_OPERANDS],
+            list,
+            list_length: 0,
+            immediate: 0,
+            modifiers: 0,
+            target: 0,
+            place,
+        };
+        Builder { modifiers, made, draft, scopes, link, functions, written, next: 0, filled: 0 }
+    }
+
+    /// Whether a modifier is there.
+    pub fn has(&self, modifier: &str) -> bool {
+        self.modifiers.contains(&modifier)
+    }
+
+    /// The modifier at a place of the pattern, or nothing.
+    pub fn modifier(&self, place: usize) -> &'static str {
+        self.modifiers.get(place).copied().unwrap_or_default()
+    }
+
+    /// The instruction's name.
+    pub fn name(&self) -> &'a str {
+        self.written.name
+    }
+
+    /// The last modifier, which mostly is the type.
+    pub fn last(&self) -> &'static str {
+        self.modifiers.iter().rev().find(|modifier| !modifier.is_empty()).copied().unwrap_or_default()
+    }
+
+    /// A problem with this instruction.
+    pub fn problem<T>(&self, message: impl Into<String>) -> Read<T> {
+        Err(Problem::new(self.written.span.clone(), message))
+    }
+
+    /// The operands that are not read yet.
+    pub fn rest(&self) -> &'b [Operand<'a>] {
+        &self.written.operands[self.next.min(self.written.operands.len())..]
+    }
+
+    /// How many operands are not read yet.
+    pub fn left(&self) -> usize {
+        self.rest().len()
+    }
+
+    /// The next operand.
+    pub fn take(&mut self) -> Read<&'b Operand<'a>> {
+        match self.written.operands.get(self.next) {
+            Some(operand) => {
+                self.next += 1;
+                Ok(operand)
+            }
+            None => {
+                let number = self.written.operands.len();
+                self.problem(format!("`{}` has {number} operands here, and wants more", self.written.name))
+            }
+        }
+    }
+
+    /// Checks that all operands are read.
+    pub fn finish(&self) -> Read<()> {
+        if self.next < self.written.operands.len() {
+            return self.problem(format!(
+                "`{}` has {} operands here, and wants {}",
+                self.written.name,
+                self.written.operands.len(),
+                self.next
+            ));
+        }
+        Ok(())
+    }
+
+    /// Puts a slot into the instruction.
+    pub fn put(&mut self, slot: Slot) {
+        if let Some(place) = self.made.operands.get_mut(self.filled) {
+            *place = slot;
+        }
+        self.filled += 1;
+    }
+
+    /// Puts a slot into the list.
+    pub fn put_in_list(&mut self, slot: Slot) {
+        self.draft.list.push(slot);
+        self.made.list_length += 1;
+    }
+
+    fn unknown<T>(&self, name: &str) -> Read<T> {
+        let mut problem = Problem::new(self.written.span.clone(), format!("`{name}` is not declared"));
+        if let Some(similar) = self.scopes.similar(name) {
+            problem = problem.help(format!("did you mean `{similar}`?"));
+        }
+        Err(problem)
+    }
+
+    /// The bytes of the register that an operand names, or `None` for other operands.
+    pub fn register_bytes(&self, operand: &Operand<'_>) -> Option<u32> {
+        match operand {
+            Operand::Name(name) | Operand::Component(name, _) => match self.scopes.find(name)? {
+                Binding::Register { bytes, .. } => Some(bytes),
+                _ => None,
+            },
+            Operand::Vector(vector) => self.register_bytes(vector.first()?),
+            _ => None,
+        }
+    }
+
+    /// The slot of a register of this many bytes, or of a constant.
+    pub fn slot(&mut self, operand: &Operand<'_>, bytes: u32, kind: Kind) -> Read<Slot> {
+        let wide = bytes > 4;
+        match operand {
+            Operand::Name(name) | Operand::Component(name, _) => {
+                let component = if let Operand::Component(_, component) = operand { Some(*component) } else { None };
+                if let Some(special) = name.strip_prefix('%').and_then(|name| Special::named(name, component))
+                    && self.scopes.find(name).is_none()
+                {
+                    let preset = if wide { Preset::WideSpecial(special) } else { Preset::Special(special) };
+                    return Ok(self.draft.preset(preset));
+                }
+                match self.scopes.find(name) {
+                    Some(Binding::Register { row, bytes: have, components }) => {
+                        let fits = if wide { have == bytes } else { have <= 4 };
+                        if !fits {
+                            return self.problem(format!(
+                                "`{name}` has {} bits, the instruction wants {}",
+                                8 * have,
+                                8 * bytes
+                            ));
+                        }
+                        let index = match component {
+                            None if components == 1 => 0,
+                            None => return self.problem(format!("`{name}` is a vector; name a component of it")),
+                            Some("x" | "r") => 0,
+                            Some("y" | "g") => 1,
+                            Some("z" | "b") => 2,
+                            Some("w" | "a") => 3,
+                            Some(other) => return self.problem(format!("`.{other}` is not a component")),
+                        };
+                        if index >= components {
+                            return self.problem(format!("`{name}` has {components} components"));
+                        }
+                        Ok(Slot::register(row + index * rows_of(have)))
+                    }
+                    Some(Binding::Predicate(_)) => {
+                        self.problem(format!("`{name}` is a predicate, the instruction wants a register"))
+                    }
+                    Some(Binding::Variable { space, address }) => self.variable(space, address, wide),
+                    Some(_) => self.problem(format!("`{name}` is not a register")),
+                    None => self.unknown(name),
+                }
+            }
+            Operand::Offset(name, offset) => match self.scopes.find(name) {
+                Some(Binding::Variable { space, address }) => {
+                    self.variable(space, address.wrapping_add_signed(*offset), wide)
+                }
+                Some(_) => self.problem(format!("`{name}` is not a variable")),
+                None => self.unknown(name),
+            },
+            Operand::Sink => {
+                let row = match self.draft.sink {
+                    Some(row) => row,
+                    None => {
+                        let row = self.draft.new_rows(4);
+                        self.draft.sink = Some(row);
+                        row
+                    }
+                };
+                Ok(Slot::register(row))
+            }
+            _ => {
+                let bits = self.constant_bits(operand, bytes, kind)?;
+                if bytes == 16 {
+                    // Two 64-bit halves that follow each other, of which the upper is zero.
+                    let row = self.draft.constants.len() as u32;
+                    let low =
+                        Row(std::array::from_fn(|lane| if lane % 2 == 0 { bits as u32 } else { (bits >> 32) as u32 }));
+                    self.draft.constants.extend([low, low, Row::ZERO, Row::ZERO]);
+                    return Ok(Slot::constant(row));
+                }
+                Ok(self.draft.constant(bits, wide))
+            }
+        }
+    }
+
+    fn variable(&mut self, space: Place, address: u64, wide: bool) -> Read<Slot> {
+        Ok(match space {
+            Place::Shared if wide => self.draft.preset(Preset::WideShared(address as u32)),
+            Place::Shared => self.draft.preset(Preset::Shared(address as u32)),
+            _ => self.draft.constant(address, wide),
+        })
+    }
+
+    /// The bits of an immediate operand.
+    pub fn constant_bits(&self, operand: &Operand<'_>, bytes: u32, kind: Kind) -> Read<u64> {
+        Ok(match (operand, kind) {
+            (Operand::Integer(_), Kind::F32 | Kind::F64) => {
+                return self.problem("an integer stands where a floating-point number is wanted");
+            }
+            (Operand::Integer(value), _) => {
+                let bits = *value as u64;
+                if bytes >= 8 { bits } else { bits & ((1 << (8 * bytes)) - 1) }
+            }
+            (Operand::Single(bits), Kind::F64) => f64::from(f32::from_bits(*bits)).to_bits(),
+            (Operand::Single(bits), _) => u64::from(*bits),
+            (Operand::Double(value), Kind::F32) => u64::from((*value as f32).to_bits()),
+            (Operand::Double(value), Kind::F64) => value.to_bits(),
+            (Operand::Double(value), Kind::F16) => u64::from(half::f16::from_f64(*value).to_bits()),
+            (Operand::Double(value), Kind::BF16) => u64::from(half::bf16::from_f64(*value).to_bits()),
+            (Operand::Double(value), Kind::Integer) if bytes == 8 => value.to_bits(),
+            _ => return self.problem("this operand is not a register or a number"),
+        })
+    }
+
+    /// Reads a destination register.
+    pub fn destination<T: Lane>(&mut self) -> Read<()> {
+        let operand = self.take()?;
+        self.destination_from::<T>(operand)
+    }
+
+    /// Takes an operand as a destination register.
+    pub fn destination_from<T: Lane>(&mut self, operand: &Operand<'_>) -> Read<()> {
+        if !matches!(operand, Operand::Name(_) | Operand::Component(..) | Operand::Sink) {
+            return self.problem("the destination is not a register");
+        }
+        let slot = self.slot(operand, T::BYTES, T::KIND)?;
+        if slot.place().1 {
+            return self.problem("the destination is not a register");
+        }
+        self.put(slot);
+        Ok(())
+    }
+
+    /// Reads a source: a register, a special register, a variable's address, or a number.
+    pub fn source<T: Lane>(&mut self) -> Read<()> {
+        let operand = self.take()?;
+        let slot = self.slot(operand, T::BYTES, T::KIND)?;
+        self.put(slot);
+        Ok(())
+    }
+
+    /// The number of a predicate; a constant is one that always or never holds.
+    pub fn predicate_number(&mut self, operand: &Operand<'_>) -> Read<u32> {
+        match operand {
+            Operand::Name(name) => match self.scopes.find(name) {
+                Some(Binding::Predicate(number)) => Ok(number),
+                Some(_) => self.problem(format!("`{name}` is not a predicate")),
+                None => self.unknown(name),
+            },
+            Operand::Integer(value) => Ok(if *value == 0 { FALSE } else { TRUE }),
+            _ => self.problem("expected a predicate"),
+        }
+    }
+
+    /// Reads a source that is a predicate, perhaps negated: two operands, the predicate and all lanes' mask to flip it with.
+    pub fn predicate_source(&mut self) -> Read<()> {
+        let (operand, flip) = match self.take()? {
+            Operand::Not(inner) => (&**inner, 1),
+            operand => (operand, 0),
+        };
+        let number = self.predicate_number(operand)?;
+        self.put(Slot::register(number << 1 | flip));
+        Ok(())
+    }
+
+    /// Reads a destination that is a predicate.
+    pub fn predicate_destination(&mut self) -> Read<()> {
+        let operand = self.take()?;
+        self.predicate_destination_from(operand)
+    }
+
+    /// Takes an operand as a destination that is a predicate.
+    pub fn predicate_destination_from(&mut self, operand: &Operand<'_>) -> Read<()> {
+        let number = match operand {
+            Operand::Sink => {
+                self.draft.predicates += 1;
+                self.draft.predicates - 1
+            }
+            Operand::Name(_) => self.predicate_number(operand)?,
+            _ => return self.problem("expected a predicate"),
+        };
+        self.put(Slot::register(number));
+        Ok(())
+    }
+
+    /// Reads a number that must be known when the module is loaded.
+    pub fn integer(&mut self) -> Read<i64> {
+        match self.take()? {
+            Operand::Integer(value) => Ok(*value as i64),
+            _ => self.problem("expected a constant number"),
+        }
+    }
+
+    /// Reads an address in brackets that has nothing but a base and an offset.
+    pub fn address(&mut self) -> Read<()> {
+        match self.take()? {
+            Operand::Address(parts) if parts.len() == 1 => self.address_part(&parts[0]),
+            _ => self.problem("expected an address: `[register+offset]`"),
+        }
+    }
+
+    /// Takes an operand as an address: its base becomes an operand, its offset the instruction's immediate.
+    pub fn address_part(&mut self, part: &Operand<'_>) -> Read<()> {
+        let (slot, wide, offset) = self.address_slot(part)?;
+        self.put(slot);
+        self.made.immediate = offset;
+        if wide {
+            self.made.modifiers |= WIDE_ADDRESS;
+        }
+        Ok(())
+    }
+
+    /// The base of an address, whether it has 64 bits, and the offset.
+    pub fn address_slot(&mut self, part: &Operand<'_>) -> Read<(Slot, bool, i64)> {
+        let (name, offset) = match part {
+            Operand::Name(name) => (*name, 0),
+            Operand::Offset(name, offset) => (*name, *offset),
+            Operand::Integer(value) => return Ok((self.draft.constant(*value as u64, true), true, 0)),
+            _ => return self.problem("expected a register, a variable or a number as an address"),
+        };
+        match self.scopes.find(name) {
+            Some(Binding::Register { row, bytes: bytes @ (4 | 8), components: 1 }) => {
+                Ok((Slot::register(row), bytes == 8, offset))
+            }
+            Some(Binding::Variable { space: Place::Shared, address }) => {
+                Ok((self.draft.preset(Preset::Shared(address as u32)), false, offset))
+            }
+            Some(Binding::Variable { address, .. }) => Ok((self.draft.constant(address, true), true, offset)),
+            Some(_) => self.problem(format!("`{name}` is not an address")),
+            None => self.unknown(name),
+        }
+    }
+
+    /// The space of the variable that an address names, if it names one.
+    pub fn address_place(&self, operand: &Operand<'_>) -> Option<Place> {
+        let part = match operand {
+            Operand::Address(parts) => parts.first()?,
+            other => other,
+        };
+        let (Operand::Name(name) | Operand::Offset(name, _)) = part else { return None };
+        match self.scopes.find(name) {
+            Some(Binding::Variable { space, .. }) => Some(space),
+            _ => None,
+        }
+    }
+
+    /// Takes an operand as a vector of registers, or as one; their slots go into the list.
+    pub fn vector(&mut self, operand: &Operand<'_>, bytes: u32, kind: Kind, destination: bool) -> Read<usize> {
+        let elements = match operand {
+            Operand::Vector(elements) => elements.as_slice(),
+            // A vector register by its name.
+            Operand::Name(name) => match self.scopes.find(name) {
+                Some(Binding::Register { row, bytes: have, components }) if components > 1 => {
+                    for component in 0..components {
+                        self.put_in_list(Slot::register(row + component * rows_of(have)));
+                    }
+                    return Ok(components as usize);
+                }
+                _ => std::slice::from_ref(operand),
+            },
+            _ => std::slice::from_ref(operand),
+        };
+        for element in elements {
+            let slot = self.slot(element, bytes, kind)?;
+            if destination && slot.place().1 {
+                return self.problem("a destination is not a register");
+            }
+            self.put_in_list(slot);
+        }
+        Ok(elements.len())
+    }
+
+    /// Reads a vector of exactly this many registers into the list.
+    pub fn registers(&mut self, count: usize, bytes: u32, kind: Kind, destination: bool) -> Read<()> {
+        let operand = self.take()?;
+        let found = self.vector(operand, bytes, kind, destination)?;
+        if found != count {
+            return self.problem(format!("this operand has {found} registers, the instruction wants {count}"));
+        }
+        Ok(())
+    }
+
+    /// Reads a label to go to.
+    pub fn label(&mut self) -> Read<()> {
+        match self.take()? {
+            Operand::Name(name) => match self.scopes.find(name) {
+                Some(Binding::Label(label)) => {
+                    self.made.target = label;
+                    Ok(())
+                }
+                Some(_) => self.problem(format!("`{name}` is not a label")),
+                None => self.unknown(name),
+            },
+            _ => self.problem("expected a label"),
+        }
+    }
+
+    /// Bytes and alignment of a function's parameters, and of its results.
+    pub fn signature(&self, function: usize) -> (Sizes, Sizes) {
+        let sizes = |variables: &[ast::Variable<'a>]| {
+            variables.iter().map(|variable| (variable.bytes() as u32, variable.aligned())).collect()
+        };
+        self.functions
+            .get(function)
+            .map(|function| (sizes(&function.parameters), sizes(&function.results)))
+            .unwrap_or_default()
+    }
+
+    /// Whether a name is a predicate's.
+    pub fn is_predicate(&self, name: &str) -> bool {
+        matches!(self.scopes.find(name), Some(Binding::Predicate(_)))
+    }
+
+    /// Reads the name of something declared.
+    pub fn binding(&mut self) -> Read<Binding> {
+        match self.take()? {
+            Operand::Name(name) => match self.scopes.find(name) {
+                Some(binding) => Ok(binding),
+                None => self.unknown(name),
+            },
+            _ => self.problem("expected a name"),
+        }
+    }
+}
+
+/// The rows of a register.
+pub fn rows_of(bytes: u32) -> u32 {
+    bytes.div_ceil(4).max(1)
+}

@@ -1,0 +1,139 @@
+//! How instructions are declared.
+//!
+//! A [`Form`] says how an instruction is written, where the PTX ISA describes it, and what it does. The decoder and the table of
+//! what the emulator knows are both made from the forms.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use super::builder::Builder;
+use crate::diagnostic::Problem;
+use crate::machine::instruction::Execute;
+
+/// A way to write an instruction.
+pub struct Form {
+    /// The name and its modifiers: `add[.sat].s32|u32`. Modifiers stand in this order; one in brackets may be missing; `|` separates
+    /// alternatives. [`SETS`] names alternatives that many forms share.
+    pub pattern: &'static str,
+    /// The section of the PTX ISA, version 9.1.
+    pub section: &'static str,
+    /// Reads the operands, and picks what runs.
+    pub build: fn(&mut Builder<'_, '_>) -> Result<Execute, Problem>,
+}
+
+/// Alternatives by name.
+pub const SETS: [(&str, &str); 9] = [
+    ("BITS", "b16|b32|b64"),
+    ("INTEGER", "u16|s16|u32|s32|u64|s64"),
+    ("MEMORY", "b8|u8|s8|b16|u16|s16|f16|bf16|b32|u32|s32|f32|b64|u64|s64|f64|b128"),
+    ("NUMBER", "u8|s8|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64"),
+    ("ROUNDING", "rn|rz|rm|rp"),
+    ("SCOPE", "cta|cluster|gpu|sys"),
+    ("ORDER", "weak|relaxed|acquire|release|acq_rel|volatile|mmio|sc"),
+    ("SPACE", "global|shared|shared::cta|shared::cluster|local|param|param::entry|param::func|const"),
+    ("COMPARISON", "eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan"),
+];
+
+/// A modifier's place in a pattern.
+#[derive(Debug, PartialEq, Eq)]
+struct Segment {
+    optional: bool,
+    alternatives: Vec<&'static str>,
+}
+
+/// A form whose pattern is taken apart.
+pub struct Prepared {
+    /// The form.
+    pub form: &'static Form,
+    /// The instruction's name.
+    pub name: &'static str,
+    segments: Vec<Segment>,
+}
+
+impl Prepared {
+    fn new(form: &'static Form) -> Prepared {
+        let mut rest = form.pattern;
+        let end = rest.find(['.', '[']).unwrap_or(rest.len());
+        let name = &rest[..end];
+        rest = &rest[end..];
+        let mut segments = Vec::new();
+        while !rest.is_empty() {
+            let optional = rest.starts_with('[');
+            let start = if optional { 2 } else { 1 };
+            let end = if optional { rest.find(']') } else { rest[1..].find(['.', '[']).map(|end| end + 1) };
+            let end = end.unwrap_or(rest.len());
+            let alternatives = rest[start.min(end)..end].split('|').flat_map(|alternative| {
+                let set = SETS.iter().find(|(name, _)| *name == alternative);
+                set.map_or(alternative, |(_, alternatives)| alternatives).split('|')
+            });
+            segments.push(Segment { optional, alternatives: alternatives.collect() });
+            rest = &rest[(end + usize::from(optional)).min(rest.len())..];
+        }
+        Prepared { form, name, segments }
+    }
+
+    /// The modifier that stands at each place of the pattern, or nothing where one is missing; `None` if the pattern is another.
+    pub fn matches(&self, modifiers: &[&str]) -> Option<Vec<&'static str>> {
+        let mut chosen = Vec::with_capacity(self.segments.len());
+        Prepared::walk(&self.segments, modifiers, &mut chosen).then_some(chosen)
+    }
+
+    fn walk(segments: &[Segment], modifiers: &[&str], chosen: &mut Vec<&'static str>) -> bool {
+        let Some((segment, rest)) = segments.split_first() else { return modifiers.is_empty() };
+        if let Some((first, others)) = modifiers.split_first()
+            && let Some(alternative) = segment.alternatives.iter().find(|alternative| *alternative == first)
+        {
+            chosen.push(alternative);
+            if Prepared::walk(rest, others, chosen) {
+                return true;
+            }
+            chosen.pop();
+        }
+        if segment.optional {
+            chosen.push("");
+            if Prepared::walk(rest, modifiers, chosen) {
+                return true;
+            }
+            chosen.pop();
+        }
+        false
+    }
+}
+
+/// All forms, by the instruction's name.
+pub fn prepared() -> &'static HashMap<&'static str, Vec<Prepared>> {
+    static PREPARED: OnceLock<HashMap<&'static str, Vec<Prepared>>> = OnceLock::new();
+    PREPARED.get_or_init(|| {
+        let mut by_name: HashMap<&'static str, Vec<Prepared>> = HashMap::new();
+        for form in crate::instructions::forms() {
+            let prepared = Prepared::new(form);
+            by_name.entry(prepared.name).or_default().push(prepared);
+        }
+        by_name
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepare(pattern: &'static str) -> Prepared {
+        fn build(_: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+            Err(Problem::new(0..0, "not built"))
+        }
+        Prepared::new(Box::leak(Box::new(Form { pattern, section: "", build })))
+    }
+
+    #[test]
+    fn patterns_match_in_order() {
+        let add = prepare("add[.ROUNDING][.ftz][.sat].f32");
+        assert_eq!(add.name, "add");
+        assert_eq!(add.matches(&["f32"]), Some(vec!["", "", "", "f32"]));
+        assert_eq!(add.matches(&["rz", "sat", "f32"]), Some(vec!["rz", "", "sat", "f32"]));
+        assert_eq!(add.matches(&["sat", "rz", "f32"]), None);
+        assert_eq!(add.matches(&["f64"]), None);
+        assert_eq!(prepare("ret[.uni]").matches(&[]), Some(vec![""]));
+        assert_eq!(prepare("ret[.uni]").matches(&["uni", "uni"]), None);
+        assert_eq!(prepare("bar.sync|arrive").matches(&["arrive"]), Some(vec!["arrive"]));
+    }
+}

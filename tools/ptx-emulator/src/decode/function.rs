@@ -1,0 +1,387 @@
+//! A kernel's body, and those of the functions it calls.
+
+use std::collections::{HashMap, HashSet};
+
+use super::builder::{Builder, Callee, Draft, Surroundings, rows_of};
+use super::form::{Prepared, prepared};
+use super::scope::{Binding, Place, Scopes};
+use crate::diagnostic::Problem;
+use crate::machine::fault;
+use crate::machine::instruction::{Guard, INLINE_OPERANDS, Instruction, Step};
+use crate::machine::kernel::Kernel;
+use crate::machine::row::Slot;
+use crate::parse::Span;
+use crate::parse::ast::{self, Function, Linkage, Module, Operand, Space, Statement, Variable, Width};
+
+type Decoded<T> = Result<T, Problem>;
+
+/// More registers than any kernel can use; a declaration of more is a mistake that would exhaust memory.
+const MOST_REGISTERS: u32 = 1 << 18;
+/// More local memory than a thread can have.
+const MOST_LOCAL: u64 = 512 << 10;
+
+/// Decodes a kernel.
+pub fn kernel(
+    file: &str,
+    source: &str,
+    module: &Module<'_>,
+    number: usize,
+    globals: &HashMap<String, (u64, u64)>,
+) -> Decoded<Kernel> {
+    let function = &module.functions[number];
+    let mut decoder = Decoder {
+        module,
+        draft: Draft::new(),
+        scopes: Scopes::default(),
+        shared: SharedLayout::default(),
+        spans: vec![],
+        link: None,
+    };
+    decoder.scopes.open();
+    decoder.shared.place(module, function)?;
+    decoder.bind_module(globals)?;
+    let mut parameters = vec![];
+    let mut end = 0u32;
+    decoder.scopes.open();
+    for parameter in &function.parameters {
+        let bytes = parameter.bytes();
+        let offset = end.next_multiple_of(parameter.aligned().max(1));
+        end = u32::try_from(u64::from(offset) + bytes)
+            .ok()
+            .filter(|end| *end <= 32764)
+            .ok_or_else(|| Problem::new(parameter.span.clone(), "the parameters are larger than 32764 bytes"))?;
+        parameters.push((offset, bytes as u32));
+        decoder.bind(parameter, Binding::Variable { space: Place::Parameter, address: u64::from(offset) })?;
+    }
+    decoder.body(function)?;
+    decoder.scopes.close();
+    // Functions are decoded once they are called, which may bring more.
+    let mut done = HashSet::new();
+    while let Some((number, callee)) = decoder
+        .draft
+        .called
+        .iter()
+        .find(|(number, _)| !done.contains(*number))
+        .map(|(number, callee)| (*number, callee.clone()))
+    {
+        done.insert(number);
+        decoder.callee(&module.functions[number], &callee)?;
+    }
+    let Decoder { mut draft, spans, shared, .. } = decoder;
+    let labels: Vec<u32> = draft.labels.iter().map(|label| label.unwrap_or_default()).collect();
+    for instruction in &mut draft.code {
+        if let Some(label) = labels.get(instruction.target as usize) {
+            instruction.target = *label;
+        }
+    }
+    for table in &mut draft.tables {
+        for target in table {
+            *target = labels.get(*target as usize).copied().unwrap_or_default();
+        }
+    }
+    let mut line_starts = vec![0];
+    line_starts.extend(source.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1));
+    let places = spans.iter().map(|span| fault::Place {
+        file: file.into(),
+        line: line_starts.partition_point(|start| *start <= span.start) as u32,
+        text: source[span.clone()].split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect(),
+    });
+    Ok(Kernel {
+        name: function.name.into(),
+        places: places.collect(),
+        code: draft.code,
+        list: draft.list,
+        constants: draft.constants,
+        rows: draft.rows as usize,
+        predicates: draft.predicates as usize,
+        presets: draft.presets,
+        parameters,
+        parameter_bytes: end,
+        static_shared: shared.bytes,
+        dynamic_alignment: shared.alignment,
+        local_bytes: draft.local_bytes.next_multiple_of(16),
+        requirements: function.requirements.clone(),
+        tables: draft.tables,
+        target: module.target.into(),
+    })
+}
+
+/// Where shared variables are, by the place of their declaration.
+#[derive(Default)]
+struct SharedLayout {
+    offsets: HashMap<usize, u32>,
+    bytes: u32,
+    alignment: u32,
+}
+
+impl SharedLayout {
+    /// Places those that a kernel, or a function that it may call, declares or names. What is sized at launch comes last.
+    fn place(&mut self, module: &Module<'_>, kernel: &Function<'_>) -> Decoded<()> {
+        let mut names = HashSet::new();
+        let mut declared = vec![];
+        let functions = module.functions.iter().filter(|function| !function.entry);
+        for function in functions.chain([kernel]) {
+            collect(function.body.as_deref().unwrap_or_default(), &mut names, &mut declared);
+        }
+        let outside =
+            module.variables.iter().filter(|variable| variable.space == Space::Shared && names.contains(variable.name));
+        let mut at_launch = vec![];
+        for variable in outside.chain(declared) {
+            if variable.bytes() == 0 || variable.linkage == Linkage::External {
+                at_launch.push(variable);
+                continue;
+            }
+            let offset = self.bytes.next_multiple_of(variable.aligned().max(1));
+            self.offsets.insert(variable.span.start, offset);
+            let end = u64::from(offset).saturating_add(variable.bytes());
+            self.bytes = u32::try_from(end)
+                .ok()
+                .filter(|end| *end <= 1 << 20)
+                .ok_or_else(|| Problem::new(variable.span.clone(), "more shared memory than any chip has"))?;
+        }
+        self.alignment = at_launch.iter().map(|variable| variable.aligned()).max().unwrap_or(16).max(16);
+        for variable in at_launch {
+            self.offsets.insert(variable.span.start, self.bytes.next_multiple_of(self.alignment));
+        }
+        Ok(())
+    }
+}
+
+fn collect<'m, 'a>(body: &'m [Statement<'a>], names: &mut HashSet<&'a str>, shared: &mut Vec<&'m Variable<'a>>) {
+    for statement in body {
+        match statement {
+            Statement::Variable(variable) if variable.space == Space::Shared => shared.push(variable),
+            Statement::Instruction(instruction) => {
+                instruction.operands.iter().for_each(|one| collect_operand(one, names))
+            }
+            Statement::Scope(inner) => collect(inner, names, shared),
+            _ => {}
+        }
+    }
+}
+
+fn collect_operand<'a>(operand: &Operand<'a>, names: &mut HashSet<&'a str>) {
+    match operand {
+        Operand::Name(name) | Operand::Offset(name, _) | Operand::Generic(name) => {
+            names.insert(name);
+        }
+        Operand::Vector(list) | Operand::Address(list) | Operand::Group(list) => {
+            list.iter().for_each(|one| collect_operand(one, names));
+        }
+        _ => {}
+    }
+}
+
+struct Decoder<'m, 'a> {
+    module: &'m Module<'a>,
+    draft: Draft,
+    scopes: Scopes<'a>,
+    shared: SharedLayout,
+    spans: Vec<Span>,
+    link: Option<u32>,
+}
+
+impl<'a> Decoder<'_, 'a> {
+    fn bind(&mut self, variable: &Variable<'a>, binding: Binding) -> Decoded<()> {
+        if self.scopes.bind(variable.name, binding) {
+            Ok(())
+        } else {
+            Err(Problem::new(variable.span.clone(), format!("`{}` is declared twice", variable.name)))
+        }
+    }
+
+    fn bind_module(&mut self, globals: &HashMap<String, (u64, u64)>) -> Decoded<()> {
+        for variable in &self.module.variables {
+            let address = match variable.space {
+                Space::Shared => self.shared.offsets.get(&variable.span.start).map(|offset| u64::from(*offset)),
+                _ => globals.get(variable.name).map(|(address, _)| *address),
+            };
+            if let (Some(address), Some(space)) = (address, Place::of(variable.space)) {
+                self.scopes.bind(variable.name, Binding::Variable { space, address });
+            }
+        }
+        for (number, function) in self.module.functions.iter().enumerate() {
+            // A definition comes after its declaration, and counts.
+            self.scopes.bind(function.name, Binding::Function(number));
+        }
+        Ok(())
+    }
+
+    fn declare(&mut self, variable: &Variable<'a>) -> Decoded<()> {
+        let problem = |message: &str| Err(Problem::new(variable.span.clone(), message));
+        match variable.space {
+            Space::Register => {
+                let count = variable.numbered.unwrap_or(1);
+                let per = rows_of(variable.width.bytes()) * variable.components;
+                if count > MOST_REGISTERS || self.draft.rows + count * per > MOST_REGISTERS {
+                    return problem("more registers than any kernel can use");
+                }
+                for index in 0..count {
+                    let binding = if variable.width == Width::Predicate {
+                        self.draft.predicates += 1;
+                        Binding::Predicate(self.draft.predicates - 1)
+                    } else {
+                        let row = self.draft.new_rows(per);
+                        Binding::Register { row, bytes: variable.width.bytes(), components: variable.components }
+                    };
+                    match variable.numbered {
+                        None => self.bind(variable, binding)?,
+                        Some(_) => {
+                            if !self.scopes.bind(format!("{}{index}", variable.name), binding) {
+                                return problem("declared twice");
+                            }
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Space::Shared => {
+                let Some(offset) = self.shared.offsets.get(&variable.span.start) else { return problem("not placed") };
+                let binding = Binding::Variable { space: Place::Shared, address: u64::from(*offset) };
+                self.bind(variable, binding)
+            }
+            Space::Local | Space::Parameter => {
+                if variable.bytes() + u64::from(self.draft.local_bytes) > MOST_LOCAL {
+                    return problem("more local memory than a thread can have");
+                }
+                let offset = self.draft.new_local(variable.bytes() as u32, variable.aligned());
+                self.bind(variable, Binding::Variable { space: Place::Local, address: u64::from(offset) })
+            }
+            Space::Global | Space::Constant => problem("global variables are declared outside of functions"),
+        }
+    }
+
+    fn callee(&mut self, function: &Function<'a>, callee: &Callee) -> Decoded<()> {
+        self.draft.labels[callee.label as usize] = Some(self.draft.code.len() as u32);
+        self.link = Some(callee.link);
+        self.scopes.open();
+        let both =
+            function.results.iter().zip(&callee.results).chain(function.parameters.iter().zip(&callee.parameters));
+        for (variable, (offset, _)) in both {
+            if variable.space == Space::Register {
+                return Err(Problem::new(variable.span.clone(), "parameters in registers are of PTX 1; use .param"));
+            }
+            self.bind(variable, Binding::Variable { space: Place::Local, address: u64::from(*offset) })?;
+        }
+        self.body(function)?;
+        self.scopes.close();
+        self.link = None;
+        Ok(())
+    }
+
+    fn body(&mut self, function: &Function<'a>) -> Decoded<()> {
+        let Some(body) = &function.body else {
+            return Err(Problem::new(
+                function.span.clone(),
+                format!("`{}` is called, but has no body here", function.name),
+            ));
+        };
+        self.scope(body)?;
+        // Control that runs off the end returns.
+        let ret = ast::Instruction {
+            guard: None,
+            name: "ret",
+            modifiers: vec![],
+            operands: vec![],
+            span: function.span.clone(),
+        };
+        self.instruction(&ret)
+    }
+
+    fn scope(&mut self, body: &[Statement<'a>]) -> Decoded<()> {
+        self.scopes.open();
+        for statement in body {
+            let (name, span, binding) = match statement {
+                Statement::Label(name, span) => (*name, span.clone(), Binding::Label(self.draft.new_label())),
+                Statement::BranchTargets(name, _) => {
+                    self.draft.tables.push(vec![]);
+                    (*name, 0..0, Binding::Table(self.draft.tables.len() as u32 - 1))
+                }
+                _ => continue,
+            };
+            if !self.scopes.bind(name, binding) {
+                return Err(Problem::new(span, format!("the label `{name}` is here twice")));
+            }
+        }
+        for statement in body {
+            match statement {
+                Statement::Variable(variable) => self.declare(variable)?,
+                Statement::Label(name, _) => {
+                    if let Some(Binding::Label(label)) = self.scopes.find(name) {
+                        self.draft.labels[label as usize] = Some(self.draft.code.len() as u32);
+                    }
+                }
+                Statement::BranchTargets(name, targets) => {
+                    let Some(Binding::Table(table)) = self.scopes.find(name) else { continue };
+                    for target in targets {
+                        match self.scopes.find(target) {
+                            Some(Binding::Label(label)) => self.draft.tables[table as usize].push(label),
+                            _ => return Err(Problem::new(0..0, format!("`{target}` in `{name}` is not a label"))),
+                        }
+                    }
+                }
+                Statement::CallPrototype(_) => {}
+                Statement::Instruction(instruction) => self.instruction(instruction)?,
+                Statement::Scope(inner) => self.scope(inner)?,
+            }
+        }
+        self.scopes.close();
+        Ok(())
+    }
+
+    fn instruction(&mut self, written: &ast::Instruction<'a>) -> Decoded<()> {
+        let guard = match written.guard {
+            None => Guard::ALWAYS,
+            Some((name, negated)) => match self.scopes.find(name) {
+                Some(Binding::Predicate(number)) => Guard::new(number, negated),
+                _ => return Err(Problem::new(written.span.clone(), format!("`{name}` is not a predicate"))),
+            },
+        };
+        let full = || {
+            let modifiers: String = written.modifiers.iter().map(|modifier| format!(".{modifier}")).collect();
+            format!("{}{modifiers}", written.name)
+        };
+        let Some(forms) = prepared().get(written.name) else {
+            return Err(Problem::new(written.span.clone(), format!("unknown instruction `{}`", full())));
+        };
+        let candidates = forms.iter().filter_map(|form| Some((form, form.matches(&written.modifiers)?)));
+        let Some((form, modifiers)) = candidates.into_iter().next() else {
+            return Err(unknown_modifiers(written, forms, &full()));
+        };
+        let place = self.spans.len() as u32;
+        self.spans.push(written.span.clone());
+        let around = Surroundings { scopes: &self.scopes, functions: &self.module.functions, link: self.link };
+        let mut builder = Builder::new(written, modifiers, guard, place, &mut self.draft, around);
+        let execute = (form.form.build)(&mut builder)?;
+        builder.finish()?;
+        let mut made = builder.made;
+        made.execute = execute;
+        self.draft.code.push(made);
+        Ok(())
+    }
+}
+
+fn unknown_modifiers(written: &ast::Instruction<'_>, forms: &[Prepared], full: &str) -> Problem {
+    let known: Vec<&str> = forms.iter().map(|form| form.form.pattern).collect();
+    Problem::new(written.span.clone(), format!("unknown instruction `{full}`")).help(format!(
+        "`{}` is known as {}",
+        written.name,
+        known.join(", ")
+    ))
+}
+
+/// An instruction that the decoder puts in by itself.
+pub fn synthetic(
+    execute: fn(&mut crate::machine::context::Context<'_>, &Instruction) -> Step,
+    like: &Instruction,
+) -> Instruction {
+    Instruction {
+        execute,
+        operands: [Slot::register(0); INLINE_OPERANDS],
+        list_length: 0,
+        immediate: 0,
+        modifiers: 0,
+        target: u32::MAX,
+        ..like.clone()
+    }
+}

@@ -1,0 +1,326 @@
+//! Clusters and their CTAs: what threads share.
+//!
+//! A cluster runs on one thread of the host, warp by warp, so that what its CTAs share needs no locks.
+
+use super::context::Context;
+use super::fault::{Fault, FaultKind};
+use super::grid::Grid;
+use super::instruction::{FALSE, TRUE};
+use super::kernel::{Preset, Special};
+use super::row::{LANES, Row};
+use super::warp::{self, Turn, WarpState};
+use crate::memory::global::Window;
+use crate::memory::shared::Bytes;
+use crate::tensor_core::tensor_memory::TensorMemory;
+
+/// How many named barriers a CTA has.
+pub const BARRIERS: usize = 16;
+
+/// A CTA's shared state.
+#[derive(Debug, Default)]
+pub struct CtaState {
+    /// Its place in the grid.
+    pub id: [u32; 3],
+    /// Shared memory: what the kernel declares, then what the launch adds.
+    pub shared: Bytes,
+    /// Named barriers.
+    pub barriers: [Barrier; BARRIERS],
+    /// Threads that have not exited.
+    pub running: u32,
+    /// Tensor memory, from the first allocation on.
+    pub tensor: Option<Box<TensorMemory>>,
+}
+
+/// A named barrier.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Barrier {
+    /// Threads that have arrived.
+    pub arrived: u32,
+    /// How many are awaited, or 0 for all of the CTA.
+    pub expected: u32,
+    /// How many times it has completed.
+    pub generation: u32,
+    /// The population count, conjunction and disjunction of `bar.red` so far, and of the completed generation.
+    pub reduction: [(u32, bool, bool); 2],
+}
+
+/// What the CTAs of a cluster share.
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    /// The CTAs, by rank.
+    pub ctas: Vec<CtaState>,
+    /// Threads that have arrived at the cluster's barrier.
+    pub arrived: u32,
+    /// How many times the cluster's barrier has completed.
+    pub generation: u32,
+}
+
+impl ClusterState {
+    /// Threads of a CTA have exited: barriers no longer wait for them.
+    pub fn exited(&mut self, cta: usize, threads: u32) {
+        let state = &mut self.ctas[cta];
+        state.running = state.running.saturating_sub(threads);
+        let running = state.running;
+        for barrier in &mut state.barriers {
+            barrier.complete_if_all_arrived(running);
+        }
+        self.complete_if_all_arrived();
+    }
+
+    /// Completes the cluster's barrier if no running thread is missing.
+    pub fn complete_if_all_arrived(&mut self) {
+        let running: u32 = self.ctas.iter().map(|cta| cta.running).sum();
+        if self.arrived > 0 && self.arrived >= running {
+            self.arrived = 0;
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
+}
+
+impl Barrier {
+    /// Completes the barrier if no awaited thread is missing.
+    pub fn complete_if_all_arrived(&mut self, running: u32) {
+        let expected = if self.expected == 0 { running } else { self.expected };
+        if self.arrived > 0 && self.arrived >= expected {
+            self.arrived = 0;
+            self.expected = 0;
+            self.generation = self.generation.wrapping_add(1);
+            self.reduction[1] = self.reduction[0];
+            self.reduction[0] = (0, true, false);
+        }
+    }
+}
+
+/// A cluster that runs, with its warps. It is used again for the next cluster, so that running allocates nothing.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    state: ClusterState,
+    warps: Vec<(usize, WarpState)>,
+    finished: Vec<bool>,
+    /// How many times in a row all warps waited or polled.
+    idle: u32,
+    /// Which cluster of the grid it is.
+    pub index: u64,
+}
+
+/// How far a cluster came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All its threads have exited.
+    Finished,
+    /// Others should run: it polls, or ran for long.
+    Unfinished,
+}
+
+/// How many instructions a warp runs before the next one gets a turn.
+const WARP_TURN: u32 = 20_000;
+/// After how many rounds in which all warps of a cluster only poll they are taken to poll for ever.
+const POLLING_ROUNDS: u32 = 100_000;
+/// How many instructions a turn has at most that does nothing but poll.
+const POLLING_INSTRUCTIONS: u64 = 64;
+
+impl Cluster {
+    /// Puts a cluster of the grid at its start.
+    pub fn start(&mut self, grid: &Grid<'_>, index: u64) {
+        let kernel = grid.kernel;
+        self.index = index;
+        self.idle = 0;
+        let threads = grid.threads();
+        let warps_each = threads.div_ceil(LANES as u32) as usize;
+        let ctas = grid.cluster_ctas() as usize;
+        self.state.ctas.resize_with(ctas, CtaState::default);
+        self.state.arrived = 0;
+        self.state.generation = 0;
+        for (rank, cta) in self.state.ctas.iter_mut().enumerate() {
+            cta.id = grid.cta(index, rank as u32);
+            cta.shared.reset(grid.shared_bytes() as usize);
+            cta.barriers = [Barrier { reduction: [(0, true, false); 2], ..Barrier::default() }; BARRIERS];
+            cta.running = threads;
+            cta.tensor = None;
+        }
+        self.warps.resize_with(ctas * warps_each, Default::default);
+        self.finished.clear();
+        self.finished.resize(self.warps.len(), false);
+        for (number, (cta, warp)) in self.warps.iter_mut().enumerate() {
+            *cta = number / warps_each;
+            let number = (number % warps_each) as u32;
+            let lanes = (threads - number * LANES as u32).min(LANES as u32);
+            warp.start(number, u32::MAX >> (LANES as u32 - lanes));
+            warp.registers.clear();
+            warp.registers.resize(kernel.rows, Row::ZERO);
+            warp.predicates.clear();
+            warp.predicates.resize(kernel.predicates, 0);
+            warp.predicates[TRUE as usize] = u32::MAX;
+            warp.predicates[FALSE as usize] = 0;
+            warp.local.reset(kernel.local_bytes as usize * LANES);
+            for (row, preset) in &kernel.presets {
+                let values: [u64; LANES] = std::array::from_fn(|lane| {
+                    let special = |special| {
+                        u64::from(grid.special(special, &self.state.ctas[*cta], *cta as u32, number, lane as u32))
+                    };
+                    match *preset {
+                        Preset::Special(register) | Preset::WideSpecial(register) => special(register),
+                        Preset::Shared(offset) | Preset::WideShared(offset) => u64::from(offset) | (*cta as u64) << 24,
+                    }
+                });
+                use super::row::Lane;
+                match preset {
+                    Preset::Special(_) | Preset::Shared(_) => {
+                        u32::write(&mut warp.registers, *row as usize, u32::MAX, &values.map(|value| value as u32));
+                    }
+                    Preset::WideSpecial(_) | Preset::WideShared(_) => {
+                        u64::write(&mut warp.registers, *row as usize, u32::MAX, &values);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs until all threads have exited, or about `rounds` turns of every warp.
+    pub fn run(&mut self, grid: &Grid<'_>, rounds: u32) -> Result<Progress, Box<Fault>> {
+        for _ in 0..rounds {
+            let (mut blocked, mut polling, mut finished) = (0, 0, 0);
+            for at in 0..self.warps.len() {
+                // The order of warps differs from round to round where a seed is given.
+                let at = grid.order(at, self.warps.len());
+                if self.finished[at] {
+                    finished += 1;
+                    continue;
+                }
+                let before = self.warps[at].1.executed;
+                let turn = self.turn(at, grid)?;
+                match turn {
+                    Turn::Finished => {
+                        self.finished[at] = true;
+                    }
+                    // One that ran more than the instruction that waits has made progress.
+                    Turn::Blocked if self.warps[at].1.executed - before <= 1 => blocked += 1,
+                    Turn::Polling if self.warps[at].1.executed - before <= POLLING_INSTRUCTIONS => polling += 1,
+                    _ => {}
+                }
+            }
+            if finished == self.warps.len() {
+                return Ok(Progress::Finished);
+            }
+            if finished + blocked == self.warps.len() {
+                // Within a cluster nothing else happens: what is waited for would have to come from a warp.
+                self.idle += 1;
+                if self.idle > 2 {
+                    return Err(self.deadlock(grid));
+                }
+            } else if finished + blocked + polling == self.warps.len() {
+                self.idle += 1;
+                if self.idle > POLLING_ROUNDS {
+                    return Err(self.deadlock(grid));
+                }
+            } else {
+                self.idle = 0;
+            }
+        }
+        Ok(Progress::Unfinished)
+    }
+
+    fn turn(&mut self, at: usize, grid: &Grid<'_>) -> Result<Turn, Box<Fault>> {
+        let (cta, warp) = &mut self.warps[at];
+        let cta = *cta;
+        let mut context = Context {
+            warp,
+            mask: 0,
+            arrived: 0,
+            pending: None,
+            cluster: &mut self.state,
+            cta,
+            kernel: grid.kernel,
+            grid,
+            window: Window::NOTHING,
+            targets: [0; LANES],
+            fault: None,
+        };
+        let turn = warp::run(&mut context, WARP_TURN);
+        if turn != Turn::Faulted {
+            return Ok(turn);
+        }
+        let (kind, lane, message) =
+            context.fault.take().unwrap_or((FaultKind::IllegalInstruction, 0, "unknown fault".into()));
+        let mask = context.mask;
+        let failing =
+            warp.fragments.iter().find(|fragment| fragment.mask & mask != 0).map_or(0, |fragment| fragment.at);
+        let thread = warp.number * LANES as u32 + lane;
+        Err(Box::new(Fault {
+            kind,
+            message,
+            kernel: grid.kernel.name.clone(),
+            place: grid.kernel.code.get(failing as usize).map(|i| grid.kernel.places[i.place as usize].clone()),
+            cta: Some(self.state.ctas[cta].id),
+            thread: Some(grid.thread(thread)),
+        }))
+    }
+
+    /// Says who waits, and where.
+    fn deadlock(&self, grid: &Grid<'_>) -> Box<Fault> {
+        let mut waits = Vec::new();
+        for (cta, warp) in &self.warps {
+            for fragment in &warp.fragments {
+                let instruction = &grid.kernel.code[fragment.at as usize];
+                let place = &grid.kernel.places[instruction.place as usize];
+                waits.push(format!(
+                    "CTA {:?} warp {} lanes {:08x} at line {}: {}",
+                    self.state.ctas[*cta].id, warp.number, fragment.mask, place.line, place.text
+                ));
+            }
+        }
+        let more = waits.len().saturating_sub(16);
+        waits.truncate(16);
+        if more > 0 {
+            waits.push(format!("and {more} more"));
+        }
+        Box::new(Fault {
+            kind: FaultKind::Deadlock,
+            message: format!("deadlock: no thread can go on\n    {}", waits.join("\n    ")),
+            kernel: grid.kernel.name.clone(),
+            place: None,
+            cta: self.state.ctas.first().map(|cta| cta.id),
+            thread: None,
+        })
+    }
+
+    /// How many instructions its warps have run.
+    pub fn executed(&mut self) -> u64 {
+        self.warps.iter_mut().map(|(_, warp)| std::mem::take(&mut warp.executed)).sum()
+    }
+}
+
+impl Grid<'_> {
+    fn special(&self, special: Special, cta: &CtaState, rank: u32, warp: u32, lane: u32) -> u32 {
+        let below = (1u32 << lane) - 1;
+        let number = warp * LANES as u32 + lane;
+        match special {
+            Special::Thread(axis) => self.thread(number)[axis],
+            Special::Threads(axis) => self.block[axis],
+            Special::Cta(axis) => cta.id[axis],
+            Special::Ctas(axis) => self.extent[axis],
+            Special::Lane => lane,
+            Special::Warp => warp,
+            Special::Warps => self.threads().div_ceil(LANES as u32),
+            Special::Multiprocessor => self.linear(cta.id) as u32 % self.multiprocessors,
+            Special::Multiprocessors => self.multiprocessors,
+            Special::Grid | Special::Zero => 0,
+            Special::MaskEqual => 1 << lane,
+            Special::MaskUpTo => below | 1 << lane,
+            Special::MaskBelow => below,
+            Special::MaskFrom => !below,
+            Special::MaskAbove => !(below | 1 << lane),
+            Special::Cluster(axis) => cta.id[axis] / self.cluster[axis],
+            Special::Clusters(axis) => self.extent[axis].div_ceil(self.cluster[axis]),
+            Special::ClusterCta(axis) => cta.id[axis] % self.cluster[axis],
+            Special::ClusterCtas(axis) => self.cluster[axis],
+            Special::ClusterRank => rank,
+            Special::ClusterRanks => self.cluster_ctas(),
+            Special::IsExplicitCluster => {
+                u32::from(self.cluster_ctas() > 1 || self.kernel.requirements.explicit_cluster)
+            }
+            Special::DynamicShared => self.dynamic_shared,
+            Special::TotalShared => self.shared_bytes(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! A launch: its CTAs over the host's cores.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::cluster::{Cluster, Progress};
+use super::fault::{Fault, FaultKind};
+use super::kernel::Kernel;
+use crate::memory::global::View;
+
+/// A kernel with what a launch gives it.
+#[derive(Debug)]
+pub struct Grid<'a> {
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// How many CTAs.
+    pub extent: [u32; 3],
+    /// How many threads of a CTA.
+    pub block: [u32; 3],
+    /// How many CTAs of a cluster.
+    pub cluster: [u32; 3],
+    /// Bytes of shared memory that the launch adds.
+    pub dynamic_shared: u32,
+    /// The parameters' bytes, as the kernel lays them out.
+    pub parameters: Vec<u8>,
+    /// What is allocated.
+    pub memory: View,
+    /// How many multiprocessors the chip has.
+    pub multiprocessors: u32,
+    /// Varies the order of warps; 0 keeps it.
+    pub seed: u64,
+}
+
+/// What a launch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Instructions executed, each once for a warp.
+    pub warp_instructions: u64,
+}
+
+/// How many rounds a cluster runs before another gets its host thread.
+const CLUSTER_ROUNDS: u32 = 1024;
+/// Blocks may not be larger.
+const MOST_THREADS: u32 = 1024;
+
+impl Grid<'_> {
+    /// Threads of a CTA.
+    pub fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    /// CTAs of a cluster.
+    pub fn cluster_ctas(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+
+    /// Bytes of shared memory of a CTA.
+    pub fn shared_bytes(&self) -> u32 {
+        self.kernel.static_shared.next_multiple_of(self.kernel.dynamic_alignment.max(1)) + self.dynamic_shared
+    }
+
+    /// The coordinates of a thread of a CTA.
+    pub fn thread(&self, number: u32) -> [u32; 3] {
+        let [x, y, _] = self.block;
+        [number % x, number / x % y, number / (x * y)]
+    }
+
+    /// The number of a CTA.
+    pub fn linear(&self, cta: [u32; 3]) -> u64 {
+        let [x, y, _] = self.extent.map(u64::from);
+        let [i, j, k] = cta.map(u64::from);
+        i + x * (j + y * k)
+    }
+
+    /// The coordinates of a CTA of a cluster.
+    pub fn cta(&self, cluster: u64, rank: u32) -> [u32; 3] {
+        let [cx, cy, cz] = self.cluster;
+        let [x, y, _] = self.extent;
+        let (along_x, along_y) = (u64::from(x / cx), u64::from(y / cy));
+        let first = [cluster % along_x, cluster / along_x % along_y, cluster / (along_x * along_y)];
+        let inner = [rank % cx, rank / cx % cy, rank / (cx * cy)];
+        [0, 1, 2].map(|axis| first[axis] as u32 * [cx, cy, cz][axis] + inner[axis])
+    }
+
+    /// The warp that gets the turn of a number.
+    pub(super) fn order(&self, turn: usize, warps: usize) -> usize {
+        (turn + (self.seed % warps.max(1) as u64) as usize) % warps.max(1)
+    }
+
+    fn validate(&self) -> Result<(), Box<Fault>> {
+        let kernel = self.kernel;
+        let refuse = |message: String| {
+            let kind = FaultKind::InvalidLaunch;
+            Err(Box::new(Fault { kind, message, kernel: kernel.name.clone(), place: None, cta: None, thread: None }))
+        };
+        let product = |extents: [u32; 3]| extents.iter().try_fold(1u64, |all, one| all.checked_mul(u64::from(*one)));
+        let threads = product(self.block).unwrap_or(u64::MAX);
+        if threads == 0 || threads > u64::from(MOST_THREADS) {
+            return refuse(format!("a block of {:?} threads; it can have 1 to {MOST_THREADS}", self.block));
+        }
+        if product(self.extent).unwrap_or(0) == 0 {
+            return refuse(format!("a grid of {:?} CTAs", self.extent));
+        }
+        if let Some(block) = kernel.requirements.block
+            && block != self.block
+        {
+            return refuse(format!("it is launched with {:?} threads, but declares .reqntid {block:?}", self.block));
+        }
+        if let Some(most) = kernel.requirements.maximum_threads
+            && threads > u64::from(most)
+        {
+            return refuse(format!("it is launched with {threads} threads, but declares .maxntid of {most}"));
+        }
+        if let Some(cluster) = kernel.requirements.cluster
+            && cluster != self.cluster
+        {
+            return refuse(format!(
+                "it is launched in clusters of {:?}, but declares .reqnctapercluster {cluster:?}",
+                self.cluster
+            ));
+        }
+        let ctas = product(self.cluster).unwrap_or(0);
+        if !(1..=16).contains(&ctas) || (0..3).any(|axis| !self.extent[axis].is_multiple_of(self.cluster[axis])) {
+            return refuse(format!("clusters of {:?} do not divide a grid of {:?} CTAs", self.cluster, self.extent));
+        }
+        if self.parameters.len() < kernel.parameter_bytes as usize {
+            return refuse(format!(
+                "{} bytes of parameters; it takes {}",
+                self.parameters.len(),
+                kernel.parameter_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    /// Runs all CTAs, on as many threads as rayon has, and returns when the last thread has exited, or the first has failed.
+    pub fn run(&self) -> Result<Summary, Box<Fault>> {
+        self.validate()?;
+        let clusters = self.extent.map(u64::from).iter().product::<u64>() / u64::from(self.cluster_ctas());
+        let workers = (rayon::current_num_threads() as u64).min(clusters);
+        let (next, executed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let stop = AtomicBool::new(false);
+        // Clusters that wait for others to go on: a grid may synchronize through global memory.
+        let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
+        let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
+        let worker = || {
+            let mut spare = Some(Cluster::default());
+            while !stop.load(Ordering::Relaxed) {
+                let index = next.load(Ordering::Relaxed);
+                let fresh = index < clusters
+                    && next.compare_exchange(index, index + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+                let mut cluster = if fresh {
+                    let mut cluster = spare.take().unwrap_or_default();
+                    cluster.start(self, index);
+                    cluster
+                } else if index < clusters {
+                    continue;
+                } else {
+                    match suspended.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                        Some(cluster) => cluster,
+                        None => return,
+                    }
+                };
+                match cluster.run(self, CLUSTER_ROUNDS) {
+                    Ok(Progress::Finished) => {
+                        executed.fetch_add(cluster.executed(), Ordering::Relaxed);
+                        spare = Some(cluster);
+                    }
+                    Ok(Progress::Unfinished) => {
+                        suspended.lock().unwrap_or_else(PoisonError::into_inner).push_back(cluster)
+                    }
+                    Err(fault) => {
+                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        if workers <= 1 {
+            worker();
+        } else {
+            rayon::scope(|scope| {
+                for _ in 0..workers {
+                    scope.spawn(|_| worker());
+                }
+            });
+        }
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(fault) => Err(fault),
+            None => Ok(Summary { warp_instructions: executed.into_inner() }),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The decoded form of an instruction: dense, resolved, ready to run.
+
+use super::context::Context;
+use super::row::Slot;
+
+/// What an instruction does, for the lanes of [`Context::mask`].
+pub type Execute = fn(&mut Context<'_>, &Instruction) -> Step;
+
+/// What happens after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The next instruction.
+    Next,
+    /// The active lanes go to the instruction numbered [`Instruction::target`]; the others to the next one.
+    Branch,
+    /// Each active lane goes where [`Context::targets`] says; the others to the next instruction.
+    Scatter,
+    /// The active lanes are done.
+    Exit,
+    /// The instruction waits, and is tried again after other warps have run.
+    Wait,
+    /// The instruction is done but found what it asked for missing: other warps should run first.
+    Yield,
+    /// The instruction needs more lanes of its warp, and waits for them to arrive here.
+    Converge,
+    /// [`Context::fault`] says what went wrong.
+    Fault,
+}
+
+/// Which lanes an instruction runs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard(u32);
+
+impl Guard {
+    const NEGATED: u32 = 1 << 31;
+    /// All of them.
+    pub const ALWAYS: Guard = Guard(0);
+
+    /// The lanes where a predicate holds, or does not.
+    pub fn new(predicate: u32, negated: bool) -> Guard {
+        Guard(predicate | if negated { Guard::NEGATED } else { 0 })
+    }
+
+    /// Predicate 0 is one that always holds.
+    #[inline(always)]
+    pub fn lanes(self, predicates: &[u32]) -> u32 {
+        let holds = predicates[(self.0 & !Guard::NEGATED) as usize];
+        if self.0 & Guard::NEGATED != 0 { !holds } else { holds }
+    }
+}
+
+/// Slots of the predicates that are constants.
+pub const TRUE: u32 = 0;
+/// The predicate that never holds.
+pub const FALSE: u32 = 1;
+/// The condition code's carry, which is kept as a predicate.
+pub const CARRY: u32 = 2;
+
+/// How many operands fit into an instruction; more are in the kernel's list.
+pub const INLINE_OPERANDS: usize = 6;
+
+/// A decoded instruction.
+#[derive(Clone, Debug)]
+pub struct Instruction {
+    /// What it does.
+    pub execute: Execute,
+    /// For which lanes.
+    pub guard: Guard,
+    /// Its operands: registers and constants as [`Slot`]s, predicates by number, in the order its form gives them.
+    pub operands: [Slot; INLINE_OPERANDS],
+    /// Where its further operands start in the kernel's list.
+    pub list: u32,
+    /// How many of them there are.
+    pub list_length: u32,
+    /// What is added to an address, or another number that the form defines.
+    pub immediate: i64,
+    /// Choices that the form's modifiers made, as the form defines them.
+    pub modifiers: u32,
+    /// Where a branch goes.
+    pub target: u32,
+    /// Which instruction of the source it is: an index into the kernel's places.
+    pub place: u32,
+}
+
+impl Instruction {
+    /// An operand that is a predicate.
+    #[inline(always)]
+    pub fn predicate(&self, operand: usize) -> usize {
+        self.operands[operand].place().0
+    }
+}

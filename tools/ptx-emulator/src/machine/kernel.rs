@@ -1,0 +1,161 @@
+//! A kernel, decoded.
+
+use std::collections::HashMap;
+
+use super::fault::Place;
+use super::instruction::Instruction;
+use super::row::{Row, Slot};
+use crate::parse::ast::Requirements;
+
+/// A kernel with all functions it can reach, ready to run.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// The instructions; control starts at the first, and cannot run past the last.
+    pub code: Vec<Instruction>,
+    /// Operands beyond those that fit into instructions.
+    pub list: Vec<Slot>,
+    /// Constants, as rows.
+    pub constants: Vec<Row>,
+    /// How many rows of registers a warp needs.
+    pub rows: usize,
+    /// How many predicates a warp needs.
+    pub predicates: usize,
+    /// Rows that are set before the first instruction.
+    pub presets: Vec<(u32, Preset)>,
+    /// Where parameters are: offset and size.
+    pub parameters: Vec<(u32, u32)>,
+    /// The bytes of all parameters.
+    pub parameter_bytes: u32,
+    /// The bytes of shared memory that the kernel declares.
+    pub static_shared: u32,
+    /// How what is sized at launch is aligned.
+    pub dynamic_alignment: u32,
+    /// The bytes of local memory of a thread.
+    pub local_bytes: u32,
+    /// What the kernel asks of a launch.
+    pub requirements: Requirements,
+    /// Tables of `brx.idx`: labels' instructions.
+    pub tables: Vec<Vec<u32>>,
+    /// The source of each [`Instruction::place`].
+    pub places: Vec<Place>,
+    /// The target it was compiled for: `sm_90a`.
+    pub target: String,
+}
+
+/// Kernels of a module by name.
+pub type Kernels = HashMap<String, std::sync::Arc<Kernel>>;
+
+/// What a register holds when a thread starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Preset {
+    /// A 32-bit special register that does not change.
+    Special(Special),
+    /// The same in a 64-bit register.
+    WideSpecial(Special),
+    /// The address of a shared variable at this offset.
+    Shared(u32),
+    /// The same in a 64-bit register.
+    WideShared(u32),
+}
+
+/// Special registers that do not change while a thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Special {
+    /// `%tid`
+    Thread(usize),
+    /// `%ntid`
+    Threads(usize),
+    /// `%ctaid`
+    Cta(usize),
+    /// `%nctaid`
+    Ctas(usize),
+    /// `%laneid`
+    Lane,
+    /// `%warpid`
+    Warp,
+    /// `%nwarpid`
+    Warps,
+    /// `%smid`
+    Multiprocessor,
+    /// `%nsmid`
+    Multiprocessors,
+    /// `%gridid`
+    Grid,
+    /// `%lanemask_eq`
+    MaskEqual,
+    /// `%lanemask_le`
+    MaskUpTo,
+    /// `%lanemask_lt`
+    MaskBelow,
+    /// `%lanemask_ge`
+    MaskFrom,
+    /// `%lanemask_gt`
+    MaskAbove,
+    /// `%clusterid`
+    Cluster(usize),
+    /// `%nclusterid`
+    Clusters(usize),
+    /// `%cluster_ctaid`
+    ClusterCta(usize),
+    /// `%cluster_nctaid`
+    ClusterCtas(usize),
+    /// `%cluster_ctarank`
+    ClusterRank,
+    /// `%cluster_nctarank`
+    ClusterRanks,
+    /// `%is_explicit_cluster`
+    IsExplicitCluster,
+    /// `%dynamic_smem_size`
+    DynamicShared,
+    /// `%total_smem_size`, `%aggr_smem_size`
+    TotalShared,
+    /// Always zero: `%reserved_smem_offset_*` and `%envreg*`.
+    Zero,
+}
+
+impl Special {
+    /// The special register of a name, without `%`.
+    pub fn named(name: &str, component: Option<&str>) -> Option<Special> {
+        let axis = match component {
+            Some("x") => 0,
+            Some("y") => 1,
+            Some("z") => 2,
+            Some(_) => return None,
+            None => {
+                return Some(match name {
+                    "laneid" => Special::Lane,
+                    "warpid" => Special::Warp,
+                    "nwarpid" => Special::Warps,
+                    "smid" => Special::Multiprocessor,
+                    "nsmid" => Special::Multiprocessors,
+                    "gridid" => Special::Grid,
+                    "lanemask_eq" => Special::MaskEqual,
+                    "lanemask_le" => Special::MaskUpTo,
+                    "lanemask_lt" => Special::MaskBelow,
+                    "lanemask_ge" => Special::MaskFrom,
+                    "lanemask_gt" => Special::MaskAbove,
+                    "cluster_ctarank" => Special::ClusterRank,
+                    "cluster_nctarank" => Special::ClusterRanks,
+                    "is_explicit_cluster" => Special::IsExplicitCluster,
+                    "dynamic_smem_size" => Special::DynamicShared,
+                    "total_smem_size" | "aggr_smem_size" => Special::TotalShared,
+                    _ if name.starts_with("envreg") || name.starts_with("reserved_smem_offset") => Special::Zero,
+                    _ => return None,
+                });
+            }
+        };
+        Some(match name {
+            "tid" => Special::Thread(axis),
+            "ntid" => Special::Threads(axis),
+            "ctaid" => Special::Cta(axis),
+            "nctaid" => Special::Ctas(axis),
+            "clusterid" => Special::Cluster(axis),
+            "nclusterid" => Special::Clusters(axis),
+            "cluster_ctaid" => Special::ClusterCta(axis),
+            "cluster_nctaid" => Special::ClusterCtas(axis),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! The machine: grids, clusters, CTAs, warps and their threads.
+
+pub mod cluster;
+pub mod context;
+pub mod fault;
+pub mod grid;
+pub mod instruction;
+pub mod kernel;
+pub mod row;
+pub mod warp;

@@ -1,0 +1,31 @@
+//! The memories of the machine.
+//!
+//! Architecture invariant: a guest address never becomes a host pointer but through [`global::View`], which knows what is allocated.
+//! Shared, local and parameter memory are plain byte arrays.
+
+pub mod access;
+pub mod global;
+pub mod shared;
+mod word;
+
+pub use word::Word;
+
+/// Where the windows of generic addresses are, and where global memory starts.
+pub mod window {
+    /// Generic addresses of shared memory: the low 32 bits are the address in `.shared::cluster`.
+    pub const SHARED: u64 = 0x0200_0000_0000;
+    /// Generic addresses of the executing thread's local memory.
+    pub const LOCAL: u64 = 0x0300_0000_0000;
+    /// Generic addresses of the kernel's parameters.
+    pub const PARAMETER: u64 = 0x0400_0000_0000;
+    /// Each window is this long.
+    pub const LENGTH: u64 = 1 << 32;
+    /// The first address that an allocation of global memory can have.
+    pub const GLOBAL: u64 = 0x7000_0000_0000;
+
+    /// Whether a window holds an address.
+    #[inline(always)]
+    pub fn holds(window: u64, address: u64) -> bool {
+        address.wrapping_sub(window) < LENGTH
+    }
+}

@@ -1,0 +1,421 @@
+//! `mma.sync`: products of matrices in the registers of a warp.
+//!
+//! In all shapes from m16n8k4 up, with `g = lane / 4` and `t = lane % 4`, register `r` of A holds elements of row `g + 8 (r & 1)` from
+//! column `E t + 4 E (r >> 1)` on, where `E` elements fit in a register; register `r` of B holds elements of column `g` from row
+//! `E t + 4 E r` on; the accumulator has columns `2 t` and `2 t + 1` of rows `g` and `g + 8`.
+
+use super::element::Element;
+use super::product;
+use crate::decode::builder::Builder;
+use crate::decode::form::Form;
+use crate::diagnostic::Problem;
+use crate::machine::context::Context;
+use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::row::{Kind, LANES, Slot};
+use crate::numeric::format;
+use crate::parse::ast::Operand;
+
+/// The forms.
+pub const FORMS: &[Form] = &[
+    Form {
+        pattern: "mma.sync.aligned.m16n8k8|m16n8k16.row.col.f16|f32.f16.f16.f16|f32",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 5, 6, 7),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m16n8k8|m16n8k16.row.col.f32.bf16.bf16.f32",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 5, 6, 7),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m16n8k4|m16n8k8.row.col.f32.tf32.tf32.f32",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 5, 6, 7),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m16n8k16|m16n8k32.row.col[.kind::f8f6f4].f16|f32.e4m3|e5m2|e3m2|e2m3|e2m1.e4m3|e5m2|e3m2|e2m3|e2m1.f16|f32",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 6, 7, 8),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m8n8k16|m16n8k16|m16n8k32.row.col[.satfinite].s32.u8|s8.u8|s8.s32",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 6, 7, 8),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m8n8k32|m16n8k32|m16n8k64.row.col[.satfinite].s32.u4|s4.u4|s4.s32",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 6, 7, 8),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m8n8k128|m16n8k128|m16n8k256.row.col.s32.b1.b1.s32.xor|and.popc",
+        section: "9.7.14.5.14 mma",
+        build: |b| build(b, 5, 6, 7),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m8n8k4|m16n8k4|m16n8k8|m16n8k16.row.col.f64.f64.f64.f64",
+        section: "9.7.14.5.14 mma",
+        build: build_double,
+    },
+    Form {
+        pattern: "mma.sync.aligned.m16n8k64.row.col.kind::mxf4|kind::mxf4nvf4.block_scale[.scale_vec::2X|scale_vec::4X].f32.e2m1.e2m1.f32.ue8m0|ue4m3",
+        section: "9.7.14.5.14 mma",
+        build: |b| build_scaled(b),
+    },
+    Form {
+        pattern: "mma.sync.aligned.m16n8k32.row.col.kind::mxf8f6f4.block_scale[.scale_vec::1X].f32.e4m3|e5m2|e3m2|e2m3|e2m1.e4m3|e5m2|e3m2|e2m3|e2m1.f32.ue8m0",
+        section: "9.7.14.5.14 mma",
+        build: |b| build_scaled(b),
+    },
+];
+
+/// What an instruction keeps in its modifiers: bits 0–3 and 4–7 A's and B's element, 8–16 the depth, then these.
+const HALF_RESULT: u32 = 1 << 17;
+const HALF_ADDEND: u32 = 1 << 18;
+const SATURATE: u32 = 1 << 19;
+const AND: u32 = 1 << 20;
+const SMALL: u32 = 1 << 21;
+/// fp6 and fp4 elements take a byte each.
+const PADDED: u32 = 1 << 22;
+const SCALE_UE4M3: u32 = 1 << 23;
+
+/// The largest matrices: 16 × 256 and 256 × 8.
+const LARGEST: usize = 16 * 256;
+
+fn shape(name: &str) -> (usize, usize) {
+    let rows = if name.starts_with("m8") { 8 } else { 16 };
+    (rows, name.split('k').next_back().and_then(|depth| depth.parse().ok()).unwrap_or(8))
+}
+
+fn build(b: &mut Builder<'_, '_>, result: usize, first: usize, second: usize) -> Result<Execute, Problem> {
+    let (rows, depth) = shape(b.modifier(2));
+    let (a_kind, b_kind) = (b.modifier(first), b.modifier(second));
+    let (Some(a_element), Some(b_element)) = (Element::named(a_kind), Element::named(b_kind)) else {
+        return b.problem("unknown element type");
+    };
+    let addend = b.modifier(second + 1);
+    let (half_result, half_addend) = (b.modifier(result) == "f16", addend == "f16");
+    let padded = a_element.bits() < 8 && !a_element.is_integer() || b_element.bits() < 8 && !b_element.is_integer();
+    let padded = padded || b.has("kind::f8f6f4");
+    let bits = if padded { 8 } else { a_element.bits() };
+    if (padded || a_element.bits() == 8) && !a_element.is_integer() && depth == 16 && b.has("kind::f8f6f4") {
+        return b.problem("kind::f8f6f4 has shape m16n8k32");
+    }
+    let accumulators = |half: bool| rows * 8 / LANES / if half { 2 } else { 1 };
+    let kind = |half: bool| if half || a_element.is_integer() { Kind::Integer } else { Kind::F32 };
+    b.registers(accumulators(half_result), 4, kind(half_result), true)?;
+    b.registers(rows * depth * bits / 32 / LANES, 4, Kind::Integer, false)?;
+    b.registers(8 * depth * bits / 32 / LANES, 4, Kind::Integer, false)?;
+    b.registers(accumulators(half_addend), 4, kind(half_addend), false)?;
+    b.made.modifiers = a_element as u32 | (b_element as u32) << 4 | (depth as u32) << 8;
+    for (set, bit) in [
+        (half_result, HALF_RESULT),
+        (half_addend, HALF_ADDEND),
+        (b.has("satfinite"), SATURATE),
+        (b.has("and"), AND),
+        (rows == 8, SMALL),
+        (padded, PADDED),
+    ] {
+        if set {
+            b.made.modifiers |= bit;
+        }
+    }
+    Ok(if a_element.is_integer() { execute_integer } else { execute })
+}
+
+/// The parts of the operand list: result, A, B, addend.
+fn parts<'k>(context: &Context<'k>, instruction: &Instruction) -> [&'k [Slot]; 4] {
+    let modifiers = instruction.modifiers;
+    let rows = if modifiers & SMALL != 0 { 8 } else { 16 };
+    let depth = (modifiers >> 8 & 0x1ff) as usize;
+    let bits = if modifiers & PADDED != 0 { 8 } else { Element::from_code(modifiers & 15).bits() };
+    let accumulators = |half: u32| rows * 8 / LANES / if modifiers & half != 0 { 2 } else { 1 };
+    let list = context.list(instruction);
+    let (d, rest) = list.split_at(accumulators(HALF_RESULT));
+    let (a, rest) = rest.split_at(rows * depth * bits / 32 / LANES);
+    let (b, rest) = rest.split_at(8 * depth * bits / 32 / LANES);
+    [d, a, b, &rest[..accumulators(HALF_ADDEND)]]
+}
+
+/// Spreads fragments over a matrix of rows of `depth` values.
+fn gather(
+    context: &Context<'_>,
+    slots: &[Slot],
+    element: Element,
+    bits: usize,
+    depth: usize,
+    is_a: bool,
+    into: &mut [f32],
+) {
+    let each = 32 / bits;
+    for (register, slot) in slots.iter().enumerate() {
+        let words = &context.row(*slot).0;
+        let (row_offset, block) = match is_a {
+            true if into.len() == 8 * depth => (0, register),
+            true => (8 * (register & 1), register >> 1),
+            false => (0, register),
+        };
+        for (lane, word) in words.iter().enumerate() {
+            let (row, column) = (lane / 4 + row_offset, each * (lane % 4) + 4 * each * block);
+            let values = &mut into[row * depth + column..][..each];
+            if bits == element.bits() {
+                element.unpack(*word, values);
+            } else {
+                // A byte each: fp6 in its low six bits, fp4 in its bits 2 to 5.
+                let shift = if element == Element::E2M1 { 2 } else { 0 };
+                for (at, value) in values.iter_mut().enumerate() {
+                    *value = element.decode(word >> (8 * at + shift) & 0xff);
+                }
+            }
+        }
+    }
+}
+
+/// The addend's matrix as f64.
+fn read_addend(context: &Context<'_>, slots: &[Slot], half: bool, d: &mut [f64]) {
+    for (register, slot) in slots.iter().enumerate() {
+        let words = &context.row(*slot).0;
+        for (lane, word) in words.iter().enumerate() {
+            let (row, column) = (lane / 4, 2 * (lane % 4));
+            if half {
+                let at = (row + 8 * register) * 8 + column;
+                d[at] = half::f16::from_bits(*word as u16).to_f64();
+                d[at + 1] = half::f16::from_bits((*word >> 16) as u16).to_f64();
+            } else {
+                d[(row + 8 * (register >> 1)) * 8 + column + (register & 1)] = f64::from(f32::from_bits(*word));
+            }
+        }
+    }
+}
+
+fn write_result(context: &mut Context<'_>, slots: &[Slot], half: bool, d: &[f64]) {
+    for (register, slot) in slots.iter().enumerate() {
+        let mut words = [0u32; LANES];
+        for (lane, word) in words.iter_mut().enumerate() {
+            let (row, column) = (lane / 4, 2 * (lane % 4));
+            *word = if half {
+                let at = (row + 8 * register) * 8 + column;
+                u32::from(format::to_f16(d[at] as f32)) | u32::from(format::to_f16(d[at + 1] as f32)) << 16
+            } else {
+                single(d[(row + 8 * (register >> 1)) * 8 + column + (register & 1)])
+            };
+        }
+        context.write(*slot, &words);
+    }
+}
+
+/// The bits of an accumulator in f32; NaN is the machine's.
+#[inline(always)]
+pub fn single(value: f64) -> u32 {
+    let bits = (value as f32).to_bits();
+    if value.is_nan() { 0x7fff_ffff } else { bits }
+}
+
+fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let modifiers = instruction.modifiers;
+    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
+    let depth = (modifiers >> 8 & 0x1ff) as usize;
+    let rows = if modifiers & SMALL != 0 { 8 } else { 16 };
+    let bits = if modifiers & PADDED != 0 { 8 } else { a_element.bits() };
+    let [d_slots, a_slots, b_slots, c_slots] = parts(context, instruction);
+    let (mut a, mut b_columns, mut b, mut d) = ([0f32; 16 * 64], [0f32; 8 * 64], [0f32; 8 * 64], [0f64; 128]);
+    gather(context, a_slots, a_element, bits, depth, true, &mut a[..rows * depth]);
+    gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
+    for column in 0..8 {
+        for row in 0..depth {
+            b[row * 8 + column] = b_columns[column * depth + row];
+        }
+    }
+    read_addend(context, c_slots, modifiers & HALF_ADDEND != 0, &mut d);
+    product::multiply(&a[..rows * depth], &b[..8 * depth], &mut d[..rows * 8], 8, depth);
+    write_result(context, d_slots, modifiers & HALF_RESULT != 0, &d);
+    Step::Next
+}
+
+fn integers(context: &Context<'_>, slots: &[Slot], element: Element, depth: usize, is_a: bool, into: &mut [i32]) {
+    let bits = element.bits();
+    let each = 32 / bits;
+    for (register, slot) in slots.iter().enumerate() {
+        let words = &context.row(*slot).0;
+        let (row_offset, block) = match is_a {
+            true if into.len() == 8 * depth => (0, register),
+            true => (8 * (register & 1), register >> 1),
+            false => (0, register),
+        };
+        for (lane, word) in words.iter().enumerate() {
+            let start = (lane / 4 + row_offset) * depth + each * (lane % 4) + 4 * each * block;
+            for (at, value) in into[start..start + each].iter_mut().enumerate() {
+                *value = element.decode(word >> (at * bits) & ((1 << bits) - 1)) as i32;
+            }
+        }
+    }
+}
+
+fn execute_integer(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let modifiers = instruction.modifiers;
+    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
+    let depth = (modifiers >> 8 & 0x1ff) as usize;
+    let rows = if modifiers & SMALL != 0 { 8 } else { 16 };
+    let [d_slots, a_slots, b_slots, c_slots] = parts(context, instruction);
+    let (mut a, mut b) = ([0i32; LARGEST], [0i32; 8 * 256]);
+    integers(context, a_slots, a_element, depth, true, &mut a[..rows * depth]);
+    integers(context, b_slots, b_element, depth, false, &mut b[..8 * depth]);
+    for (register, slot) in d_slots.iter().enumerate() {
+        let addend = context.row(c_slots[register]).0;
+        let mut words = [0u32; LANES];
+        for (lane, word) in words.iter_mut().enumerate() {
+            let (row, column) = (lane / 4 + 8 * (register >> 1), 2 * (lane % 4) + (register & 1));
+            let pairs = a[row * depth..][..depth].iter().zip(&b[column * depth..][..depth]);
+            let sum: i64 = pairs
+                .map(|(a, b)| match a_element {
+                    Element::B1 if modifiers & AND != 0 => i64::from(a & b),
+                    Element::B1 => i64::from(a ^ b),
+                    _ => i64::from(a * b),
+                })
+                .sum();
+            let total = sum + i64::from(addend[lane] as i32);
+            *word = if modifiers & SATURATE != 0 {
+                total.clamp(i32::MIN.into(), i32::MAX.into()) as u32
+            } else {
+                total as u32
+            };
+        }
+        context.write(*slot, &words);
+    }
+    Step::Next
+}
+
+fn build_double(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let (rows, depth) = shape(b.modifier(2));
+    let accumulators = rows * 8 / LANES;
+    b.registers(accumulators, 8, Kind::F64, true)?;
+    b.registers(rows * depth / LANES, 8, Kind::F64, false)?;
+    b.registers(8 * depth / LANES, 8, Kind::F64, false)?;
+    b.registers(accumulators, 8, Kind::F64, false)?;
+    b.made.modifiers = (depth as u32) << 8 | if rows == 8 { SMALL } else { 0 };
+    Ok(|context, instruction| {
+        if !context.assembled(u32::MAX) {
+            return Step::Converge;
+        }
+        let rows = if instruction.modifiers & SMALL != 0 { 8 } else { 16 };
+        let depth = (instruction.modifiers >> 8) as usize;
+        let list = context.list(instruction);
+        let (d, rest) = list.split_at(rows * 8 / LANES);
+        let (a_slots, rest) = rest.split_at(rows * depth / LANES);
+        let (b_slots, c_slots) = rest.split_at(8 * depth / LANES);
+        let (mut a, mut b) = ([[0f64; 16]; 16], [[0f64; 16]; 8]);
+        for (register, slot) in a_slots.iter().enumerate() {
+            let values: [f64; LANES] = context.read(*slot);
+            let (row_offset, block) = if rows == 8 { (0, register) } else { (8 * (register & 1), register >> 1) };
+            for (lane, value) in values.into_iter().enumerate() {
+                a[lane / 4 + row_offset][lane % 4 + 4 * block] = value;
+            }
+        }
+        for (register, slot) in b_slots.iter().enumerate() {
+            let values: [f64; LANES] = context.read(*slot);
+            for (lane, value) in values.into_iter().enumerate() {
+                b[lane / 4][lane % 4 + 4 * register] = value;
+            }
+        }
+        for (register, (d, c)) in d.iter().zip(c_slots).enumerate() {
+            let mut values: [f64; LANES] = context.read(*c);
+            for (lane, value) in values.iter_mut().enumerate() {
+                let (row, column) = (lane / 4 + 8 * (register >> 1), 2 * (lane % 4) + (register & 1));
+                *value = (0..depth).fold(*value, |sum, k| a[row][k].mul_add(b[column][k], sum));
+            }
+            context.write(*d, &values);
+        }
+        Step::Next
+    })
+}
+
+/// Block-scaled products: after the addend come A's scales, and which bytes and threads of them count, then B's.
+fn build_scaled(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let (rows, depth) = shape(b.modifier(2));
+    let narrow = depth == 64;
+    let (first, second) = (9, 10);
+    let (Some(a_element), Some(b_element)) = (Element::named(b.modifier(first)), Element::named(b.modifier(second)))
+    else {
+        return b.problem("unknown element type");
+    };
+    let bits = if narrow { 4 } else { 8 };
+    b.registers(4, 4, Kind::F32, true)?;
+    b.registers(rows * depth * bits / 32 / LANES, 4, Kind::Integer, false)?;
+    b.registers(8 * depth * bits / 32 / LANES, 4, Kind::Integer, false)?;
+    b.registers(4, 4, Kind::F32, false)?;
+    let mut selectors = 0;
+    for side in 0..2 {
+        b.registers(1, 4, Kind::Integer, false)?;
+        let Operand::Vector(pair) = b.take()? else {
+            return b.problem("expected the byte and thread of the scales: `{0, 0}`");
+        };
+        let [Operand::Integer(byte @ 0..=3), Operand::Integer(thread @ 0..=3)] = pair.as_slice() else {
+            return b.problem("the byte and thread of the scales are constants from 0 to 3");
+        };
+        selectors |= (*byte as i64) << (8 * side) | (*thread as i64) << (8 * side + 4);
+    }
+    let blocks = match b.modifier(7) {
+        "scale_vec::4X" => 4,
+        "scale_vec::1X" => 1,
+        "scale_vec::2X" => 2,
+        _ if narrow => 2,
+        _ => 1,
+    };
+    b.made.immediate = selectors | blocks << 16;
+    b.made.modifiers = a_element as u32
+        | (b_element as u32) << 4
+        | (depth as u32) << 8
+        | if narrow { 0 } else { PADDED }
+        | if b.last() == "ue4m3" { SCALE_UE4M3 } else { 0 };
+    Ok(execute_scaled)
+}
+
+fn execute_scaled(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let modifiers = instruction.modifiers;
+    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
+    let depth = (modifiers >> 8 & 0x1ff) as usize;
+    let bits = if modifiers & PADDED != 0 { 8 } else { 4 };
+    let list = context.list(instruction);
+    let (d_slots, rest) = list.split_at(4);
+    let (a_slots, rest) = rest.split_at(16 * depth * bits / 32 / LANES);
+    let (b_slots, rest) = rest.split_at(8 * depth * bits / 32 / LANES);
+    let (c_slots, scale_slots) = rest.split_at(4);
+    let (mut a, mut b_columns, mut b, mut d) = ([0f32; 16 * 64], [0f32; 8 * 64], [0f32; 8 * 64], [0f64; 128]);
+    gather(context, a_slots, a_element, bits, depth, true, &mut a[..16 * depth]);
+    gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
+    let immediate = instruction.immediate as usize;
+    let blocks = immediate >> 16;
+    let scale = |word: u32, byte: usize| {
+        let bits = (word >> (8 * (byte & 3))) as u8;
+        if modifiers & SCALE_UE4M3 != 0 { format::UE4M3.decode(u32::from(bits & 0x7f)) } else { format::ue8m0(bits) }
+    };
+    let (a_scales, b_scales) = (context.row(scale_slots[0]).0, context.row(scale_slots[1]).0);
+    let (a_byte, a_thread, b_byte, b_thread) =
+        (immediate & 15, immediate >> 4 & 15, immediate >> 8 & 15, immediate >> 12 & 15);
+    for (row, values) in a[..16 * depth].chunks_exact_mut(depth).enumerate() {
+        // A pair of a quad's threads: the first has the scales of row g, the second those of row g + 8.
+        let word = a_scales[4 * (row % 8) + 2 * (a_thread & 1) + row / 8];
+        for (k, value) in values.iter_mut().enumerate() {
+            *value *= scale(word, a_byte + k / (depth / blocks));
+        }
+    }
+    for column in 0..8 {
+        let word = b_scales[4 * column + b_thread];
+        for k in 0..depth {
+            b[k * 8 + column] = b_columns[column * depth + k] * scale(word, b_byte + k / (depth / blocks));
+        }
+    }
+    read_addend(context, c_slots, false, &mut d);
+    product::multiply(&a[..16 * depth], &b[..8 * depth], &mut d, 8, depth);
+    write_result(context, d_slots, false, &d);
+    Step::Next
+}
