@@ -111,7 +111,7 @@ pub const WIDE_ADDRESS: u32 = 1 << 31;
 /// Reads an instruction's operands, in order.
 pub struct Builder<'b, 'a> {
     /// The modifiers, one for each place of the form's pattern.
-    pub modifiers: Vec<&'static str>,
+    pub modifiers: Vec<&'a str>,
     /// The instruction as it is made.
     pub made: Instruction,
     /// The kernel.
@@ -146,7 +146,7 @@ impl<'b, 'a> Builder<'b, 'a> {
     /// For one instruction.
     pub fn new(
         written: &'b ast::Instruction<'a>,
-        modifiers: Vec<&'static str>,
+        modifiers: Vec<&'a str>,
         guard: Guard,
         place: u32,
         draft: &'b mut Draft,
@@ -174,7 +174,7 @@ impl<'b, 'a> Builder<'b, 'a> {
     }
 
     /// The modifier at a place of the pattern, or nothing.
-    pub fn modifier(&self, place: usize) -> &'static str {
+    pub fn modifier(&self, place: usize) -> &'a str {
         self.modifiers.get(place).copied().unwrap_or_default()
     }
 
@@ -184,7 +184,7 @@ impl<'b, 'a> Builder<'b, 'a> {
     }
 
     /// The last modifier, which mostly is the type.
-    pub fn last(&self) -> &'static str {
+    pub fn last(&self) -> &'a str {
         self.modifiers.iter().rev().find(|modifier| !modifier.is_empty()).copied().unwrap_or_default()
     }
 

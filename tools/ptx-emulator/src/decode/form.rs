@@ -13,7 +13,7 @@ use crate::machine::instruction::Execute;
 /// A way to write an instruction.
 pub struct Form {
     /// The name and its modifiers: `add[.sat].s32|u32`. Modifiers stand in this order; one in brackets may be missing; `|` separates
-    /// alternatives. [`SETS`] names alternatives that many forms share.
+    /// alternatives, of which one that ends with `*` stands for all that start so. [`SETS`] names alternatives that many forms share.
     pub pattern: &'static str,
     /// The section of the PTX ISA, version 9.1.
     pub section: &'static str,
@@ -73,17 +73,20 @@ impl Prepared {
     }
 
     /// The modifier that stands at each place of the pattern, or nothing where one is missing; `None` if the pattern is another.
-    pub fn matches(&self, modifiers: &[&str]) -> Option<Vec<&'static str>> {
+    pub fn matches<'m>(&self, modifiers: &[&'m str]) -> Option<Vec<&'m str>> {
         let mut chosen = Vec::with_capacity(self.segments.len());
         Prepared::walk(&self.segments, modifiers, &mut chosen).then_some(chosen)
     }
 
-    fn walk(segments: &[Segment], modifiers: &[&str], chosen: &mut Vec<&'static str>) -> bool {
+    fn walk<'m>(segments: &[Segment], modifiers: &[&'m str], chosen: &mut Vec<&'m str>) -> bool {
         let Some((segment, rest)) = segments.split_first() else { return modifiers.is_empty() };
         if let Some((first, others)) = modifiers.split_first()
-            && let Some(alternative) = segment.alternatives.iter().find(|alternative| *alternative == first)
+            && segment.alternatives.iter().any(|alternative| match alternative.strip_suffix('*') {
+                Some(start) => first.starts_with(start),
+                None => alternative == first,
+            })
         {
-            chosen.push(alternative);
+            chosen.push(first);
             if Prepared::walk(rest, others, chosen) {
                 return true;
             }

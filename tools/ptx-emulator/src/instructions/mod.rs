@@ -65,6 +65,10 @@ pub fn forms() -> impl Iterator<Item = &'static Form> {
         crate::asynchronous::tensor_copy::FORMS,
         crate::tensor_core::matrix::FORMS,
         crate::tensor_core::mma::FORMS,
+        crate::tensor_core::wgmma::FORMS,
+        crate::tensor_core::tcgen05::FORMS,
+        crate::tensor_core::tensor_memory_access::FORMS,
+        crate::tensor_core::tensor_product::FORMS,
     ]
     .into_iter()
     .flatten()

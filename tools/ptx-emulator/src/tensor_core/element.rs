@@ -83,7 +83,15 @@ impl Element {
         ALL[code as usize % ALL.len()]
     }
 
-    /// How many bits one takes where they are packed.
+    /// How many bits one has.
+    pub fn width(self) -> usize {
+        match self {
+            Element::E2M3 | Element::E3M2 => 6,
+            _ => self.bits(),
+        }
+    }
+
+    /// How many bits one takes where they are packed into words.
     pub fn bits(self) -> usize {
         match self {
             Element::F64 => 64,

@@ -43,3 +43,12 @@ pub fn multiply(a: &[f32], b: &[f32], d: &mut [f64], columns: usize, depth: usiz
     }
     accumulate(a, b, d, columns, depth);
 }
+
+/// Turns `rows` rows of `depth` into `depth` rows of `rows`.
+pub fn transpose(from: &[f32], into: &mut [f32], rows: usize, depth: usize) {
+    for (row, values) in from.chunks_exact(depth).enumerate() {
+        for (k, value) in values.iter().enumerate() {
+            into[k * rows + row] = *value;
+        }
+    }
+}

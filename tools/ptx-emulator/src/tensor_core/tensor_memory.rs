@@ -11,11 +11,13 @@ pub struct TensorMemory {
     words: Vec<u32>,
     /// The allocation that a column belongs to: its first column, and how many.
     owners: Vec<Option<(u16, u16)>>,
+    /// Allocations that the other CTA of the pair made for both, and that this one has not asked for yet.
+    reserved: Vec<(usize, usize)>,
 }
 
 impl Default for TensorMemory {
     fn default() -> TensorMemory {
-        TensorMemory { words: vec![0; ROWS * COLUMNS], owners: vec![None; COLUMNS] }
+        TensorMemory { words: vec![0; ROWS * COLUMNS], owners: vec![None; COLUMNS], reserved: vec![] }
     }
 }
 
@@ -27,6 +29,17 @@ impl TensorMemory {
             .find(|first| self.owners[*first..first + columns].iter().all(Option::is_none))?;
         self.owners[first..first + columns].fill(Some((first as u16, columns as u16)));
         Some(first)
+    }
+
+    /// Remembers an allocation for the CTA to ask for.
+    pub fn reserve(&mut self, first: usize, columns: usize) {
+        self.reserved.push((first, columns));
+    }
+
+    /// The first column of an allocation that was made for this CTA.
+    pub fn take_reserved(&mut self, columns: usize) -> Option<usize> {
+        let at = self.reserved.iter().position(|(_, reserved)| *reserved == columns)?;
+        Some(self.reserved.remove(at).0)
     }
 
     /// Gives columns back; false where they were not taken as one.

@@ -1,0 +1,315 @@
+//! `tcgen05.ld`, `st`, `cp` and `shift`: tensor memory and registers, and shared memory.
+
+use super::shared_matrix::{Descriptor, read_bytes};
+use super::tcgen05::group;
+use super::tensor_memory::{COLUMNS, ROWS};
+use crate::asynchronous::copy::{listed_address, put_address};
+use crate::decode::builder::Builder;
+use crate::decode::form::Form;
+use crate::diagnostic::Problem;
+use crate::machine::context::{Context, lanes};
+use crate::machine::fault::FaultKind;
+use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::row::{Kind, LANES};
+
+/// The forms.
+pub const FORMS: &[Form] = &[
+    Form {
+        pattern: "tcgen05.ld.sync.aligned.32x32b|16x64b|16x128b|16x256b|16x32bx2.x1|x2|x4|x8|x16|x32|x64|x128[.pack::16b].b32",
+        section: "9.7.16.8.1 tcgen05.ld",
+        build: load,
+    },
+    Form {
+        pattern: "tcgen05.st.sync.aligned.32x32b|16x64b|16x128b|16x256b|16x32bx2.x1|x2|x4|x8|x16|x32|x64|x128[.unpack::16b].b32",
+        section: "9.7.16.8.4 tcgen05.st",
+        build: store,
+    },
+    Form {
+        pattern: "tcgen05.cp.cta_group::1|cta_group::2[.warpx2::02_13|warpx2::01_23|warpx4].128x256b|4x256b|128x128b|64x128b|32x128b[.b8x16.b6x16_p32|b4x16_p64]",
+        section: "9.7.16.9.1 tcgen05.cp",
+        build: copy,
+    },
+    Form { pattern: "tcgen05.shift.cta_group::1|cta_group::2.down", section: "9.7.16.9.2 tcgen05.shift", build: shift },
+];
+
+/// How lanes and columns of tensor memory meet threads and registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// A thread has a lane.
+    Lane,
+    /// Threads of a half warp have a lane; the other half the same lanes, at other columns.
+    HalfLane,
+    /// Four threads have a lane: 16x64b, 16x128b, 16x256b.
+    Quad(u32),
+}
+
+impl Shape {
+    fn named(name: &str) -> Shape {
+        match name {
+            "32x32b" => Shape::Lane,
+            "16x32bx2" => Shape::HalfLane,
+            "16x64b" => Shape::Quad(64),
+            "16x128b" => Shape::Quad(128),
+            _ => Shape::Quad(256),
+        }
+    }
+
+    fn code(self) -> u32 {
+        match self {
+            Shape::Lane => 0,
+            Shape::HalfLane => 1,
+            Shape::Quad(bits) => bits,
+        }
+    }
+
+    fn from_code(code: u32) -> Shape {
+        match code {
+            0 => Shape::Lane,
+            1 => Shape::HalfLane,
+            bits => Shape::Quad(bits),
+        }
+    }
+
+    /// Registers of a thread for each repetition.
+    fn registers(self) -> usize {
+        match self {
+            Shape::Quad(128) => 2,
+            Shape::Quad(256) => 4,
+            _ => 1,
+        }
+    }
+
+    /// The lane and column, from the address on, of a thread's register. `second` is where the other half of the columns starts.
+    #[inline(always)]
+    fn place(self, thread: usize, register: usize, second: usize) -> (usize, usize) {
+        match self {
+            Shape::Lane => (thread, register),
+            Shape::HalfLane => (thread % 16, register + if thread >= 16 { second } else { 0 }),
+            // Two columns for each repetition: rows 0–7 by even quads' halves, 8–15 by odd ones.
+            Shape::Quad(64) => (thread / 4 + if thread % 4 >= 2 { 8 } else { 0 }, 2 * register + thread % 2),
+            Shape::Quad(128) => (thread / 4 + 8 * (register % 2), 4 * (register / 2) + thread % 4),
+            Shape::Quad(_) => {
+                (thread / 4 + 8 * (register / 2 % 2), 8 * (register / 4) + 2 * (thread % 4) + register % 2)
+            }
+        }
+    }
+}
+
+const PACK: u32 = 1 << 16;
+
+fn count(name: &str) -> usize {
+    name.strip_prefix('x').and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
+fn common(b: &mut Builder<'_, '_>) -> (Shape, usize) {
+    let shape = Shape::named(b.modifier(3));
+    let packed = b.has("pack::16b") || b.has("unpack::16b");
+    b.made.modifiers = shape.code() | if packed { PACK } else { 0 };
+    let registers = count(b.modifier(4)) * shape.registers();
+    (shape, if packed { registers.div_ceil(2) } else { registers })
+}
+
+/// The offset of the second half's columns, for `.16x32bx2`.
+fn second(b: &mut Builder<'_, '_>, shape: Shape) -> Result<(), Problem> {
+    if shape == Shape::HalfLane {
+        b.made.immediate = b.integer()?;
+        if !(0..COLUMNS as i64).contains(&b.made.immediate) {
+            return b.problem("there are 512 columns");
+        }
+    }
+    Ok(())
+}
+
+fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let (shape, registers) = common(b);
+    b.registers(registers, 4, Kind::Integer, true)?;
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    second(b, shape)?;
+    Ok(|context, instruction| {
+        let list = context.list(instruction);
+        let (registers, address) = list.split_at(list.len() - 3);
+        transfer(
+            context,
+            instruction,
+            address,
+            registers.len(),
+            |context, register, words| {
+                context.write(registers[register], words);
+            },
+            None,
+        )
+    })
+}
+
+fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let (shape, registers) = common(b);
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    second(b, shape)?;
+    b.registers(registers, 4, Kind::Integer, false)?;
+    Ok(|context, instruction| {
+        let list = context.list(instruction);
+        let (address, registers) = list.split_at(3);
+        transfer(context, instruction, address, registers.len(), |_, _, _| {}, Some(registers))
+    })
+}
+
+/// Moves registers to (`from`) or from tensor memory.
+fn transfer(
+    context: &mut Context<'_>,
+    instruction: &Instruction,
+    address: &[crate::machine::row::Slot],
+    registers: usize,
+    mut put: impl FnMut(&mut Context<'_>, usize, &[u32; LANES]),
+    from: Option<&[crate::machine::row::Slot]>,
+) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let lane = context.leader();
+    let address = listed_address(context, address, lane) as usize;
+    let (first_lane, first_column) = (address >> 16, address & 0xffff);
+    let shape = Shape::from_code(instruction.modifiers & 0xffff);
+    let packed = instruction.modifiers & PACK != 0;
+    let warp = context.warp.number as usize;
+    let lanes_used = if shape == Shape::Lane { 32 } else { 16 };
+    if first_lane / 32 != warp % 4 || first_lane % 32 + lanes_used > 32 {
+        let start = 32 * (warp % 4);
+        let message = format!(
+            "warp {warp} accesses lane {first_lane} of tensor memory; it can reach lanes {start} to {}",
+            start + 31
+        );
+        return context.fail(FaultKind::IllegalAddress, lane, message);
+    }
+    let second = instruction.immediate as usize;
+    let reached = (0..registers * if packed { 2 } else { 1 })
+        .flat_map(|register| [0, 31].map(|t| shape.place(t, register, second).1));
+    let columns = reached.max().unwrap_or(0) + 1;
+    let cta = context.cta;
+    if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first_column, columns)) {
+        return unallocated(context, lane, first_column, columns);
+    }
+    for register in 0..registers {
+        let mut words = match from {
+            Some(slots) => context.row(slots[register]).0,
+            None => [0; LANES],
+        };
+        if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
+            for (thread, word) in words.iter_mut().enumerate() {
+                // Packed, a register has the low halves of two columns.
+                let halves = if packed { 2 } else { 1 };
+                for half in 0..halves {
+                    let (row, column) = shape.place(thread, register * halves + half, second);
+                    let (row, column) = (first_lane + row, first_column + column);
+                    let shift = 16 * half;
+                    match (from.is_some(), packed) {
+                        (true, false) => tensor.lane_mut(row)[column] = *word,
+                        (true, true) => tensor.lane_mut(row)[column] = *word >> shift & 0xffff,
+                        (false, false) => *word = tensor.lane(row)[column],
+                        (false, true) => *word |= (tensor.lane(row)[column] & 0xffff) << shift,
+                    }
+                }
+            }
+        }
+        put(context, register, &words);
+    }
+    Step::Next
+}
+
+/// Stops a kernel that uses columns which are not allocated.
+#[cold]
+pub fn unallocated(context: &mut Context<'_>, lane: usize, first: usize, columns: usize) -> Step {
+    let message = format!("columns {first} to {} of tensor memory are not all allocated", first + columns - 1);
+    context.fail(FaultKind::IllegalAddress, lane, message)
+}
+
+fn copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    if b.has("b8x16") {
+        return b.problem("`tcgen05.cp` with decompression is not emulated");
+    }
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    b.source::<u64>()?;
+    let shape =
+        ["128x256b", "4x256b", "128x128b", "64x128b", "32x128b"].iter().position(|name| b.has(name)).unwrap_or(0);
+    let spread =
+        ["warpx4", "warpx2::02_13", "warpx2::01_23"].iter().position(|name| b.has(name)).map_or(0, |at| at + 1);
+    match (shape, spread) {
+        (0..=2, 0) | (3, 2 | 3) | (4, 1) => {}
+        _ => return b.problem("this shape does not go with this multicast"),
+    }
+    b.made.modifiers = shape as u32 | (spread as u32) << 4 | if b.has("cta_group::2") { 1 << 8 } else { 0 };
+    Ok(execute_copy)
+}
+
+fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    let modifiers = instruction.modifiers;
+    let (rows, words) = [(128, 8), (4, 8), (128, 4), (64, 4), (32, 4)][modifiers as usize & 7];
+    // Where each copy of the matrix's rows starts: `(first row, rows, lanes)`.
+    let copies: &[(usize, usize, usize)] = match modifiers >> 4 & 3 {
+        1 => &[(0, 32, 0), (0, 32, 32), (0, 32, 64), (0, 32, 96)],
+        2 => &[(0, 32, 0), (32, 32, 32), (0, 32, 64), (32, 32, 96)],
+        3 => &[(0, 32, 0), (0, 32, 32), (32, 32, 64), (32, 32, 96)],
+        _ if rows == 4 => &[(0, 1, 0), (1, 1, 32), (2, 1, 64), (3, 1, 96)],
+        _ => &[(0, 128, 0)],
+    };
+    for lane in lanes(context.mask) {
+        let address = listed_address(context, context.list(instruction), lane) as usize;
+        let (first_lane, first) = (address >> 16, address & 0xffff);
+        let bits = context.read::<u64>(instruction.operands[0])[lane];
+        let Some(descriptor) = Descriptor::of_tensor_memory(bits) else {
+            return context.fail(
+                FaultKind::IllegalInstruction,
+                lane,
+                "the matrix descriptor has a swizzle that does not exist",
+            );
+        };
+        for cta in group(context, modifiers >> 8 != 0) {
+            if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, words)) {
+                return unallocated(context, lane, first, words);
+            }
+            for (first_row, count, start) in copies {
+                for row in 0..*count {
+                    let mut bytes = [0; 32];
+                    if let Err(refused) =
+                        read_bytes(context, cta, &descriptor, first_row + row, &mut bytes[..4 * words])
+                    {
+                        return context.refuse(lane, refused, "tcgen05.cp");
+                    }
+                    if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
+                        let into = &mut tensor.lane_mut((first_lane + start + row) % ROWS)[first..first + words];
+                        for (word, bytes) in into.iter_mut().zip(bytes.chunks_exact(4)) {
+                            *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Step::Next
+}
+
+/// Moves lanes down by one: each gets what the next one has, 32 bytes of it.
+fn shift(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    b.made.modifiers = u32::from(b.has("cta_group::2"));
+    Ok(|context, instruction| {
+        let lane = context.leader();
+        let address = listed_address(context, context.list(instruction), lane) as usize;
+        let (first_lane, first) = (address >> 16, address & 0xffff);
+        for cta in group(context, instruction.modifiers != 0) {
+            if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, 8)) {
+                return unallocated(context, lane, first, 8);
+            }
+            if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
+                for row in first_lane..ROWS - 1 {
+                    let next: Vec<u32> = tensor.lane(row + 1)[first..first + 8].to_vec();
+                    tensor.lane_mut(row)[first..first + 8].copy_from_slice(&next);
+                }
+            }
+        }
+        Step::Next
+    })
+}

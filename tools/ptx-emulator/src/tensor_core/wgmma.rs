@@ -1,0 +1,273 @@
+//! `wgmma`: products of a warpgroup, with operands in shared memory.
+//!
+//! A product of 64 rows is done by four warps; each computes its own 16 rows when it gets there, which is one of the orders that
+//! PTX allows before the group is waited for.
+
+use super::element::Element;
+use super::mma::single;
+use super::product;
+use super::shared_matrix::{Descriptor, Matrix, Packing};
+use crate::decode::builder::Builder;
+use crate::decode::form::Form;
+use crate::diagnostic::Problem;
+use crate::machine::context::Context;
+use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::row::{Kind, LANES, Slot};
+use crate::numeric::format;
+use crate::parse::ast::Operand;
+
+/// The forms. The shapes are checked by the builder.
+pub const FORMS: &[Form] = &[
+    Form {
+        pattern: "wgmma.mma_async.sync.aligned.m64n*.f16|f32.f16.f16",
+        section: "9.7.15.5.2 wgmma.mma_async",
+        build,
+    },
+    Form { pattern: "wgmma.mma_async.sync.aligned.m64n*.f32.bf16.bf16", section: "9.7.15.5.2 wgmma.mma_async", build },
+    Form { pattern: "wgmma.mma_async.sync.aligned.m64n*.f32.tf32.tf32", section: "9.7.15.5.2 wgmma.mma_async", build },
+    Form {
+        pattern: "wgmma.mma_async.sync.aligned.m64n*.f16|f32.e4m3|e5m2.e4m3|e5m2",
+        section: "9.7.15.5.2 wgmma.mma_async",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sync.aligned.m64n*[.satfinite].s32.s8|u8.s8|u8[.satfinite]",
+        section: "9.7.15.5.2 wgmma.mma_async",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sync.aligned.m64n*.s32.b1.b1.and.popc",
+        section: "9.7.15.5.2 wgmma.mma_async",
+        build,
+    },
+    Form { pattern: "wgmma.fence.sync.aligned", section: "9.7.15.7.1 wgmma.fence", build: |_| Ok(together) },
+    Form {
+        pattern: "wgmma.commit_group.sync.aligned",
+        section: "9.7.15.7.2 wgmma.commit_group",
+        build: |_| Ok(together),
+    },
+    Form {
+        pattern: "wgmma.wait_group.sync.aligned",
+        section: "9.7.15.7.3 wgmma.wait_group",
+        build: |b| {
+            if b.integer()? < 0 {
+                return b.problem("the number of groups is negative");
+            }
+            Ok(together)
+        },
+    },
+];
+
+/// Products are done when they are issued: all that is left is that the warp is together.
+fn together(context: &mut Context<'_>, _: &Instruction) -> Step {
+    if context.assembled(u32::MAX) { Step::Next } else { Step::Converge }
+}
+
+const HALF_RESULT: u32 = 1 << 8;
+const A_IN_REGISTERS: u32 = 1 << 9;
+const NEGATE_A: u32 = 1 << 10;
+const NEGATE_B: u32 = 1 << 11;
+const TRANSPOSE_A: u32 = 1 << 12;
+const TRANSPOSE_B: u32 = 1 << 13;
+const SATURATE: u32 = 1 << 14;
+
+fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let shape = b.modifier(3);
+    let columns: Option<usize> = shape.strip_prefix("m64n").and_then(|rest| rest.split('k').next()?.parse().ok());
+    let depth: Option<usize> = shape.rsplit('k').next().and_then(|depth| depth.parse().ok());
+    let (Some(columns), Some(depth)) = (columns, depth) else { return b.problem("unknown shape") };
+    let types: Vec<&str> =
+        b.modifiers[4..].iter().copied().filter(|name| !matches!(*name, "" | "satfinite" | "and" | "popc")).collect();
+    let [result, a_kind, b_kind] = types[..] else { return b.problem("expected three types") };
+    let (Some(a_element), Some(b_element)) = (Element::named(a_kind), Element::named(b_kind)) else {
+        return b.problem("unknown element type");
+    };
+    let step = if a_element.is_integer() && columns > 32 { 16 } else { 8 };
+    if depth * a_element.bits() != 256 || !(8..=256).contains(&columns) || columns % step != 0 {
+        return b
+            .problem(format!("there is no shape .{shape} for .{a_kind}: K is 256 bits, N from 8 to 256 by {step}"));
+    }
+    let half = result == "f16";
+    let accumulators = columns / 2 / if half { 2 } else { 1 };
+    let kind = if result == "f32" { Kind::F32 } else { Kind::Integer };
+    b.registers(accumulators, 4, kind, true)?;
+    b.made.modifiers = a_element as u32 | (b_element as u32) << 4;
+    if half {
+        b.made.modifiers |= HALF_RESULT;
+    }
+    if let [Operand::Vector(_), ..] = b.rest() {
+        b.made.modifiers |= A_IN_REGISTERS;
+        b.registers(4, 4, Kind::Integer, false)?;
+        b.put(Slot::register(0));
+    } else {
+        b.source::<u64>()?;
+    }
+    b.source::<u64>()?;
+    // Whether the accumulator counts: a predicate, or a constant.
+    match b.rest() {
+        [Operand::Name(_) | Operand::Not(_) | Operand::Integer(_), ..] => b.predicate_source()?,
+        _ => return b.problem("expected scale-d, a predicate"),
+    }
+    let integers = a_element.is_integer();
+    let flags: &[u32] = match (integers, a_element.bits(), b.made.modifiers & A_IN_REGISTERS != 0) {
+        (true, ..) => &[],
+        (_, 16, false) => &[NEGATE_A, NEGATE_B, TRANSPOSE_A, TRANSPOSE_B],
+        (_, 16, true) => &[NEGATE_A, NEGATE_B, TRANSPOSE_B],
+        _ => &[NEGATE_A, NEGATE_B],
+    };
+    for flag in flags {
+        let value = b.integer()?;
+        let set = match (*flag, value) {
+            (NEGATE_A | NEGATE_B, 1) | (TRANSPOSE_A | TRANSPOSE_B, 0) => false,
+            (NEGATE_A | NEGATE_B, -1) | (TRANSPOSE_A | TRANSPOSE_B, 1) => true,
+            _ => return b.problem("imm-scale is 1 or -1, imm-trans 0 or 1"),
+        };
+        if set {
+            b.made.modifiers |= flag;
+        }
+    }
+    if b.has("satfinite") {
+        b.made.modifiers |= SATURATE;
+    }
+    b.made.immediate = (columns | depth << 16) as i64;
+    Ok(if integers { execute_integer } else { execute })
+}
+
+/// The largest operands of a warp: 16 × 32 for A, 256 × 32 for B; bits have 256 along K.
+const A_VALUES: usize = 16 * 256;
+
+/// Reads the operands: A's rows of this warp, and all of B, each in rows of `depth`.
+fn operands(
+    context: &mut Context<'_>,
+    instruction: &Instruction,
+    a: &mut [f32],
+    b: &mut [f32],
+    depth: usize,
+) -> Result<(), Step> {
+    let modifiers = instruction.modifiers;
+    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
+    let list = context.list(instruction);
+    let cta = context.cta;
+    if modifiers & A_IN_REGISTERS != 0 {
+        let slots = &list[list.len() - 4..];
+        let each = 32 / a_element.bits();
+        for (register, slot) in slots.iter().enumerate() {
+            let words = context.row(*slot).0;
+            for (lane, word) in words.iter().enumerate() {
+                let (row, column) = (lane / 4 + 8 * (register & 1), each * (lane % 4) + 4 * each * (register >> 1));
+                a_element.unpack(*word, &mut a[row * depth + column..][..each]);
+            }
+        }
+    } else {
+        let descriptor = Descriptor::of_warpgroup(context.uniform(instruction.operands[0]));
+        let transposed = modifiers & TRANSPOSE_A != 0;
+        let matrix = Matrix { descriptor, element: a_element, packing: Packing::Tight, transposed };
+        let first = 16 * (context.warp.number as usize % 4);
+        matrix.read(context, cta, first, depth, a)?;
+    }
+    let descriptor = Descriptor::of_warpgroup(context.uniform(instruction.operands[1]));
+    let transposed = modifiers & TRANSPOSE_B != 0;
+    Matrix { descriptor, element: b_element, packing: Packing::Tight, transposed }.read(context, cta, 0, depth, b)
+}
+
+fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let modifiers = instruction.modifiers;
+    let (columns, depth) = (instruction.immediate as usize & 0xffff, instruction.immediate as usize >> 16);
+    let (mut a, mut b_rows, mut b) = ([0f32; 16 * 32], [0f32; 256 * 32], [0f32; 256 * 32]);
+    let (a, b_rows, b) = (&mut a[..16 * depth], &mut b_rows[..columns * depth], &mut b[..columns * depth]);
+    if let Err(step) = operands(context, instruction, a, b_rows, depth) {
+        return step;
+    }
+    if (modifiers & NEGATE_A != 0) != (modifiers & NEGATE_B != 0) {
+        a.iter_mut().for_each(|value| *value = -*value);
+    }
+    product::transpose(b_rows, b, columns, depth);
+    let mut d = [0f64; 16 * 256];
+    let d = &mut d[..16 * columns];
+    let half = modifiers & HALF_RESULT != 0;
+    let counts =
+        crate::instructions::logic::predicate_value(context, instruction.operands[2]) >> context.leader() & 1 != 0;
+    let list = context.list(instruction);
+    let accumulators = &list[..columns / 2 / if half { 2 } else { 1 }];
+    if counts {
+        for (register, slot) in accumulators.iter().enumerate() {
+            let words = context.row(*slot).0;
+            for (lane, word) in words.iter().enumerate() {
+                for (at, value) in places(register, lane, columns, half).zip(values(*word, half)) {
+                    d[at] = value;
+                }
+            }
+        }
+    }
+    product::multiply(a, b, d, columns, depth);
+    for (register, slot) in accumulators.iter().enumerate() {
+        let mut words = [0u32; LANES];
+        for (lane, word) in words.iter_mut().enumerate() {
+            let mut at = places(register, lane, columns, half);
+            let mut next = || at.next().map_or(0.0, |at| d[at]);
+            *word = if half {
+                let (low, high) = (format::to_f16(next() as f32), format::to_f16(next() as f32));
+                u32::from(low) | u32::from(high) << 16
+            } else {
+                single(next())
+            };
+        }
+        context.write(*slot, &words);
+    }
+    Step::Next
+}
+
+/// Where in the warp's rows the values of an accumulator register are.
+#[inline(always)]
+fn places(register: usize, lane: usize, columns: usize, half: bool) -> impl Iterator<Item = usize> {
+    let (group, within) = if half { (register / 2, 2 * (register % 2)) } else { (register / 4, register % 4) };
+    let row = lane / 4 + 8 * (within >> 1);
+    let first = row * columns + 8 * group + 2 * (lane % 4) + (within & 1);
+    first..first + if half { 2 } else { 1 }
+}
+
+#[inline(always)]
+fn values(word: u32, half: bool) -> [f64; 2] {
+    if half {
+        [half::f16::from_bits(word as u16).to_f64(), half::f16::from_bits((word >> 16) as u16).to_f64()]
+    } else {
+        [f64::from(f32::from_bits(word)), 0.0]
+    }
+}
+
+fn execute_integer(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let modifiers = instruction.modifiers;
+    let (columns, depth) = (instruction.immediate as usize & 0xffff, instruction.immediate as usize >> 16);
+    let (mut a, mut b) = ([0f32; A_VALUES], [0f32; 256 * 256]);
+    let (a, b) = (&mut a[..16 * depth], &mut b[..columns * depth]);
+    if let Err(step) = operands(context, instruction, a, b, depth) {
+        return step;
+    }
+    let counts =
+        crate::instructions::logic::predicate_value(context, instruction.operands[2]) >> context.leader() & 1 != 0;
+    let list = context.list(instruction);
+    for (register, slot) in list[..columns / 2].iter().enumerate() {
+        let before = context.row(*slot).0;
+        let mut words = [0u32; LANES];
+        for (lane, word) in words.iter_mut().enumerate() {
+            let at = places(register, lane, columns, false).next().unwrap_or_default();
+            let (row, column) = (at / columns, at % columns);
+            let pairs = a[row * depth..][..depth].iter().zip(&b[column * depth..][..depth]);
+            let sum: i64 = pairs.map(|(a, b)| *a as i64 * *b as i64).sum();
+            let total = sum + if counts { i64::from(before[lane] as i32) } else { 0 };
+            *word = if modifiers & SATURATE != 0 {
+                total.clamp(i32::MIN.into(), i32::MAX.into()) as u32
+            } else {
+                total as u32
+            };
+        }
+        context.write(*slot, &words);
+    }
+    Step::Next
+}
