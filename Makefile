@@ -8,9 +8,10 @@ setup:
 demo: setup
 	@scripts/demo
 
-# NVIDIA's assembler is named, so that no test that needs it passes for want of it.
+# NVIDIA's assembler and Python are named, so that no test that needs them passes for want of them.
 test: setup
-	TESSERA_PTXAS="$$(echo "$$PWD"/.venv/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" cargo test --workspace --quiet
+	TESSERA_PTXAS="$$(echo "$$PWD"/.venv/lib/python3*/site-packages/nvidia/cu13/bin/ptxas)" \
+	TESSERA_PYTHON="$$PWD/.venv/bin/python3" cargo test --workspace --quiet
 
 # What CI asks of the source besides the tests.
 check: setup

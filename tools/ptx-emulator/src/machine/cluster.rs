@@ -113,7 +113,7 @@ pub enum Progress {
 }
 
 /// How many instructions a warp runs before the next one gets a turn.
-const WARP_TURN: u32 = 20_000;
+const WARP_TURN: u32 = 4096;
 /// After how many rounds in which all warps of a cluster only poll they are taken to poll for ever.
 const POLLING_ROUNDS: u32 = 100_000;
 /// How many instructions a turn has at most that does nothing but poll.

@@ -40,7 +40,9 @@ pub struct Summary {
 }
 
 /// How many rounds a cluster runs before another gets its host thread.
-const CLUSTER_ROUNDS: u32 = 1024;
+const CLUSTER_ROUNDS: u32 = 64;
+/// How many clusters are under way at most for each multiprocessor: those that a chip would hold at once.
+const RESIDENT: usize = 2;
 /// Blocks may not be larger.
 const MOST_THREADS: u32 = 1024;
 
@@ -141,24 +143,23 @@ impl Grid<'_> {
         let workers = (rayon::current_num_threads() as u64).min(clusters);
         let (next, executed) = (AtomicU64::new(0), AtomicU64::new(0));
         let stop = AtomicBool::new(false);
+        let resident = (RESIDENT * self.multiprocessors as usize / self.cluster_ctas() as usize).max(1);
         // Clusters that wait for others to go on: a grid may synchronize through global memory.
         let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
         let worker = || {
             let mut spare = Some(Cluster::default());
             while !stop.load(Ordering::Relaxed) {
-                let index = next.load(Ordering::Relaxed);
-                let fresh = index < clusters
-                    && next.compare_exchange(index, index + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-                let mut cluster = if fresh {
+                let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
+                let fresh = if waiting < resident { next.fetch_add(1, Ordering::Relaxed) } else { clusters };
+                let mut cluster = if fresh < clusters {
                     let mut cluster = spare.take().unwrap_or_default();
-                    cluster.start(self, index);
+                    cluster.start(self, fresh);
                     cluster
-                } else if index < clusters {
-                    continue;
                 } else {
                     match suspended.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
                         Some(cluster) => cluster,
+                        None if next.load(Ordering::Relaxed) < clusters => continue,
                         None => return,
                     }
                 };

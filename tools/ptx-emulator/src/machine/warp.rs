@@ -28,6 +28,8 @@ pub struct WarpState {
     pub fragments: SmallVec<[Fragment; 4]>,
     /// In which generation of the cluster's barrier its threads arrived last.
     pub cluster_generation: u32,
+    /// How many instructions have run since another fragment had its turn.
+    streak: u32,
     ticks: u64,
     /// How many instructions it has run, for all lanes as one.
     pub executed: u64,
@@ -123,8 +125,10 @@ impl WarpState {
 /// Runs a warp until it waits, exits, or has run `budget` instructions.
 pub fn run(context: &mut Context<'_>, budget: u32) -> Turn {
     let mut left = budget;
+    // Those that let others go first stay behind while there are others.
+    let others = context.warp.fragments.iter().any(|fragment| fragment.state == FragmentState::Ready);
     for fragment in &mut context.warp.fragments {
-        if matches!(fragment.state, FragmentState::Waiting | FragmentState::Yielding) {
+        if fragment.state == FragmentState::Waiting || fragment.state == FragmentState::Yielding && !others {
             fragment.state = FragmentState::Ready;
         }
     }
@@ -232,13 +236,21 @@ fn run_fragment(context: &mut Context<'_>, index: usize, left: &mut u32) -> Opti
             }
         }
         if ran >= allowed {
-            break if alone { FragmentState::Ready } else { FragmentState::Yielding };
+            break FragmentState::Ready;
         }
         if at == meeting {
             break FragmentState::Ready;
         }
     };
     *left = left.saturating_sub(ran);
+    // A fragment that loops may be waiting for another one, which has to get its turn.
+    context.warp.streak += ran;
+    let state = if !alone && state == FragmentState::Ready && context.warp.streak >= FRAGMENT_TURN {
+        context.warp.streak = 0;
+        FragmentState::Yielding
+    } else {
+        state
+    };
     context.warp.executed += u64::from(ran);
     if mask == 0 {
         context.warp.fragments.swap_remove(index);

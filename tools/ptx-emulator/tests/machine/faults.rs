@@ -1,0 +1,75 @@
+//! What stops a kernel, and what a module is refused for.
+
+use super::Run;
+
+#[test]
+fn out_of_bounds_and_misaligned() {
+    let message = Run::new("ld.global.u32 %r1, [%rd0+512];").fault();
+    assert!(message.contains("read of 4 bytes out of bounds"), "{message}");
+    assert!(message.contains("0 bytes past the end of an allocation of 512 bytes"), "{message}");
+    assert!(message.contains("at test.ptx:9: ld.global.u32 %r1, [%rd0+512];"), "{message}");
+    assert!(message.contains("thread (0, 0, 0)"), "{message}");
+    let message = Run::new("st.global.u32 [%rd0+2], %r0;").fault();
+    assert!(message.contains("misaligned write of 4 bytes"), "{message}");
+    let message = Run::new("shl.b32 %r1, %r0, 2; st.shared.u32 [%r1], %r0;").shared(64).fault();
+    assert!(
+        message.contains("the CTA has 64 bytes of shared memory") && message.contains("thread (16, 0, 0)"),
+        "{message}"
+    );
+    let message = Run::new("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd0+8];").fault();
+    assert!(message.contains("misaligned vector of 16 bytes"), "{message}");
+}
+
+#[test]
+fn waits_without_end() {
+    let declarations = ".shared .align 8 .b64 bar;";
+    let message = Run::new(
+        "mov.u32 %r1, bar; setp.eq.u32 %p1, %r0, 0; @%p1 mbarrier.init.shared.b64 [%r1], 1; bar.sync 0;\n\
+         POLL: mbarrier.try_wait.parity.shared.b64 %p2, [%r1], 0; @!%p2 bra POLL;",
+    )
+    .declare(declarations)
+    .fault();
+    assert!(message.contains("deadlock: no thread can go on"), "{message}");
+    assert!(message.contains("warp 0 lanes ffffffff"), "{message}");
+    let message = Run::new("mov.u32 %r1, bar; mbarrier.arrive.shared.b64 %rd1, [%r1];").declare(declarations).fault();
+    assert!(message.contains("is not initialized"), "{message}");
+    let message =
+        Run::new("mov.u32 %r1, bar; mbarrier.init.shared.b64 [%r1], 8; mbarrier.arrive.shared.b64 %rd1, [%r1], 9;")
+            .declare(declarations)
+            .fault();
+    assert!(message.contains("9 arrivals where 8 are pending"), "{message}");
+}
+
+#[test]
+fn traps_and_bad_operands() {
+    assert!(Run::new("trap;").fault().contains("`trap` was reached"));
+    assert!(Run::new("bar.sync 16;").fault().contains("barrier 16: a CTA has 16"));
+    assert!(Run::new("shfl.sync.idx.b32 %r1, %r0, 0, 31, 1;").fault().contains("leaves it out"));
+}
+
+fn refused(body: &str) -> String {
+    Run::new(body).load().expect_err("a refusal")
+}
+
+#[test]
+fn modules_are_refused_with_the_instruction() {
+    let message = refused("frobnicate.u32 %r1, %r2;");
+    assert!(message.starts_with("test.ptx:9: unknown instruction `frobnicate.u32`"), "{message}");
+    let message = refused("add.u33 %r1, %r1, %r1;");
+    assert!(message.contains("unknown instruction `add.u33`") && message.contains("add.INTEGER"), "{message}");
+    assert!(refused("add.u32 %r1, %r1, %rr;").contains("`%rr` is not declared"));
+    assert!(refused("add.u32 %r1, %r1;").contains("wants more"));
+    assert!(refused("add.u32 %r1, %r1, %r1, %r1;").contains("and wants 3"));
+    assert!(refused("add.u64 %rd1, %rd1, %r1;").contains("`%r1` has 32 bits, the instruction wants 64"));
+    assert!(refused("bra NOWHERE;").contains("`NOWHERE` is not declared"));
+    assert!(refused("add.f32 %f1, %f2, 1;").contains("an integer stands where a floating-point number is wanted"));
+    assert!(refused("cvt.s32.f32 %r1, %f1;").contains("needs a rounding modifier"));
+    assert!(refused("X: X: ret;").contains("`X` is here twice"));
+}
+
+#[test]
+fn launches_are_checked() {
+    let run = Run::new("").shape(1, 2048, 1);
+    assert!(run.fault().contains("it can have 1 to 1024"));
+    assert!(Run::new("").shape(3, 32, 2).fault().contains("do not divide"));
+}

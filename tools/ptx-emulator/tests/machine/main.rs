@@ -1,0 +1,133 @@
+//! Small programs with known answers.
+
+mod arithmetic;
+mod control;
+mod faults;
+mod matrices;
+
+use std::sync::Arc;
+
+use ptx_emulator::decode::Module;
+use ptx_emulator::machine::fault::Fault;
+use ptx_emulator::machine::grid::{Grid, Summary};
+use ptx_emulator::memory::global::Memory;
+
+/// A launch of the kernel `k` of a module whose body is given, with one buffer of 64-bit words as its parameter.
+pub struct Run {
+    body: String,
+    declarations: String,
+    grid: u32,
+    block: u32,
+    cluster: u32,
+    shared: u32,
+}
+
+impl Run {
+    /// A kernel with this body. `%rd0` holds the buffer's address, `%r0` the thread's number, and there are registers of all widths.
+    pub fn new(body: &str) -> Run {
+        Run { body: body.into(), declarations: String::new(), grid: 1, block: 32, cluster: 1, shared: 0 }
+    }
+
+    /// With something before the kernel.
+    pub fn declare(mut self, declarations: &str) -> Run {
+        self.declarations = declarations.into();
+        self
+    }
+
+    /// With CTAs, threads of each, and CTAs of a cluster.
+    pub fn shape(mut self, grid: u32, block: u32, cluster: u32) -> Run {
+        (self.grid, self.block, self.cluster) = (grid, block, cluster);
+        self
+    }
+
+    /// With shared memory that the launch adds.
+    pub fn shared(mut self, bytes: u32) -> Run {
+        self.shared = bytes;
+        self
+    }
+
+    fn source(&self) -> String {
+        format!(
+            ".version 9.0\n.target sm_100a\n.address_size 64\n{}\n.visible .entry k(.param .u64 buffer) {{\n\
+             .reg .pred %p<8>; .reg .b8 %rc<8>; .reg .b16 %rs<16>; .reg .b32 %r<64>; .reg .b64 %rd<32>; .reg .b128 %rq<4>;\n\
+             .reg .f32 %f<64>; .reg .f64 %fd<16>;\n\
+             ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x;\n{}\nret; }}",
+            self.declarations, self.body
+        )
+    }
+
+    /// Loads the module; the message if that fails.
+    pub fn load(&self) -> Result<(Arc<Memory>, Module), String> {
+        let memory = Arc::new(Memory::default());
+        let module = Module::load("test.ptx", &self.source(), &memory, 0).map_err(|error| error.to_string())?;
+        Ok((memory, module))
+    }
+
+    /// Runs it on a buffer.
+    pub fn try_on(&self, buffer: &mut [u64]) -> Result<Summary, Box<Fault>> {
+        let (memory, module) = self.load().unwrap_or_else(|message| panic!("{message}"));
+        let address = memory.allocate(buffer.len() as u64 * 8, Some(0)).unwrap();
+        let bytes: Vec<u8> = buffer.iter().flat_map(|word| word.to_le_bytes()).collect();
+        memory.view().copy_in(address, &bytes).unwrap();
+        let grid = Grid {
+            kernel: module.kernel("k").unwrap(),
+            extent: [self.grid, 1, 1],
+            block: [self.block, 1, 1],
+            cluster: [self.cluster, 1, 1],
+            dynamic_shared: self.shared,
+            parameters: address.to_le_bytes().to_vec(),
+            memory: memory.view(),
+            multiprocessors: 32,
+            seed: 0,
+        };
+        let summary = grid.run()?;
+        let mut bytes = vec![0; bytes.len()];
+        memory.view().copy_out(address, &mut bytes).unwrap();
+        for (word, bytes) in buffer.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().unwrap());
+        }
+        Ok(summary)
+    }
+
+    /// The buffer after it ran on words that are zero.
+    pub fn words(&self, count: usize) -> Vec<u64> {
+        let mut buffer = vec![0; count];
+        self.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{fault}"));
+        buffer
+    }
+
+    /// The message of the fault that it ends with.
+    pub fn fault(&self) -> String {
+        self.try_on(&mut vec![0; 64]).expect_err("a fault").to_string()
+    }
+}
+
+/// What an instruction makes of its sources. `d`, `a`, `b` and `c` in the text are registers of the widths given in bits, `p` a
+/// predicate that is true; the sources are bits.
+pub fn evaluate(text: &str, to: u32, sources: &[(u32, u64)]) -> u64 {
+    let (mut body, mut line) = (String::new(), format!(" {text} "));
+    let name = |line: &mut String, letter: char, register: &str| {
+        // A letter that stands alone is an operand.
+        let mut out = String::new();
+        let letters: Vec<char> = line.chars().collect();
+        for (at, one) in letters.iter().enumerate() {
+            let part = |c: &char| c.is_alphanumeric() || matches!(c, '.' | '_' | '%');
+            let alone = *one == letter && !part(&letters[at - 1]) && !part(&letters[at + 1]);
+            if alone { out.push_str(register) } else { out.push(*one) }
+        }
+        *line = out;
+    };
+    for (at, (width, bits)) in sources.iter().enumerate() {
+        let (letter, register) = (['a', 'b', 'c'][at], format!("v{at}"));
+        body.push_str(&format!(".reg .b{width} {register}; "));
+        match width {
+            8 => body.push_str(&format!("{{ .reg .b16 t; mov.b16 t, {bits}; cvt.u8.u16 {register}, t; }}\n")),
+            _ => body.push_str(&format!("mov.b{width} {register}, {bits};\n")),
+        }
+        name(&mut line, letter, &register);
+    }
+    name(&mut line, 'd', "result");
+    name(&mut line, 'p', "%p1");
+    body.push_str(&format!(".reg .b{to} result; setp.eq.u32 %p1, 0, 0;\n{line};\nst.global.b{to} [%rd0], result;"));
+    Run::new(&body).words(1)[0]
+}
