@@ -80,6 +80,14 @@ pub fn weight_bytes(plan: &Plan) -> u64 {
     plan.parameters.iter().filter_map(|parameter| parameter.bytes()).sum()
 }
 
+/// The temporary buffers of a plan, equal ones together. Those that are not in use at once share memory.
+pub fn memory(plan: &Plan) -> String {
+    let mut slots: BTreeMap<String, usize> = BTreeMap::new();
+    plan.slots.iter().for_each(|slot| *slots.entry(slot.bytes.display(&plan.symbols).to_string()).or_default() += 1);
+    let slots: Vec<String> = slots.into_iter().map(|(bytes, count)| format!("{count} × {bytes} bytes")).collect();
+    if slots.is_empty() { "none".to_owned() } else { slots.join(", ") }
+}
+
 /// A grid for people: without axes of one program.
 pub fn grid(extents: &[Extent; 3], symbols: &[String]) -> String {
     let last = extents.iter().rposition(|extent| extent.constant() != Some(1)).map_or(1, |last| last + 1);
@@ -119,11 +127,7 @@ fn describe_function(text: &mut String, plan: &Plan, launches: bool) {
     }
     let weights = size(weight_bytes(plan));
     let _ = writeln!(text, "  weights  {} tensors, {weights}", plan.parameters.len());
-    let mut slots: BTreeMap<String, usize> = BTreeMap::new();
-    plan.slots.iter().for_each(|slot| *slots.entry(slot.bytes.display(&plan.symbols).to_string()).or_default() += 1);
-    let slots: Vec<String> = slots.into_iter().map(|(bytes, count)| format!("{count} × {bytes} bytes")).collect();
-    let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
-    let _ = writeln!(text, "  memory   {slots}");
+    let _ = writeln!(text, "  memory   {}", memory(plan));
     let _ = writeln!(text, "  kernels  {}, launched {} times", plan.kernels.len(), plan.launches.len());
     let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
     plan.launches.iter().for_each(|launch| *uses.entry(launch.kernel).or_default() += 1);

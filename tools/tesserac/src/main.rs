@@ -9,6 +9,7 @@ mod npy;
 mod ops;
 mod opt;
 mod page;
+mod picture;
 mod run;
 mod source;
 

@@ -8,7 +8,8 @@ use tessera_ir::{Attribute, Function, Graph, Module, NodeKind, Operation, Type, 
 use tessera_runtime::Artifact;
 use tessera_runtime::plan::{Argument, BufferReference, Plan};
 
-use crate::inspect::{grid, size, weight_bytes};
+use crate::inspect::{grid, memory, size, weight_bytes};
+use crate::picture::{Box, Picture};
 
 /// What a page shows.
 pub struct Page {
@@ -30,6 +31,8 @@ struct Card {
     detail: String,
     reads: Vec<Flow>,
     writes: Vec<Flow>,
+    /// The operations inside, where they are known.
+    operations: Picture,
     code: String,
 }
 
@@ -125,11 +128,13 @@ impl Section {
             .iter()
             .map(|(node, operation)| {
                 let results = graph.node(*node).results().len() as u32;
+                let names: Vec<String> = graph.operands(*node).iter().map(|value| value_name(graph, *value)).collect();
                 Card {
                     title: kernel_name(operation),
                     detail: schedule_text(operation).unwrap_or_default(),
                     reads: graph.operands(*node).iter().map(|operand| flow(*operand)).collect(),
                     writes: (0..results).map(|result| flow(ValueId { node: *node, result })).collect(),
+                    operations: operation.region().map(|region| picture_of(region, &names)).unwrap_or_default(),
                     code: operation.region().map(Graph::to_string).unwrap_or_default(),
                 }
             })
@@ -160,6 +165,7 @@ impl Section {
                 detail: format!("{} on a grid of {}", kernel.name, grid(&launch.grid, &plan.symbols)),
                 reads: Vec::new(),
                 writes: Vec::new(),
+                operations: Picture::default(),
                 code: launch.arguments.iter().map(|given| argument(plan, given) + "\n").collect(),
             };
             if let Some(guard) = &launch.guard {
@@ -189,21 +195,41 @@ impl Section {
             plan.inputs.iter().map(|input| format!("{}: {}", input.name, input.describe(&plan.symbols))).collect();
         let outputs: Vec<String> =
             plan.outputs.iter().map(|output| format!("{}: {}", output.name, output.describe(&plan.symbols))).collect();
-        let slots: Vec<String> = plan
-            .slots
-            .iter()
-            .enumerate()
-            .map(|(index, slot)| format!("slot {index}: {} bytes", slot.bytes.display(&plan.symbols)))
-            .collect();
         let facts = vec![
             ("inputs".to_owned(), inputs.join("\n")),
             ("outputs".to_owned(), outputs.join("\n")),
             ("weights".to_owned(), format!("{} tensors, {}", plan.parameters.len(), size(weight_bytes(plan)))),
-            ("memory".to_owned(), slots.join("\n")),
+            ("memory".to_owned(), memory(plan)),
             ("kernels".to_owned(), format!("{}, launched {} times", plan.kernels.len(), plan.launches.len())),
         ];
         Section { name: plan.function.clone(), facts, cards }
     }
+}
+
+/// The operations of a region and what flows between them. `names` are those of its operands outside.
+fn picture_of(graph: &Graph, names: &[String]) -> Picture {
+    let mut picture = Picture::default();
+    let mut box_of = HashMap::new();
+    for (node, operation) in graph.operations() {
+        let here = picture.boxes.len();
+        box_of.insert(node, here);
+        let mut given = Vec::new();
+        for operand in graph.operands(node) {
+            match box_of.get(&operand.node) {
+                Some(from) => picture.arrows.push((*from, here)),
+                None => given.push(match graph.node(operand.node).kind() {
+                    NodeKind::Input(input) => names.get(*input).cloned().unwrap_or_default(),
+                    _ => value_name(graph, operand),
+                }),
+            }
+        }
+        let mut lines: Vec<String> = graph.node(node).results().iter().map(ToString::to_string).collect();
+        if !given.is_empty() {
+            lines.insert(0, format!("of {}", given.join(", ")));
+        }
+        picture.boxes.push(Box { title: operation.op().name().to_owned(), lines, link: None });
+    }
+    picture
 }
 
 fn value_name(graph: &Graph, value: ValueId) -> String {
@@ -231,7 +257,7 @@ fn buffer_detail(plan: &Plan, reference: BufferReference) -> String {
 }
 
 /// Text as HTML.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -248,6 +274,12 @@ summary { cursor: pointer; } summary b { font-family: ui-monospace, monospace; }
 summary .detail { opacity: .7; font-size: 13px; margin-left: .6rem; }
 pre { background: var(--soft); padding: .6rem; border-radius: 4px; overflow-x: auto; font-size: 13px; }
 input { font: inherit; width: 100%; padding: .4rem .6rem; box-sizing: border-box; margin: 1rem 0 0; }
+details.graph, details.card { overflow-x: auto; } details.graph { margin: 1rem 0; }
+svg.picture { display: block; margin: .5rem auto; max-width: none; }
+svg.picture path { fill: none; stroke: #888; stroke-width: 1.3; } svg.picture path.head { fill: #888; stroke: none; }
+svg.picture rect { fill: #8881; stroke: #888; } svg.picture a:hover rect { stroke: var(--accent); stroke-width: 2; }
+svg.picture text { font: 11px ui-monospace, monospace; text-anchor: middle; fill: currentColor; opacity: .75; }
+svg.picture text.title { font-weight: 600; font-size: 12.5px; opacity: 1; }
 a { color: var(--accent); text-decoration: none; } .number { opacity: .5; margin-right: .5rem; }
 ";
 
@@ -280,12 +312,50 @@ impl Page {
                 let _ = writeln!(html, "<tr><th>{}</th><td>{}</td></tr>", escape(name), escape(value));
             }
             html += "</table>\n";
+            let picture = section.picture(index).svg();
+            if !picture.is_empty() {
+                let _ = writeln!(
+                    html,
+                    "<details class=\"graph\" open><summary>Graph of kernels</summary>\n{picture}</details>"
+                );
+            }
             for (number, card) in section.cards.iter().enumerate() {
                 card.write(&mut html, index, number);
             }
         }
         let _ = write!(html, "<script>{SCRIPT}</script>\n</html>\n");
         html
+    }
+}
+
+impl Section {
+    /// The kernels and what flows between them. `section` is the number that the links have.
+    fn picture(&self, section: usize) -> Picture {
+        let mut picture = Picture::default();
+        for (number, card) in self.cards.iter().enumerate() {
+            let flows = || card.reads.iter().chain(&card.writes);
+            picture.arrows.extend(flows().filter_map(|flow| flow.from).map(|from| (from, number)));
+            let given: Vec<&str> =
+                card.reads.iter().filter(|flow| flow.from.is_none()).map(|flow| &*flow.name).collect();
+            let (weights, inputs): (Vec<&str>, Vec<&str>) = given.iter().partition(|name| name.starts_with('@'));
+            let mut lines = Vec::new();
+            if !inputs.is_empty() {
+                lines.push(format!("of {}", inputs.join(", ")));
+            }
+            match weights.as_slice() {
+                [] => {}
+                [weight] => lines.push((*weight).to_owned()),
+                several => lines.push(format!("{} weights", several.len())),
+            }
+            // A line for each variant.
+            lines.extend(card.detail.split("; ").filter(|variant| !variant.is_empty()).map(str::to_owned));
+            // Of an artifact it is known where results lie, and not which launch makes them.
+            let made = card.writes.iter().filter(|flow| flow.from.is_none_or(|from| from == number));
+            lines.extend(made.map(|flow| format!("→ {}", flow.detail)));
+            let title = format!("{number}  {}", card.title);
+            picture.boxes.push(Box { title, lines, link: Some(format!("#k{section}-{number}")) });
+        }
+        picture
     }
 }
 
@@ -309,6 +379,7 @@ impl Card {
             }
         }
         html.push_str("</table>\n");
+        html.push_str(&self.operations.svg());
         if !self.code.is_empty() {
             let _ = writeln!(html, "<pre>{}</pre>", escape(&self.code));
         }

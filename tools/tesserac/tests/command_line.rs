@@ -335,7 +335,7 @@ fn a_page_shows_a_module_and_an_artifact() {
     workplace.succeeds(&["inspect", "block.ir", "--html", "module.html"]);
     assert_contains(
         &workplace.read("module.html"),
-        &["<!doctype html>", "matmul_bias_gelu", "%product = matmul", "@weight", "12.0 KiB"],
+        &["<!doctype html>", "<svg", "matmul_bias_gelu", "%product = matmul", "@weight", "12.0 KiB"],
     );
     assert_contains(&workplace.succeeds(&["inspect", "block.ir"]), &["matmul_bias_gelu"]);
     workplace.succeeds(&["compile", "block.ir", "-o", "block.tsr"]);
