@@ -9,7 +9,6 @@ use crate::error::{Answer, CUresult, put};
 use crate::state::{Object, driver};
 
 /// The options of `cuModuleLoadDataEx` that have an answer: where to put messages, and how long they may be.
-const INFO_LOG: c_int = 3;
 const INFO_LOG_BYTES: c_int = 4;
 const ERROR_LOG: c_int = 5;
 const ERROR_LOG_BYTES: c_int = 6;
@@ -112,10 +111,9 @@ calls! {
         let option = |wanted: c_int| {
             (0..count as usize).find(|at| !options.is_null() && *options.add(*at) == wanted).map(|at| values.add(at))
         };
-        for (_, length) in [(INFO_LOG, INFO_LOG_BYTES)] {
-            if let Some(length) = option(length) {
-                *length = std::ptr::null_mut();
-            }
+        // There is nothing to say about a module that loads.
+        if let Some(length) = option(INFO_LOG_BYTES) {
+            *length = std::ptr::null_mut();
         }
         let buffer = option(ERROR_LOG).map(|value| (*value).cast::<u8>()).filter(|buffer| !buffer.is_null());
         let length = option(ERROR_LOG_BYTES);

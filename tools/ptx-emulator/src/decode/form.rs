@@ -116,6 +116,33 @@ pub fn prepared() -> &'static HashMap<&'static str, Vec<Prepared>> {
     })
 }
 
+/// What the emulator knows, as a table in Markdown: a row for each section of the PTX ISA, made from the forms.
+pub fn coverage() -> String {
+    let mut sections: Vec<(Vec<u32>, &str, Vec<&str>)> = Vec::new();
+    for form in crate::instructions::forms() {
+        match sections.iter_mut().find(|(_, section, _)| *section == form.section) {
+            Some((.., patterns)) => patterns.push(form.pattern),
+            None => {
+                let number = form.section.split(' ').next().unwrap_or_default();
+                let order = number.split('.').filter_map(|part| part.parse().ok()).collect();
+                sections.push((order, form.section, vec![form.pattern]));
+            }
+        }
+    }
+    sections.sort();
+    let mut table = String::from("| PTX ISA | written as |\n|---|---|\n");
+    for (_, section, patterns) in sections {
+        let patterns: Vec<String> =
+            patterns.iter().map(|pattern| format!("`{}`", pattern.replace('|', "\\|"))).collect();
+        table.push_str(&format!("| {section} | {} |\n", patterns.join("<br>")));
+    }
+    table.push_str("\nIn these, a word in capitals stands for several modifiers:\n\n| word | modifiers |\n|---|---|\n");
+    for (name, alternatives) in SETS {
+        table.push_str(&format!("| {name} | {} |\n", alternatives.replace('|', " ")));
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

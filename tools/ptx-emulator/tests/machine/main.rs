@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod control;
+mod coverage;
 mod faults;
 mod matrices;
 
