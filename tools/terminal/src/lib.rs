@@ -8,6 +8,7 @@ pub mod output;
 mod progress;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +26,19 @@ pub fn log_to_standard_error(verbose: u8, quiet: bool) {
     };
     let filter = EnvFilter::try_from_env("TESSERA_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+/// Tells the user what went wrong, and the shell that something did.
+pub fn exit_code(outcome: miette::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The folder of what may be kept between runs: `$TESSERA_CACHE`, else `tessera` in `$XDG_CACHE_HOME`, else `~/.cache/tessera`; `None` if

@@ -11,22 +11,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use miette::Result;
-use tessera_terminal::{Progress, log_to_standard_error, output};
+use tessera_terminal::{Progress, exit_code, log_to_standard_error, output};
 
 use arguments::{Command, CommandLine, Completions};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     log_to_standard_error(line.verbose, line.quiet);
-    match run(line) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(line))
 }
 
 fn run(line: CommandLine) -> Result<()> {

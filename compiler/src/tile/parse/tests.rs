@@ -1,9 +1,11 @@
 use proptest::prelude::*;
 
+use super::instruction::OTHER_OPERATIONS;
 use super::*;
 use crate::tile::arbitrary::{self, Operations};
 use crate::tile::interpret::{ArgumentData, TensorData, interpret};
 use crate::tile::parts::noise;
+use crate::tile::{BinaryOperation, UnaryOperation};
 
 /// Adds a row of numbers to each row of a matrix.
 const ADD_ROW: &str = "\
