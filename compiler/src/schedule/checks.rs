@@ -3,6 +3,8 @@
 //! An index that comes straight from an input, or through ops that only pick and reorder elements, is checked before anything runs. What is
 //! computed is not: kernels bound what they gather by it.
 
+use std::collections::HashMap;
+
 use tessera_ir::{Graph, NodeKind, Storage, ValueId, ops};
 use tessera_runtime::plan::{Check, Extent};
 
@@ -24,10 +26,28 @@ pub fn checks(graph: &Graph, symbols: &Symbols, inputs: &[Option<Source>]) -> Ve
     found
 }
 
-fn collect(graph: &Graph, symbols: &Symbols, inputs: &[Option<Source>], found: &mut Vec<Check>) {
+/// Collects the checks of a graph. Returns where its outputs come from.
+fn collect(graph: &Graph, symbols: &Symbols, inputs: &[Option<Source>], found: &mut Vec<Check>) -> Vec<Option<Source>> {
+    // Of the values of operations whose elements are some of an input's, or that are states of a cache.
+    let mut known: HashMap<ValueId, Source> = HashMap::new();
+    let source = |value: ValueId, known: &HashMap<ValueId, Source>| match graph.node(value.node).kind() {
+        NodeKind::Input(input) => inputs.get(*input).copied().flatten(),
+        NodeKind::Operation(_) => known.get(&value).copied(),
+        NodeKind::Parameter(_) => None,
+    };
     for (node, operation) in graph.operations() {
         let operands = graph.operands(node);
-        let sources: Vec<Option<Source>> = operands.iter().map(|operand| source(graph, *operand, inputs)).collect();
+        let sources: Vec<Option<Source>> = operands.iter().map(|operand| source(*operand, &known)).collect();
+        let results = match operation.op() {
+            _ if let Some(region) = operation.region() => collect(region, symbols, &sources, found),
+            ops::GATHER | ops::RESHAPE | ops::SLICE | ops::TRANSPOSE | ops::BROADCAST | ops::KV_APPEND => {
+                sources.first().copied().into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        let results =
+            results.into_iter().zip(0..).filter_map(|(source, result)| Some((ValueId { node, result }, source?)));
+        known.extend(results);
         // The runtime looks at indices of these types only; no model has others.
         let is_read = |operand: usize| {
             let ty = operands.get(operand).and_then(|operand| graph.value_type(*operand).as_tensor());
@@ -38,10 +58,6 @@ fn collect(graph: &Graph, symbols: &Symbols, inputs: &[Option<Source>], found: &
             ty.and_then(|ty| ty.shape.get(axis)).map(|dim| symbols.extent(dim))
         };
         let window = match operation.op() {
-            _ if operation.region().is_some() => {
-                operation.region().into_iter().for_each(|region| collect(region, symbols, &sources, found));
-                continue;
-            }
             ops::EMBEDDING | ops::GATHER => {
                 let axis = operation.downcast().map_or(0, |ops::Gather { axis }| axis);
                 if let (Some(Source::Input(input)), Some(limit)) = (sources[1], extent(0, axis))
@@ -67,6 +83,7 @@ fn collect(graph: &Graph, symbols: &Symbols, inputs: &[Option<Source>], found: &
             add(Check::Pages { positions, sequences, table, page_size, window, pages }, found);
         }
     }
+    graph.outputs().iter().map(|output| source(*output, &known)).collect()
 }
 
 /// Adds a check. Of two that differ in nothing but the window the wider one stays.
@@ -90,27 +107,6 @@ fn add(check: Check, found: &mut Vec<Check>) {
         }
     }
     found.push(check);
-}
-
-/// Where a value comes from, if its elements are some of an input's, or the cache that it is a state of.
-fn source(graph: &Graph, value: ValueId, inputs: &[Option<Source>]) -> Option<Source> {
-    match graph.node(value.node).kind() {
-        NodeKind::Input(input) => *inputs.get(*input)?,
-        NodeKind::Parameter(_) => None,
-        NodeKind::Operation(operation) => {
-            let operands = graph.operands(value.node);
-            match operation.op() {
-                _ if let Some(region) = operation.region() => {
-                    let inner: Vec<_> = operands.iter().map(|operand| source(graph, *operand, inputs)).collect();
-                    source(region, *region.outputs().get(value.result as usize)?, &inner)
-                }
-                ops::GATHER | ops::RESHAPE | ops::SLICE | ops::TRANSPOSE | ops::BROADCAST | ops::KV_APPEND => {
-                    source(graph, *operands.first()?, inputs)
-                }
-                _ => None,
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -149,6 +145,24 @@ mod tests {
         assert_eq!(checks.len(), 2);
         assert!(matches!(&checks[0], Check::Indices { input: 1, limit: Extent::Symbol(_) }), "{checks:?}");
         assert_eq!(checks[1], Check::Indices { input: 0, limit });
+    }
+
+    /// As many paths lead to the last value of a deep model as two to the power of its layers.
+    #[test]
+    fn values_that_are_used_twice_are_followed_once() {
+        let layers: String = (0..64)
+            .map(|layer| {
+                format!(
+                    "%x{} = fusion(%a = %x{layer}, %b = %x{layer}) {{label = \"add\"}} : tensor<Txf32> {{
+                       %sum = add(%a, %b) : tensor<Txf32>
+                       return %sum
+                     }}\n",
+                    layer + 1
+                )
+            })
+            .collect();
+        let text = format!("module @m {{ func @f(%x0: tensor<Txf32>) -> (tensor<Txf32>) {{\n{layers}return %x64 }} }}");
+        assert_eq!(checks_of(&text), []);
     }
 
     #[test]
