@@ -278,6 +278,21 @@ fn execute<T: Number, const OPERATION: u8, const NEAREST: bool, const EXTRAS: bo
     let c: [T; 32] = if OPERATION == 3 { context.read(instruction.operands[3]) } else { b };
     let rounding = if NEAREST { Rounding::Nearest } else { Rounding::from_code(instruction.modifiers & 7) };
     let (ftz, sat) = (instruction.modifiers & FLUSH != 0, instruction.modifiers & SATURATE != 0);
+    if OPERATION == 3 && NEAREST {
+        let flushed = |values: [T; 32]| if EXTRAS && ftz { values.map(T::flush) } else { values };
+        let mut result = T::fused_lanes(&flushed(a), &flushed(b), &flushed(c));
+        for value in &mut result {
+            if EXTRAS && ftz {
+                *value = value.flush();
+            }
+            if EXTRAS && sat {
+                *value = value.saturate();
+            }
+            *value = value.canonical();
+        }
+        context.write(instruction.operands[0], &result);
+        return Step::Next;
+    }
     let mut result = [T::default(); 32];
     for lane in 0..32 {
         let (mut a, mut b, mut c) = (a[lane], b[lane], c[lane]);

@@ -58,6 +58,8 @@ pub trait Directed: Copy + PartialOrd {
     fn multiply(self, other: Self, rounding: Rounding) -> Self;
     /// `self * other + addend`, rounded once.
     fn fused(self, other: Self, addend: Self, rounding: Rounding) -> Self;
+    /// `a * b + c`, rounded once to nearest, in all lanes: by the host's own instruction where it has one.
+    fn fused_lanes(a: &[Self; 32], b: &[Self; 32], c: &[Self; 32]) -> [Self; 32];
     /// The quotient.
     fn divide(self, other: Self, rounding: Rounding) -> Self;
     /// The square root.
@@ -147,7 +149,37 @@ fn to_single(high: f64, low: f64, rounding: Rounding) -> f32 {
     adjust!(nearest, rest, rounding)
 }
 
+/// Fused products in all lanes, with and without the host's instruction for them.
+macro_rules! fused_lanes {
+    ($type:ty) => {
+        fn fused_lanes(a: &[$type; 32], b: &[$type; 32], c: &[$type; 32]) -> [$type; 32] {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn by_instruction(a: &[$type; 32], b: &[$type; 32], c: &[$type; 32]) -> [$type; 32] {
+                    let mut result = [0.0; 32];
+                    for lane in 0..32 {
+                        result[lane] = a[lane].mul_add(b[lane], c[lane]);
+                    }
+                    result
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has both.
+                    return unsafe { by_instruction(a, b, c) };
+                }
+            }
+            let mut result = [0.0; 32];
+            for lane in 0..32 {
+                result[lane] = a[lane].fused(b[lane], c[lane], Rounding::Nearest);
+            }
+            result
+        }
+    };
+}
+
 impl Directed for f32 {
+    fused_lanes!(f32);
+
     #[inline(always)]
     fn add(self, other: f32, rounding: Rounding) -> f32 {
         let sum = self + other;
@@ -200,6 +232,8 @@ impl Directed for f32 {
 }
 
 impl Directed for f64 {
+    fused_lanes!(f64);
+
     #[inline(always)]
     fn add(self, other: f64, rounding: Rounding) -> f64 {
         let sum = self + other;
@@ -268,6 +302,8 @@ mod tests {
                 mine.to_bits() == host.to_bits() || mine.is_nan() && host.is_nan(),
                 "{a:e} {b:e} {c:e}: {mine:e} {host:e}"
             );
+            let lanes = f32::fused_lanes(&[a; 32], &[b; 32], &[c; 32]);
+            assert!(lanes.iter().all(|lane| lane.to_bits() == host.to_bits() || lane.is_nan() && host.is_nan()));
             let (down, up) = (a.fused(b, c, Rounding::Down), a.fused(b, c, Rounding::Up));
             if host.is_finite() && !host.is_nan() && down.is_finite() && up.is_finite() {
                 assert!(
