@@ -200,7 +200,7 @@ impl Cluster {
                 }
             }
             if finished == self.warps.len() {
-                return Ok(Progress::Finished);
+                return self.leak(grid).map_or(Ok(Progress::Finished), Err);
             }
             if finished + blocked == self.warps.len() {
                 // Within a cluster nothing else happens: what is waited for would have to come from a warp.
@@ -253,6 +253,23 @@ impl Cluster {
             place: grid.kernel.code.get(failing as usize).map(|i| grid.kernel.places[i.place as usize].clone()),
             cta: Some(self.state.ctas[cta].id),
             thread: Some(grid.thread(thread)),
+        }))
+    }
+
+    /// Finds tensor memory that a CTA has not given back: on a GPU the next CTA that wants it would wait for ever.
+    fn leak(&self, grid: &Grid<'_>) -> Option<Box<Fault>> {
+        let held = |cta: &&CtaState| cta.tensor.as_ref().is_some_and(|tensor| tensor.allocated() > 0);
+        let cta = self.state.ctas.iter().find(held)?;
+        let columns = cta.tensor.as_ref().map_or(0, |tensor| tensor.allocated());
+        Some(Box::new(Fault {
+            kind: FaultKind::IllegalInstruction,
+            message: format!(
+                "{columns} columns of tensor memory are allocated when the CTA ends: a tcgen05.dealloc is missing"
+            ),
+            kernel: grid.kernel.name.clone(),
+            place: None,
+            cta: Some(cta.id),
+            thread: None,
         }))
     }
 

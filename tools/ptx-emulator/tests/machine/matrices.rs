@@ -62,3 +62,12 @@ fn tensor_memory_keeps_what_is_stored() {
     let used = "mov.u32 %r2, 0; tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r4}, [%r2];";
     assert!(Run::new(used).fault().contains("are not all allocated"));
 }
+
+#[test]
+fn tensor_memory_has_to_be_given_back() {
+    let body = "mov.u32 %r1, cell; tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 64;";
+    let message = Run::new(body).declare(".shared .b32 cell;").fault();
+    assert!(message.contains("64 columns of tensor memory are allocated when the CTA ends"), "{message}");
+    let twice = format!("{body} ld.shared.u32 %r2, [cell]; tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r2, 32;");
+    assert!(Run::new(&twice).declare(".shared .b32 cell;").fault().contains("were not allocated so"));
+}
