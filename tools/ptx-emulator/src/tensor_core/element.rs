@@ -138,6 +138,18 @@ impl Element {
     /// Decodes packed elements of a 32-bit word, the lowest first.
     #[inline(always)]
     pub fn unpack(self, word: u32, into: &mut [f32]) {
+        // The types of most products, without a choice for each value.
+        match (self, &mut *into) {
+            (Element::BF16, [low, high]) => {
+                (*low, *high) = (f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000));
+                return;
+            }
+            (Element::TF32, [value]) => {
+                *value = f32::from_bits(word & !0x1fff);
+                return;
+            }
+            _ => {}
+        }
         let bits = self.bits();
         for (at, value) in into.iter_mut().enumerate() {
             *value = self.decode(if bits == 32 { word } else { word >> (at * bits) & ((1 << bits) - 1) });

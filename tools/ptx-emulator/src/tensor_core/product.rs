@@ -6,6 +6,9 @@
 /// rounded once for an instruction.
 #[inline(always)]
 fn accumulate(a: &[f32], b: &[f32], d: &mut [f64], columns: usize, depth: usize) {
+    if columns == 8 {
+        return accumulate_eight(a, b, d, depth);
+    }
     for (row, d) in a.chunks_exact(depth).zip(d.chunks_exact_mut(columns)) {
         for (scale, b) in row.iter().zip(b.chunks_exact(columns)) {
             let scale = f64::from(*scale);
@@ -13,6 +16,22 @@ fn accumulate(a: &[f32], b: &[f32], d: &mut [f64], columns: usize, depth: usize)
                 *sum += scale * f64::from(*value);
             }
         }
+    }
+}
+
+/// The same for the eight columns of `mma`, whose sums stay in registers.
+#[inline(always)]
+fn accumulate_eight(a: &[f32], b: &[f32], d: &mut [f64], depth: usize) {
+    let (b, _) = b.as_chunks::<8>();
+    for (row, d) in a.chunks_exact(depth).zip(d.as_chunks_mut::<8>().0) {
+        let mut sums = *d;
+        for (scale, b) in row.iter().zip(b) {
+            let scale = f64::from(*scale);
+            for column in 0..8 {
+                sums[column] += scale * f64::from(b[column]);
+            }
+        }
+        *d = sums;
     }
 }
 
