@@ -252,8 +252,12 @@ fn with_rotation(mut tiling: Tiling, rotated: Option<u64>) -> Tiling {
 /// Elements that a program of an elementwise kernel works on.
 const HOST_ELEMENTS: u64 = 4096;
 
-/// Bytes of a packed panel of the right-hand side of a product: half of a second-level cache.
-const HOST_PANEL_BYTES: u64 = 1 << 20;
+/// Bytes of a packed panel of the right-hand side of a product. It may be more than a second-level cache holds: a part of it at a time, which the
+/// first level holds, meets all rows of a tile.
+const HOST_PANEL_BYTES: u64 = 4 << 20;
+
+/// Columns of a packed panel from which on the left-hand side is read seldom enough.
+const HOST_WIDEST_PANEL: u64 = 192;
 
 /// Columns that are read side by side at least, where memory is row-major: shorter runs waste the prefetchers.
 const HOST_SHORTEST_RUN: u64 = 512;
@@ -275,7 +279,7 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
         Strategy::Attention => {
             let tiling = |rows| Tiling { rows, keys: 64, ..Tiling::new(Strategy::Attention) };
             let tokens = rows.first().cloned().into_iter().collect();
-            by_rows(&tokens, vec![(tiling(1), 8)], tiling(32))
+            by_rows(&tokens, vec![(tiling(1), 8)], tiling(64))
         }
         Strategy::Matmul => {
             let product = Product::of(graph);
@@ -299,8 +303,9 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
                 narrow if product.transposed || narrow >= HOST_SHORTEST_RUN => narrow,
                 _ => share(threads),
             };
-            let most = HOST_PANEL_BYTES / (product.inner.max(1) * product.bytes) / 64 * 64;
-            let panel = most.clamp(64, share(threads).max(64));
+            // Equal tiles: the last of unequal ones costs a round of all threads.
+            let most = (HOST_PANEL_BYTES / (product.inner.max(1) * product.bytes)).clamp(64, HOST_WIDEST_PANEL);
+            let panel = share(columns.div_ceil(most).max(threads)).max(64);
             // Threads that read a row-major matrix by columns read it in turns, a row's piece each, which memory is slow at. So they
             // share its rows out and add up what they find, in more parts than there are threads: not all are equally fast.
             let most_splits = programs.min(product.inner / HOST_FEWEST_ROWS);

@@ -22,9 +22,9 @@
 //! - **More rows** (prefill): `rhs` is packed into panels, then multiplied by a register-blocked kernel (f32: 6 × 64; bf16: AMX tiles or
 //!   `vdpbf16ps`). Let x run over the rows and y over the columns: the packed panel is kept for all programs along x, also in loops that carry
 //!   nothing and whose bounds do not vary along x. `BM` = 64 to 128 (for bf16 `BM` and `BN` multiples of 16, better of 32: other
-//!   extents do not use AMX), `BN` a multiple of 64 such that the panel, K · `BN` elements, fits half of the second-level cache (1 MiB) and yet is not
-//!   below 128: a left-hand side that is no plain load of the arithmetic's element is computed anew for every y, so that narrow tiles repeat prologues (a fused
-//!   norm). Rows that lie outside of the tensor that is stored to are not computed.
+//!   extents do not use AMX), `BN` a multiple of 64, about 200: a left-hand side is read anew for every y, and one that is no plain load of the
+//!   arithmetic's element is computed anew, so that narrow tiles repeat prologues (a fused norm). The packed panel, K · `BN` elements, only has
+//!   to stay in the last-level cache. Rows that lie outside of the tensor that is stored to are not computed.
 //! - **What does not depend on the x coordinate** is computed once for a row of the grid: put shared prologues so that they depend on y and z
 //!   alone.
 //! - Any extent is good for tiles; powers of two are no better than others. Elementwise and row-wise kernels: whole rows
