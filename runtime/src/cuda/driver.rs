@@ -152,7 +152,7 @@ fn beside_this_program() -> Result<PathBuf, CudaError> {
 
 /// Loads a driver library so that cudarc, which asks the loader for `libcuda.so.1`, gets this one: the loader knows a library it has
 /// loaded by its SONAME.
-fn load_library(path: &Path) -> Result<(), CudaError> {
+pub(super) fn load_library(path: &Path) -> Result<(), CudaError> {
     let problem = |problem: String| CudaError::Library { path: path.into(), problem };
     // SAFETY: loading runs the library's initializers. The user named it as the driver, and trusts it as such.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };

@@ -1,5 +1,7 @@
 //! Files that appear whole or not at all.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,16 +68,25 @@ impl Folder {
         self.unfinished.path()
     }
 
-    /// Moves the files of `source`, this folder or one in it, into place. What else is there stays; files of the same name are replaced.
+    /// Moves the files of `source`, this folder or one in it, into place. What else is there stays, with a warning if it is of the same kind;
+    /// files of the same name are replaced.
     pub fn finish(self, source: &Path) -> Result<usize> {
         let cannot = || format!("cannot write the folder {}", self.place.display());
         fs::create_dir_all(&self.place).into_diagnostic().wrap_err_with(cannot)?;
-        let mut count = 0;
-        for entry in fs::read_dir(source).into_diagnostic().wrap_err_with(cannot)? {
-            let entry = entry.into_diagnostic().wrap_err_with(cannot)?;
-            fs::rename(entry.path(), self.place.join(entry.file_name())).into_diagnostic().wrap_err_with(cannot)?;
-            count += 1;
+        let files = |folder: &Path| -> Result<BTreeSet<OsString>> {
+            let entries = fs::read_dir(folder).into_diagnostic().wrap_err_with(cannot)?;
+            entries.map(|entry| Ok(entry.into_diagnostic().wrap_err_with(cannot)?.file_name())).collect()
+        };
+        let (new, old) = (files(source)?, files(&self.place)?);
+        for name in &new {
+            fs::rename(source.join(name), self.place.join(name)).into_diagnostic().wrap_err_with(cannot)?;
         }
-        Ok(count)
+        let kind = |name: &OsString| Path::new(name).extension().map(ToOwned::to_owned);
+        let kinds: BTreeSet<_> = new.iter().filter_map(kind).collect();
+        let others = old.difference(&new).filter(|name| kind(name).is_some_and(|kind| kinds.contains(&kind))).count();
+        if others > 0 {
+            tracing::warn!("{} also holds {others} files that something else wrote", self.place.display());
+        }
+        Ok(new.len())
     }
 }

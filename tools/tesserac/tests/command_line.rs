@@ -324,6 +324,11 @@ fn stages_are_written_instead_of_an_artifact() {
     let files = names(&workplace.path("ptx"));
     assert!(!files.is_empty() && files.iter().all(|name| name.ends_with(".ptx")), "{files:?}");
     assert_contains(&workplace.read(&format!("ptx/{}", files[0])), &[".target sm_80", "matmul_bias_gelu"]);
+    let again = ["compile", "block.ir", "-o", "ptx", "--emit", "ptx", "--target", "sm_80"];
+    assert_eq!(String::from_utf8(workplace.run(&again).stderr).unwrap(), "");
+    std::fs::write(workplace.path("ptx").join("older.ptx"), "").unwrap();
+    let warning = String::from_utf8(workplace.run(&again).stderr).unwrap();
+    assert_contains(&warning, &["ptx also holds 1 files that something else wrote"]);
     workplace.succeeds(&["compile", "block.ir", "-o", "tile", "--emit", "tile", "--knob", "matmul.columns=16"]);
     assert!(!names(&workplace.path("tile")).is_empty());
     assert_eq!(workplace.files(), ["block.ir", "ptx", "tile"]);
