@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::instruction::{CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE};
-use crate::machine::kernel::{Preset, Special};
+use crate::machine::kernel::{Destination, Preset, Register, Special};
 use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
 use crate::parse::ast::{self, Operand};
 
@@ -114,6 +114,8 @@ pub struct Builder<'b, 'a> {
     pub modifiers: Vec<&'a str>,
     /// The instruction as it is made.
     pub made: Instruction,
+    /// The registers and predicates that it writes.
+    pub destinations: Vec<Destination>,
     /// The kernel.
     pub draft: &'b mut Draft,
     /// What names mean.
@@ -165,7 +167,7 @@ impl<'b, 'a> Builder<'b, 'a> {
             target: 0,
             place,
         };
-        Builder { modifiers, made, draft, scopes, link, functions, written, next: 0, filled: 0 }
+        Builder { modifiers, made, destinations: vec![], draft, scopes, link, functions, written, next: 0, filled: 0 }
     }
 
     /// Whether a modifier is there.
@@ -378,15 +380,31 @@ impl<'b, 'a> Builder<'b, 'a> {
 
     /// Takes an operand as a destination register.
     pub fn destination_from<T: Lane>(&mut self, operand: &Operand<'_>) -> Read<()> {
+        self.destination_of(operand, T::BYTES)
+    }
+
+    /// The same for a register of this many bytes.
+    pub fn destination_of(&mut self, operand: &Operand<'_>, bytes: u32) -> Read<()> {
         if !matches!(operand, Operand::Name(_) | Operand::Component(..) | Operand::Sink) {
             return self.problem("the destination is not a register");
         }
-        let slot = self.slot(operand, T::BYTES, T::KIND)?;
+        let slot = self.slot(operand, bytes, Kind::Integer)?;
         if slot.place().1 {
             return self.problem("the destination is not a register");
         }
+        self.writes(operand, Register::Rows { row: slot.place().0 as u32, bytes });
         self.put(slot);
         Ok(())
+    }
+
+    /// Notes a destination by its name.
+    fn writes(&mut self, operand: &Operand<'_>, register: Register) {
+        let name = match operand {
+            Operand::Name(name) => (*name).into(),
+            Operand::Component(name, component) => format!("{name}.{component}").into(),
+            _ => return,
+        };
+        self.destinations.push(Destination { name, register });
     }
 
     /// Reads a source: a register, a special register, a variable's address, or a number.
@@ -437,6 +455,7 @@ impl<'b, 'a> Builder<'b, 'a> {
             Operand::Name(_) => self.predicate_number(operand)?,
             _ => return self.problem("expected a predicate"),
         };
+        self.writes(operand, Register::Predicate(number));
         self.put(Slot::register(number));
         Ok(())
     }
@@ -510,7 +529,12 @@ impl<'b, 'a> Builder<'b, 'a> {
             Operand::Name(name) => match self.scopes.find(name) {
                 Some(Binding::Register { row, bytes: have, components }) if components > 1 => {
                     for component in 0..components {
-                        self.put_in_list(Slot::register(row + component * rows_of(have)));
+                        let row = row + component * rows_of(have);
+                        if destination {
+                            let name = format!("{name}.{}", ["x", "y", "z", "w"][component as usize % 4]).into();
+                            self.destinations.push(Destination { name, register: Register::Rows { row, bytes } });
+                        }
+                        self.put_in_list(Slot::register(row));
                     }
                     return Ok(components as usize);
                 }
@@ -522,6 +546,9 @@ impl<'b, 'a> Builder<'b, 'a> {
             let slot = self.slot(element, bytes, kind)?;
             if destination && slot.place().1 {
                 return self.problem("a destination is not a register");
+            }
+            if destination {
+                self.writes(element, Register::Rows { row: slot.place().0 as u32, bytes });
             }
             self.put_in_list(slot);
         }

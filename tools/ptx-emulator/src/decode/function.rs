@@ -8,7 +8,7 @@ use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::fault;
 use crate::machine::instruction::{Guard, INLINE_OPERANDS, Instruction, Step};
-use crate::machine::kernel::Kernel;
+use crate::machine::kernel::{Destination, Kernel};
 use crate::machine::row::Slot;
 use crate::parse::Span;
 use crate::parse::ast::{self, Function, Linkage, Module, Operand, Space, Statement, Variable, Width};
@@ -35,6 +35,7 @@ pub fn kernel(
         scopes: Scopes::default(),
         shared: SharedLayout::default(),
         spans: vec![],
+        destinations: vec![],
         link: None,
     };
     decoder.scopes.open();
@@ -67,7 +68,7 @@ pub fn kernel(
         done.insert(number);
         decoder.callee(&module.functions[number], &callee)?;
     }
-    let Decoder { mut draft, spans, shared, .. } = decoder;
+    let Decoder { mut draft, spans, destinations, shared, .. } = decoder;
     let labels: Vec<u32> = draft.labels.iter().map(|label| label.unwrap_or_default()).collect();
     for instruction in &mut draft.code {
         if let Some(label) = labels.get(instruction.target as usize) {
@@ -102,6 +103,7 @@ pub fn kernel(
         local_bytes: draft.local_bytes.next_multiple_of(16),
         requirements: function.requirements.clone(),
         tables: draft.tables,
+        destinations,
         target: module.target.into(),
     })
 }
@@ -178,6 +180,7 @@ struct Decoder<'m, 'a> {
     scopes: Scopes<'a>,
     shared: SharedLayout,
     spans: Vec<Span>,
+    destinations: Vec<Vec<Destination>>,
     link: Option<u32>,
 }
 
@@ -354,6 +357,7 @@ impl<'a> Decoder<'_, 'a> {
         let mut builder = Builder::new(written, modifiers, guard, place, &mut self.draft, around);
         let execute = (form.form.build)(&mut builder)?;
         builder.finish()?;
+        self.destinations.push(builder.destinations);
         let mut made = builder.made;
         made.execute = execute;
         self.draft.code.push(made);

@@ -159,8 +159,7 @@ fn cvt(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     }
     b.take()?;
     b.take()?;
-    let slot = b.slot(destination, to_bytes, Kind::Integer)?;
-    b.put(slot);
+    b.destination_of(destination, to_bytes)?;
     let slot = b.slot(source, from_bytes, from.kind())?;
     b.put(slot);
     b.made.modifiers = to.code() | from.code() << 9 | Rounding::named(rounding).code() << 18;

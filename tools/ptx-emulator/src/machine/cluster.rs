@@ -7,6 +7,7 @@ use super::fault::{Fault, FaultKind};
 use super::grid::Grid;
 use super::instruction::{FALSE, TRUE};
 use super::kernel::{Preset, Special};
+use super::observer::Observer;
 use super::row::{LANES, Row};
 use super::warp::{self, Turn, WarpState};
 use crate::memory::global::Window;
@@ -177,7 +178,12 @@ impl Cluster {
     }
 
     /// Runs until all threads have exited, or about `rounds` turns of every warp.
-    pub fn run(&mut self, grid: &Grid<'_>, rounds: u32) -> Result<Progress, Box<Fault>> {
+    pub fn run(
+        &mut self,
+        grid: &Grid<'_>,
+        rounds: u32,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<Progress, Box<Fault>> {
         for _ in 0..rounds {
             let (mut blocked, mut polling, mut finished) = (0, 0, 0);
             for at in 0..self.warps.len() {
@@ -188,7 +194,8 @@ impl Cluster {
                     continue;
                 }
                 let before = self.warps[at].1.executed;
-                let turn = self.turn(at, grid)?;
+                let turn =
+                    self.turn(at, grid, observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer))?;
                 match turn {
                     Turn::Finished => {
                         self.finished[at] = true;
@@ -220,7 +227,7 @@ impl Cluster {
         Ok(Progress::Unfinished)
     }
 
-    fn turn(&mut self, at: usize, grid: &Grid<'_>) -> Result<Turn, Box<Fault>> {
+    fn turn(&mut self, at: usize, grid: &Grid<'_>, observer: Option<&mut dyn Observer>) -> Result<Turn, Box<Fault>> {
         let (cta, warp) = &mut self.warps[at];
         let cta = *cta;
         let mut context = Context {
@@ -235,6 +242,8 @@ impl Cluster {
             window: Window::NOTHING,
             targets: [0; LANES],
             fault: None,
+            // Cast so that it is borrowed no longer than the rest of the context.
+            observer: observer.map(|observer| observer as &mut dyn Observer),
         };
         let turn = warp::run(&mut context, WARP_TURN);
         if turn != Turn::Faulted {

@@ -5,6 +5,7 @@ use super::fault::FaultKind;
 use super::grid::Grid;
 use super::instruction::{Instruction, Step};
 use super::kernel::Kernel;
+use super::observer::{Access, Moment, Observer};
 use super::row::{LANES, Lane, Row, Slot};
 use super::warp::WarpState;
 use crate::memory::global::Window;
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub targets: [u32; LANES],
     /// What went wrong, and for which lane, after [`Step::Fault`].
     pub fault: Option<(FaultKind, u32, String)>,
+    /// Who looks on.
+    pub observer: Option<&'a mut dyn Observer>,
 }
 
 impl<'a> Context<'a> {
@@ -99,6 +102,25 @@ impl<'a> Context<'a> {
     pub fn fail(&mut self, kind: FaultKind, lane: usize, message: impl Into<String>) -> Step {
         self.fault = Some((kind, lane as u32, message.into()));
         Step::Fault
+    }
+
+    /// Shows an access to who looks on.
+    #[inline(always)]
+    pub fn show(&mut self, access: impl FnOnce() -> Access) {
+        if let Some(observer) = &mut self.observer {
+            observer.accessed(&access());
+        }
+    }
+
+    /// Runs an instruction, and shows it.
+    pub(super) fn run_observed(&mut self, instruction: &Instruction) -> Step {
+        let step = if self.mask == 0 { Step::Next } else { (instruction.execute)(self, instruction) };
+        if let Some(observer) = &mut self.observer {
+            let cta = self.cluster.ctas[self.cta].id;
+            let (kernel, warp, mask) = (self.kernel, &*self.warp, self.mask);
+            observer.executed(&Moment { kernel, instruction, cta, warp, mask, step });
+        }
+        step
     }
 
     /// Whether all lanes of a mask that still run are here; if not, the instruction answers [`Step::Converge`].

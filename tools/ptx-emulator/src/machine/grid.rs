@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::cluster::{Cluster, Progress};
 use super::fault::{Fault, FaultKind};
 use super::kernel::Kernel;
+use super::observer::{Access, Moment, Observer};
 use crate::memory::global::View;
 
 /// A kernel with what a launch gives it.
@@ -37,6 +38,14 @@ pub struct Grid<'a> {
 pub struct Summary {
     /// Instructions executed, each once for a warp.
     pub warp_instructions: u64,
+}
+
+/// Stands for an observer where there is none.
+enum Nobody {}
+
+impl Observer for Nobody {
+    fn executed(&mut self, _: &Moment<'_>) {}
+    fn accessed(&mut self, _: &Access) {}
 }
 
 /// How many rounds a cluster runs before another gets its host thread.
@@ -138,7 +147,18 @@ impl Grid<'_> {
 
     /// Runs all CTAs, on as many threads as rayon has, and returns when the last thread has exited, or the first has failed.
     pub fn run(&self) -> Result<Summary, Box<Fault>> {
-        self.validate()?;
+        self.run_for(|| None::<Nobody>).0
+    }
+
+    /// Runs all CTAs with somebody to look on for each host thread, and returns them too: also after a fault.
+    pub fn run_observed<O: Observer>(&self, new: impl Fn() -> O + Sync) -> (Result<Summary, Box<Fault>>, Vec<O>) {
+        self.run_for(|| Some(new()))
+    }
+
+    fn run_for<O: Observer>(&self, observer: impl Fn() -> Option<O> + Sync) -> (Result<Summary, Box<Fault>>, Vec<O>) {
+        if let Err(fault) = self.validate() {
+            return (Err(fault), vec![]);
+        }
         let clusters = self.extent.map(u64::from).iter().product::<u64>() / u64::from(self.cluster_ctas());
         let workers = (rayon::current_num_threads() as u64).min(clusters);
         let (next, executed) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -147,7 +167,7 @@ impl Grid<'_> {
         // Clusters that wait for others to go on: a grid may synchronize through global memory.
         let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
-        let worker = || {
+        let work = |mut observer: Option<&mut dyn Observer>| {
             let mut spare = Some(Cluster::default());
             while !stop.load(Ordering::Relaxed) {
                 let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
@@ -163,7 +183,11 @@ impl Grid<'_> {
                         None => return,
                     }
                 };
-                match cluster.run(self, CLUSTER_ROUNDS) {
+                match cluster.run(
+                    self,
+                    CLUSTER_ROUNDS,
+                    observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer),
+                ) {
                     Ok(Progress::Finished) => {
                         executed.fetch_add(cluster.executed(), Ordering::Relaxed);
                         spare = Some(cluster);
@@ -178,6 +202,12 @@ impl Grid<'_> {
                 }
             }
         };
+        let observers: Mutex<Vec<O>> = Mutex::default();
+        let worker = || {
+            let mut observer = observer();
+            work(observer.as_mut().map(|observer| observer as &mut dyn Observer));
+            observers.lock().unwrap_or_else(PoisonError::into_inner).extend(observer);
+        };
         if workers <= 1 {
             worker();
         } else {
@@ -187,9 +217,10 @@ impl Grid<'_> {
                 }
             });
         }
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let result = match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(fault) => Err(fault),
             None => Ok(Summary { warp_instructions: executed.into_inner() }),
-        }
+        };
+        (result, observers.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -40,8 +40,33 @@ pub struct Kernel {
     pub tables: Vec<Vec<u32>>,
     /// The source of each [`Instruction::place`].
     pub places: Vec<Place>,
+    /// The registers and predicates that the instruction of each place writes, in its order.
+    pub destinations: Vec<Vec<Destination>>,
     /// The target it was compiled for: `sm_90a`.
     pub target: String,
+}
+
+/// A register or a predicate that an instruction writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// As it is written.
+    pub name: Box<str>,
+    /// Where its value is.
+    pub register: Register,
+}
+
+/// Where a value of a thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// In rows of registers, from this one on, so many bytes of each lane.
+    Rows {
+        /// The first row.
+        row: u32,
+        /// The bytes.
+        bytes: u32,
+    },
+    /// In a predicate, by number.
+    Predicate(u32),
 }
 
 /// Kernels of a module by name.

@@ -6,5 +6,6 @@ pub mod fault;
 pub mod grid;
 pub mod instruction;
 pub mod kernel;
+pub mod observer;
 pub mod row;
 pub mod warp;

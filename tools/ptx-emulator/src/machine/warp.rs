@@ -132,6 +132,7 @@ pub fn run(context: &mut Context<'_>, budget: u32) -> Turn {
             fragment.state = FragmentState::Ready;
         }
     }
+    let run_fragment = if context.observer.is_some() { run_fragment::<true> } else { run_fragment::<false> };
     loop {
         if context.warp.fragments.len() > 1 {
             context.warp.merge();
@@ -155,8 +156,8 @@ pub fn run(context: &mut Context<'_>, budget: u32) -> Turn {
     }
 }
 
-/// Runs one fragment until the fragments have to be looked at again, or until the warp has to stop.
-fn run_fragment(context: &mut Context<'_>, index: usize, left: &mut u32) -> Option<Turn> {
+/// Runs one fragment, for somebody who looks on or for nobody, until the fragments have to be looked at again, or until the warp has to stop.
+fn run_fragment<const OBSERVED: bool>(context: &mut Context<'_>, index: usize, left: &mut u32) -> Option<Turn> {
     let kernel = context.kernel;
     let alone = context.warp.fragments.len() == 1;
     let Fragment { mut at, mut mask, pending, .. } = context.warp.fragments[index];
@@ -171,7 +172,13 @@ fn run_fragment(context: &mut Context<'_>, index: usize, left: &mut u32) -> Opti
         context.mask = mask & instruction.guard.lanes(&context.warp.predicates);
         context.arrived = mask;
         ran += 1;
-        let step = if context.mask == 0 { Step::Next } else { (instruction.execute)(context, instruction) };
+        let step = if OBSERVED {
+            context.run_observed(instruction)
+        } else if context.mask == 0 {
+            Step::Next
+        } else {
+            (instruction.execute)(context, instruction)
+        };
         match step {
             Step::Next => at += 1,
             Step::Branch if context.mask == mask => {

@@ -6,6 +6,7 @@ use crate::decode::builder::WIDE_ADDRESS;
 use crate::machine::context::Context;
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Instruction, Step};
+use crate::machine::observer::{Access, Direction};
 use crate::machine::row::{LANES, Slot};
 
 /// The space that an instruction names, as a number that fits in a constant of an executing function.
@@ -79,6 +80,21 @@ impl<'a> Context<'a> {
     /// The word at an address for a lane.
     #[inline(always)]
     pub fn load<W: Word>(&mut self, space: Space, lane: usize, address: u64) -> Result<W, Refused> {
+        let value = self.fetch(space, lane, address)?;
+        self.show(|| Access::of_lane(Direction::Read, space, lane, address, W::BYTES));
+        Ok(value)
+    }
+
+    /// Sets the word at an address for a lane.
+    #[inline(always)]
+    pub fn store<W: Word>(&mut self, space: Space, lane: usize, address: u64, value: W) -> Result<(), Refused> {
+        self.put(space, lane, address, value)?;
+        self.show(|| Access::of_lane(Direction::Write, space, lane, address, W::BYTES));
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn fetch<W: Word>(&mut self, space: Space, lane: usize, address: u64) -> Result<W, Refused> {
         let refused = Refused { space, address, bytes: W::BYTES };
         if address & (W::BYTES as u64 - 1) != 0 {
             return Err(refused);
@@ -100,15 +116,14 @@ impl<'a> Context<'a> {
             }
             Space::Generic => {
                 let (space, address) = specific(address);
-                return self.load(space, lane, address);
+                return self.fetch(space, lane, address);
             }
         }
         .ok_or(refused)
     }
 
-    /// Sets the word at an address for a lane.
     #[inline(always)]
-    pub fn store<W: Word>(&mut self, space: Space, lane: usize, address: u64, value: W) -> Result<(), Refused> {
+    fn put<W: Word>(&mut self, space: Space, lane: usize, address: u64, value: W) -> Result<(), Refused> {
         let refused = Refused { space, address, bytes: W::BYTES };
         if address & (W::BYTES as u64 - 1) != 0 {
             return Err(refused);
@@ -127,7 +142,7 @@ impl<'a> Context<'a> {
             Space::Parameter => None,
             Space::Generic => {
                 let (space, address) = specific(address);
-                return self.store(space, lane, address, value);
+                return self.put(space, lane, address, value);
             }
         }
         .ok_or(refused)
@@ -141,22 +156,24 @@ impl<'a> Context<'a> {
         address: u64,
         mut change: impl FnMut(W) -> W,
     ) -> Result<W, Refused> {
-        match space {
+        let before = match space {
             Space::Generic => {
                 let (space, address) = specific(address);
-                self.update(space, lane, address, change)
+                return self.update(space, lane, address, change);
             }
             Space::Global => {
                 let window = self.global(address, W::BYTES);
                 let updated = window.and_then(|window| window.update(address, change));
-                updated.ok_or(Refused { space, address, bytes: W::BYTES })
+                updated.ok_or(Refused { space, address, bytes: W::BYTES })?
             }
             _ => {
-                let before = self.load(space, lane, address)?;
-                self.store(space, lane, address, change(before))?;
-                Ok(before)
+                let before = self.fetch(space, lane, address)?;
+                self.put(space, lane, address, change(before))?;
+                before
             }
-        }
+        };
+        self.show(|| Access::of_lane(Direction::Update, space, lane, address, W::BYTES));
+        Ok(before)
     }
 
     /// Copies a stretch of global or shared memory out, whatever its alignment.
@@ -180,7 +197,9 @@ impl<'a> Context<'a> {
             }
             Space::Local => None,
         }
-        .ok_or(refused)
+        .ok_or(refused)?;
+        self.show(|| Access::of_warp(Direction::Read, space, address, into.len()));
+        Ok(())
     }
 
     /// Copies a stretch into global or shared memory, whatever its alignment.
@@ -200,7 +219,9 @@ impl<'a> Context<'a> {
             }
             Space::Local | Space::Parameter => None,
         }
-        .ok_or(refused)
+        .ok_or(refused)?;
+        self.show(|| Access::of_warp(Direction::Write, space, address, from.len()));
+        Ok(())
     }
 
     /// Stops the kernel for an access that cannot be.

@@ -9,6 +9,7 @@ use crate::asynchronous::tensor_map::Swizzle;
 use crate::machine::context::Context;
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::Step;
+use crate::machine::observer::{Access, Direction};
 use crate::memory::access::Space;
 
 /// A descriptor, taken apart. Addresses and strides are in bytes.
@@ -142,6 +143,9 @@ impl Matrix {
                 }
             }
         }
+        let start = self.descriptor.start | (cta as u64) << 24;
+        let bytes = into.len() * bits / 8;
+        context.show(|| Access::of_warp(Direction::Read, Space::Shared, start, bytes));
         match failed {
             None => Ok(()),
             Some(address) => {
