@@ -69,7 +69,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// One operand, or the operands of a variadic one.
+/// One operand, an optional one, or the operands of a variadic one.
 #[doc(hidden)]
 pub trait Operands {
     /// Appends the operands to a list.
@@ -79,6 +79,12 @@ pub trait Operands {
 impl Operands for ValueId {
     fn append_to(&self, list: &mut Vec<ValueId>) {
         list.push(*self);
+    }
+}
+
+impl Operands for Option<ValueId> {
+    fn append_to(&self, list: &mut Vec<ValueId>) {
+        list.extend(self);
     }
 }
 

@@ -102,8 +102,19 @@ pub struct OperandDefinition {
     pub doc: &'static str,
     /// What it may be.
     pub class: OperandClass,
-    /// Whether any number of operands may stand here; only the last operand can be so.
-    pub variadic: bool,
+    /// How many operands may stand here.
+    pub arity: Arity,
+}
+
+/// How many operands stand for one declared operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arity {
+    /// Exactly one.
+    One,
+    /// One or none; the last operand alone can be so.
+    Optional,
+    /// Any number; the last operand alone can be so.
+    Any,
 }
 
 /// The declaration of one attribute.
@@ -181,17 +192,14 @@ impl OpDefinition {
 
     /// The declaration of the operand at `index`, counting the operands of a variadic one.
     pub fn operand(&self, index: usize) -> Option<&'static OperandDefinition> {
-        self.operands.get(index).or_else(|| self.operands.last().filter(|last| last.variadic))
+        self.operands.get(index).or_else(|| self.operands.last().filter(|last| last.arity == Arity::Any))
     }
 
-    /// Number of operands, or the least number where the last is variadic.
-    pub fn minimum_operands(&self) -> usize {
-        self.operands.iter().filter(|operand| !operand.variadic).count()
-    }
-
-    /// Whether any number of operands may follow the fixed ones.
-    pub fn is_variadic(&self) -> bool {
-        self.operands.last().is_some_and(|last| last.variadic)
+    /// The least number of operands, and the largest if there is one.
+    pub fn operand_counts(&self) -> (usize, Option<usize>) {
+        let least = self.operands.iter().filter(|operand| operand.arity == Arity::One).count();
+        let is_bounded = self.operands.iter().all(|operand| operand.arity != Arity::Any);
+        (least, is_bounded.then_some(self.operands.len()))
     }
 
     /// The first paragraph of the documentation, as one line.
@@ -225,6 +233,11 @@ impl<'a> Inference<'a> {
             .get(index)
             .and_then(|ty| ty.as_tensor())
             .ok_or_else(|| OpError::operand(index, "a tensor is needed here"))
+    }
+
+    /// The type of the optional tensor operand `index`, if it is there.
+    pub fn optional_tensor(&self, index: usize) -> Result<Option<&'a TensorType>, OpError> {
+        if index < self.operands.len() { self.tensor(index).map(Some) } else { Ok(None) }
     }
 
     /// The type of the cache operand `index`.

@@ -493,13 +493,17 @@ pub(crate) fn infer_results(
 ) -> Result<ResultTypes, OpError> {
     let definition = operation.definition();
     let check = || {
-        let minimum = definition.minimum_operands();
-        if operands.len() < minimum || (operands.len() > minimum && !definition.is_variadic()) {
+        let (least, most) = definition.operand_counts();
+        if operands.len() < least || most.is_some_and(|most| operands.len() > most) {
             let names: Vec<&str> = definition.operands.iter().map(|operand| operand.name).collect();
-            let noun = if minimum == 1 { "operand" } else { "operands" };
-            let least = if definition.is_variadic() { "at least " } else { "" };
+            let count = match most {
+                Some(most) if most == least => least.to_string(),
+                Some(most) => format!("{least} or {most}"),
+                None => format!("at least {least}"),
+            };
+            let noun = if most.unwrap_or(least) == 1 { "operand" } else { "operands" };
             let found = operands.len();
-            return Err(OpError::operation(format!("{least}{minimum} {noun} expected, {found} given"))
+            return Err(OpError::operation(format!("{count} {noun} expected, {found} given"))
                 .help(format!("the operands are ({})", names.join(", "))));
         }
         for (index, ty) in operands.iter().enumerate() {

@@ -17,6 +17,7 @@
 //! or a built graph, makes it panic; errors are typed and say what to do.
 
 pub mod attribute;
+mod blocks;
 pub mod builder;
 pub mod definition;
 pub mod diagnostic;
@@ -38,6 +39,7 @@ mod types;
 mod verify;
 
 pub use attribute::{Attribute, AttributeKind, ConstantValue};
+pub use blocks::BlockFormat;
 pub use builder::Builder;
 pub use definition::{Adjoint, Inference, Op, OpDefinition, OpError, Site};
 pub use diagnostic::{Diagnostic, DiagnosticKind, Diagnostics};

@@ -149,7 +149,7 @@ impl PartialEq for Operation {
 ///     /// What it computes.
 ///     CONSTANT_NAME = text_name(
 ///         /// What the operand is.
-///         operand: Class,           // or `operand: [Class]` for any number of them
+///         operand: Class,           // last also `operand: [Class?]`, one or none, or `operand: [Class]`, any number
 ///     ) -> result, Attributes {     // `-> result` where the result's type must be written
 ///         /// What the attribute means.
 ///         attribute: Type = default,
@@ -197,7 +197,7 @@ macro_rules! operation {
                             name: stringify!($operand),
                             doc: concat!($($operand_doc),*),
                             class: $crate::operation::operation!(@class $class),
-                            variadic: $crate::operation::operation!(@variadic $class),
+                            arity: $crate::operation::operation!(@arity $class),
                         },
                     )*],
                     attributes: &[$(
@@ -285,10 +285,13 @@ macro_rules! operation {
     (@flag result result) => { true };
     (@flag region true) => { true };
 
+    (@class [$class:ident ?]) => { $crate::definition::OperandClass::$class };
     (@class [$class:ident]) => { $crate::definition::OperandClass::$class };
     (@class $class:ident) => { $crate::definition::OperandClass::$class };
-    (@variadic [$class:ident]) => { true };
-    (@variadic $class:ident) => { false };
+    (@arity [$class:ident ?]) => { $crate::definition::Arity::Optional };
+    (@arity [$class:ident]) => { $crate::definition::Arity::Any };
+    (@arity $class:ident) => { $crate::definition::Arity::One };
+    (@operand [$class:ident ?]) => { Option<$crate::graph::ValueId> };
     (@operand [$class:ident]) => { &[$crate::graph::ValueId] };
     (@operand $class:ident) => { $crate::graph::ValueId };
 

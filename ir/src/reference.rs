@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::definition::{AttributeDefinition, OpDefinition};
+use crate::definition::{Arity, AttributeDefinition, OpDefinition};
 use crate::ops;
 
 /// The whole reference page, in Markdown.
@@ -26,9 +26,10 @@ pub fn op_reference(definition: &OpDefinition) -> String {
     let mut text = format!("### {}\n\n```\n{}\n```\n\n{}", definition.op, signature(definition), prose(definition.doc));
     let mut items = Vec::new();
     for operand in definition.operands {
-        let class = match operand.variadic {
-            true => format!("any number, each {}", operand.class),
-            false => operand.class.to_string(),
+        let class = match operand.arity {
+            Arity::Any => format!("any number, each {}", operand.class),
+            Arity::Optional => format!("{}, may be left out", operand.class),
+            Arity::One => operand.class.to_string(),
         };
         items.push(format!("- `{}` ({class}): {}", operand.name, operand.doc.trim()));
     }
@@ -52,10 +53,11 @@ fn signature(definition: &OpDefinition) -> String {
     let operands: Vec<String> = definition
         .operands
         .iter()
-        .map(|operand| match (operand.variadic, definition.has_region) {
-            (true, true) => format!("%inside = %{}, …", operand.name),
-            (true, false) => format!("%{}, …", operand.name),
-            _ => format!("%{}", operand.name),
+        .map(|operand| match (operand.arity, definition.has_region) {
+            (Arity::Any, true) => format!("%inside = %{}, …", operand.name),
+            (Arity::Any, false) => format!("%{}, …", operand.name),
+            (Arity::Optional, _) => format!("%{}?", operand.name),
+            (Arity::One, _) => format!("%{}", operand.name),
         })
         .collect();
     let mut text = format!("%result = {}({})", definition.op, operands.join(", "));

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::blocks::{self, BlockFormat, matrix_of};
 use crate::minifloat::{self, Minifloat};
 
 /// The format of one stored element.
@@ -42,6 +43,9 @@ pub enum Storage {
     /// NVFP4: E2M1 elements in blocks of 16 along the last dimension, each with an E4M3 scale.
     #[serde(rename = "nvfp4")]
     Nvfp4,
+    /// E4M3 elements in blocks of 128 by 128 along the last two dimensions, each with an f32 scale.
+    #[serde(rename = "fp8_block128")]
+    Fp8Block128,
     /// Two's complement, 8 bits.
     I8,
     /// Two's complement, 16 bits.
@@ -65,7 +69,7 @@ pub struct UnknownStorage(pub String);
 
 impl Storage {
     /// Every storage, in the order of the documentation.
-    pub const ALL: [Storage; 18] = [
+    pub const ALL: [Storage; 19] = [
         Storage::F64,
         Storage::F32,
         Storage::F16,
@@ -77,6 +81,7 @@ impl Storage {
         Storage::Fp4E2m1,
         Storage::Mxfp4,
         Storage::Nvfp4,
+        Storage::Fp8Block128,
         Storage::I8,
         Storage::I16,
         Storage::I32,
@@ -100,6 +105,7 @@ impl Storage {
             Storage::Fp4E2m1 => "fp4_e2m1",
             Storage::Mxfp4 => "mxfp4",
             Storage::Nvfp4 => "nvfp4",
+            Storage::Fp8Block128 => "fp8_block128",
             Storage::I8 => "i8",
             Storage::I16 => "i16",
             Storage::I32 => "i32",
@@ -120,6 +126,7 @@ impl Storage {
             | Storage::Fp8E5m2
             | Storage::Fp6E2m3
             | Storage::Fp6E3m2
+            | Storage::Fp8Block128
             | Storage::I8
             | Storage::U8
             | Storage::Bool => 8,
@@ -142,11 +149,12 @@ impl Storage {
         matches!(self, Storage::I8 | Storage::I16 | Storage::I32 | Storage::I64 | Storage::U8 | Storage::U32)
     }
 
-    /// Elements that share one scale, for block-scaled storage.
-    pub const fn block(self) -> Option<usize> {
+    /// What block-scaled storage is made of; `None` for any other.
+    pub const fn blocks(self) -> Option<BlockFormat> {
         match self {
-            Storage::Mxfp4 => Some(32),
-            Storage::Nvfp4 => Some(16),
+            Storage::Mxfp4 => Some(blocks::MXFP4),
+            Storage::Nvfp4 => Some(blocks::NVFP4),
+            Storage::Fp8Block128 => Some(blocks::FP8_BLOCK128),
             _ => None,
         }
     }
@@ -179,27 +187,26 @@ impl Storage {
         }
     }
 
-    /// Rounds `values`, rows of `row` elements, each to the nearest number of this float storage.
+    /// Rounds the elements of a tensor of this shape, each to the nearest number of this float storage.
     ///
-    /// Blocks of block-scaled storage lie along rows; a shorter last block has its own scale.
-    /// Integer storage leaves the values as they are.
-    pub fn round_slice(self, values: &mut [f64], row: usize) {
-        match self {
-            Storage::F32 => values.iter_mut().for_each(|value| *value = f64::from(*value as f32)),
-            Storage::Mxfp4 | Storage::Nvfp4 => {
-                let block = self.block().unwrap_or(1);
-                for row in values.chunks_mut(row.max(1)) {
-                    for values in row.chunks_mut(block) {
-                        let scale = self.block_scale(values);
-                        for value in values {
-                            *value = minifloat::FP4_E2M1.round(*value / scale) * scale;
-                        }
+    /// Blocks of block-scaled storage lie in the matrices of the last two dimensions; one at an edge that is shorter has its
+    /// own scale. Integer storage leaves the values as they are.
+    pub fn round_slice(self, values: &mut [f64], shape: &[usize]) {
+        if self == Storage::F32 {
+            values.iter_mut().for_each(|value| *value = f64::from(*value as f32));
+        } else if let Some(format) = self.minifloat() {
+            values.iter_mut().for_each(|value| *value = format.round(*value));
+        } else if let Some(format) = self.blocks() {
+            let (rows, columns) = matrix_of(shape);
+            for matrix in values.chunks_mut((rows * columns).max(1)) {
+                for (tall, wide) in format.tiles(rows, columns) {
+                    let block = |row: usize| row * columns + wide.start..row * columns + wide.end;
+                    let largest =
+                        tall.clone().flat_map(|row| &matrix[block(row)]).fold(0.0, |x: f64, y| x.max(y.abs()));
+                    let scale = format.scale_of(largest);
+                    for value in tall.flat_map(block) {
+                        matrix[value] = format.element.round(matrix[value] / scale) * scale;
                     }
-                }
-            }
-            _ => {
-                if let Some(format) = self.minifloat() {
-                    values.iter_mut().for_each(|value| *value = format.round(*value));
                 }
             }
         }
@@ -208,30 +215,8 @@ impl Storage {
     /// The number of this storage nearest to `value`; block-scaled storage treats it as a block of one.
     pub fn round(self, value: f64) -> f64 {
         let mut values = [value];
-        self.round_slice(&mut values, 1);
+        self.round_slice(&mut values, &[1]);
         values[0]
-    }
-
-    /// The scale of one block of a block-scaled storage.
-    ///
-    /// MXFP4 follows section 6.3 of the OCP MX specification: the largest power of two not above the
-    /// largest magnitude, divided by that of the largest element, 4. NVFP4 maps the largest
-    /// magnitude to the largest element, 6, and rounds the scale to E4M3.
-    fn block_scale(self, values: &[f64]) -> f64 {
-        let largest = values.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-        if largest == 0.0 || !largest.is_finite() {
-            return 1.0;
-        }
-        match self {
-            Storage::Mxfp4 => {
-                let exponent = ((largest.to_bits() >> 52) & 0x7ff) as i32 - 1023;
-                minifloat::power_of_two((exponent - 2).clamp(-127, 127))
-            }
-            _ => {
-                let smallest = minifloat::FP8_E4M3.decode(1);
-                minifloat::FP8_E4M3.round(largest / 6.0).max(smallest)
-            }
-        }
     }
 
     /// The name as it may be written: `fp16`, `fp32` and `fp64` are synonyms.
@@ -277,18 +262,30 @@ mod tests {
     fn mxfp4_blocks_have_power_of_two_scales() {
         // The largest magnitude, 7, lies in [4, 8): the scale is 1 and 7 saturates to 6.
         let mut values = [7.0, 0.3, -1.2, 2.6];
-        Storage::Mxfp4.round_slice(&mut values, 4);
+        Storage::Mxfp4.round_slice(&mut values, &[4]);
         assert_eq!(values, [6.0, 0.5, -1.0, 3.0]);
         // Each row starts a block of its own.
         let mut rows = [0.75, 96.0];
-        Storage::Mxfp4.round_slice(&mut rows, 1);
+        Storage::Mxfp4.round_slice(&mut rows, &[2, 1]);
         assert_eq!(rows, [0.75, 96.0]);
+    }
+
+    #[test]
+    fn blocks_of_128_rows_end_with_their_matrix() {
+        // Two matrices of one row: each is a block of its own.
+        let mut values = [448.0, 1.0, 4480.0, 17.0];
+        Storage::Fp8Block128.round_slice(&mut values, &[2, 1, 2]);
+        assert_eq!(values, [448.0, 1.0, 4480.0, 17.5]);
+        // One matrix of two rows: one block.
+        let mut values = [448.0, 1.0, 4480.0, 17.0];
+        Storage::Fp8Block128.round_slice(&mut values, &[2, 2]);
+        assert_eq!(values, [440.0, 1.015625, 4480.0, 17.5]);
     }
 
     #[test]
     fn nvfp4_scales_the_largest_magnitude_to_six() {
         let mut values = [12.0, 2.0, -1.0];
-        Storage::Nvfp4.round_slice(&mut values, 3);
+        Storage::Nvfp4.round_slice(&mut values, &[3]);
         assert_eq!(values, [12.0, 2.0, -1.0]);
     }
 }

@@ -378,7 +378,7 @@ impl Generator {
         let x = build.reshape(x, heads)?;
         let key = if rotated { build.rope(x, positions, ops::Rope::default())? } else { x };
         let scale = 1.0 / (HEAD as f64).sqrt();
-        let attended = build.attention(key, key, x, ops::Attention { causal, scale, window })?;
+        let attended = build.attention(key, key, x, None, ops::Attention { causal, scale, window })?;
         build.reshape(attended, ty).map(Some)
     }
 }

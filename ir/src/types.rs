@@ -263,6 +263,16 @@ impl TensorType {
         TensorType { policy: policy.into(), ..self.clone() }
     }
 
+    /// The tensors that hold a parameter of this type in memory and in a checkpoint: itself, or for block-scaled storage
+    /// its elements and its scales ([`BlockFormat`](crate::BlockFormat)). `None` for a block-scaled one whose
+    /// blocks cannot be counted, because its last dimension is missing or no number.
+    pub fn stored_as(&self, name: &str) -> Option<Vec<(Name, TensorType)>> {
+        match self.storage().blocks() {
+            None => Some(vec![(Name::from(name), self.clone())]),
+            Some(format) => Some(format.names(name).into_iter().zip(format.parts(&self.shape)?).collect()),
+        }
+    }
+
     /// Whether shape and storage are equal; accumulator and sharding may differ.
     pub fn agrees_with(&self, other: &TensorType) -> bool {
         self.shape == other.shape && self.storage() == other.storage()
@@ -307,7 +317,7 @@ impl KvCacheType {
         if let Some((name, _)) = extents.iter().find(|(_, extent)| *extent == 0) {
             return Some(format!("a cache with {name}=0 holds nothing"));
         }
-        let holds = self.storage.is_float() && self.storage.block().is_none();
+        let holds = self.storage.is_float() && self.storage.blocks().is_none();
         let message =
             || format!("a cache holds floats without block scales, such as bf16 or fp8_e5m2, not {}", self.storage);
         (!holds).then(message)

@@ -134,6 +134,46 @@ fn dense_attention_follows_its_formula() {
 }
 
 #[test]
+fn sinks_take_weight_and_give_no_value() {
+    let module = parse(
+        "module @m {
+          func @f(%q: tensor<1x4x8xf64>, %k: tensor<2x2x8xf64>, %v: tensor<2x2x8xf64>, %s: tensor<4xf64>, %p: tensor<1xi32>) {
+            %plain = attention(%q, %k, %v) {scale = 0.3}
+            %sunk = attention(%q, %k, %v, %s) {scale = 0.3}
+            return %plain, %sunk
+          }
+        }",
+    );
+    let mut values = Random::new(6);
+    let (q, k, v) = (random(&mut values, [1, 4, 8]), random(&mut values, [2, 2, 8]), random(&mut values, [2, 2, 8]));
+    let sinks = [0.5, -1.0, f64::NEG_INFINITY, 700.0];
+    let given = Tensor::from_floats(Storage::F64, [4], sinks.to_vec()).unwrap();
+    let inputs = [q.clone(), k.clone(), v, given, i32s([0])].map(Value::Tensor);
+    let outputs = evaluate(&module, "f", &inputs, &Parameters::new()).unwrap();
+    let [plain, sunk] = [0, 1].map(|i| outputs[i].as_tensor().unwrap().to_floats());
+    let (q, k) = (q.to_floats(), k.to_floats());
+    for head in 0..4 {
+        let exponential = |key: usize| {
+            let dot: f64 = (0..8).map(|i| q[head * 8 + i] * k[(key * 2 + head / 2) * 8 + i]).sum();
+            (0.3 * dot).exp()
+        };
+        let sum = exponential(0) + exponential(1);
+        let share = if head == 3 { 0.0 } else { sum / (sum + sinks[head].exp()) };
+        for i in 0..8 {
+            assert!((sunk[head * 8 + i] - share * plain[head * 8 + i]).abs() < 1e-12);
+        }
+    }
+}
+
+#[test]
+fn sinks_are_one_for_each_query_head() {
+    let text = "module @m { func @f(%q: tensor<Tx4x8xf32>, %s: tensor<2xf32>) {
+        %y = attention(%q, %q, %q, %s) {scale = 1.0} return %y } }";
+    let error = tessera_ir::parse_module(text).unwrap_err().to_string();
+    assert!(error.contains("tensor<2xf32> has not one sink for each of 4 query heads"), "{error}");
+}
+
+#[test]
 fn paged_attention_equals_dense_attention_for_any_length() {
     for window in ["", ", window = 1", ", window = 6"] {
         let module = step_module(Storage::F64, window);

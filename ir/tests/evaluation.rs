@@ -229,7 +229,7 @@ fn values_that_do_not_fit_are_refused() {
 
 #[test]
 fn tensors_go_through_bytes_unchanged() {
-    for storage in Storage::ALL.into_iter().filter(|storage| storage.block().is_none()) {
+    for storage in Storage::ALL.into_iter().filter(|storage| storage.blocks().is_none()) {
         let elements = (0..5).map(|i| f64::from(i % 3)).collect();
         let tensor = Tensor::from_floats(storage, [5], elements).unwrap();
         let bytes = tensor.to_bytes().unwrap();

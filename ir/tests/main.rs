@@ -5,6 +5,7 @@ mod evaluation;
 mod gradients;
 mod graph;
 mod malformed;
+mod mixture;
 mod reference;
 mod serde_form;
 mod sharding;

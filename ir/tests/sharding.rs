@@ -51,3 +51,28 @@ fn attention_shards_over_key_heads_and_the_queries_that_share_them() {
     assert_eq!(rule(inputs, "attention(%q, %k, %v) {scale = 0.25}"), "(a c·b f, e c f, e c d) -> (a c·b d), whole e f");
     assert_eq!(rule("%x: tensor<Tx8x16xf32>, %p: tensor<Txi32>", "rope(%x, %p)"), "(a b c, a) -> (a b c), whole c");
 }
+
+#[test]
+fn experts_shard_by_expert_and_by_column() {
+    let inputs = "%x: tensor<Tx64xf32>, %w: tensor<8x96x64xmxfp4>, %e: tensor<Tx4xi32>, %b: tensor<8x96xf32>, %y: tensor<Tx4x96xf32>, %p: tensor<Tx4xf32>";
+    let found = rule(inputs, "grouped_matmul(%x, %w, %e)");
+    assert_eq!(found, "(a e, d c e, a b) -> (a b c), reduction d e");
+    // A bias is added once, so that the inner dimension stays whole.
+    let found = rule(inputs, "grouped_matmul(%x, %w, %e, %b)");
+    assert_eq!(found, "(a e, d c e, a b, d c) -> (a b c), reduction d, whole e");
+    let found = rule(inputs, "swiglu(%y) {style = interleaved}");
+    assert_eq!(found, "(a b c·d) -> (a b c), whole d");
+    assert_eq!(rule(inputs, "combine(%y, %p)"), "(a c b, a c) -> (a b), reduction c");
+    assert_eq!(rule(inputs, "top_k(%x) {k = 4}"), "(a b) -> (a c), whole b c");
+    assert_eq!(rule(inputs, "take(%x, %e)"), "(a b, a c) -> (a c), whole b");
+    let stored = "%w: tensor<8x96x2x16xu8>, %s: tensor<8x96x2xu8>";
+    let found = rule(stored, "block_scaled(%w, %s) : tensor<8x96x64xmxfp4>");
+    assert_eq!(found, "(a b c f, a b d) -> (a b e), whole c d e f");
+    assert_eq!(
+        rule(
+            "%q: tensor<Tx8x16xf32>, %k: tensor<Sx2x16xf32>, %s: tensor<8xf32>",
+            "attention(%q, %k, %k, %s) {scale = 0.25}"
+        ),
+        "(a c·b f, e c f, e c d, c·b) -> (a c·b d), whole e f"
+    );
+}

@@ -131,7 +131,7 @@ fn unit_roundoff(storage: Storage) -> f64 {
         Storage::F32 => 24,
         Storage::F16 => 11,
         Storage::Bf16 => 8,
-        Storage::Fp8E4m3 | Storage::Fp6E2m3 => 4,
+        Storage::Fp8E4m3 | Storage::Fp6E2m3 | Storage::Fp8Block128 => 4,
         Storage::Fp8E5m2 | Storage::Fp6E3m2 => 3,
         Storage::Fp4E2m1 | Storage::Mxfp4 | Storage::Nvfp4 => 2,
         _ => return 0.0,

@@ -45,10 +45,7 @@ impl Pass for Legalize {
 
 /// Storage that kernels can load and store.
 fn is_addressable(storage: Storage) -> bool {
-    !matches!(
-        storage,
-        Storage::Fp6E2m3 | Storage::Fp6E3m2 | Storage::Fp4E2m1 | Storage::Mxfp4 | Storage::Nvfp4
-    )
+    storage.blocks().is_none() && !matches!(storage, Storage::Fp6E2m3 | Storage::Fp6E3m2 | Storage::Fp4E2m1)
 }
 
 /// Refuses values that the target cannot load.

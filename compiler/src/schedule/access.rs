@@ -26,7 +26,8 @@ pub fn element_of(storage: Storage) -> Option<Element> {
         Storage::I8 => Element::I8,
         Storage::U8 => Element::U8,
         Storage::Bool => Element::Bool,
-        Storage::Fp6E2m3 | Storage::Fp6E3m2 | Storage::Fp4E2m1 | Storage::Mxfp4 | Storage::Nvfp4 => return None,
+        Storage::Fp6E2m3 | Storage::Fp6E3m2 | Storage::Fp4E2m1 => return None,
+        Storage::Mxfp4 | Storage::Nvfp4 | Storage::Fp8Block128 => return None,
     })
 }
 

@@ -38,6 +38,16 @@ impl Emitter<'_> {
             AttentionPhase::Merge(parts) => self.merged(site, parts)?,
             _ => self.softmax_state(site, None)?,
         };
+        let first_optional = site.operation.definition().operand_counts().0;
+        let state = match site.operands.get(first_optional) {
+            Some(sinks) => {
+                let sinks = self.emit(*sinks, &site.position[1..2])?;
+                let sinks = self.cast(&sinks, Element::F32);
+                let sinks = self.spread(&sinks, &[queries.rows]);
+                state.with_sinks(&mut self.builder, sinks)
+            }
+            None => state,
+        };
         let value = state.normalized(&mut self.builder);
         Ok(Block { value, axes: SmallVec::from_slice(&[queries.rows, queries.head]) })
     }
@@ -319,7 +329,8 @@ impl Emitter<'_> {
 
     /// Rotates pairs of a head's elements by angles that grow with the token's position.
     pub fn rope(&mut self, site: &Site) -> Result<Block, Cut> {
-        let ops::Rope { base, style } = site.attributes()?;
+        let op: ops::Rope = site.attributes()?;
+        let style = op.style;
         let Some(width) = self.tensor_type(site.value)?.shape.last().and_then(|dim| dim.as_static()) else {
             return Err(Cut::never(site.value, "the width of a head is not known"));
         };
@@ -351,10 +362,25 @@ impl Emitter<'_> {
         let position = self.cast(&position, Element::F32);
         let exponent = self.lower(&pair);
         let exponent = self.cast(&exponent, Element::F32);
-        let exponent = self.scale(&exponent, -2.0 / width as f64 * base.ln() * LOG2_E);
-        let frequency = self.unary(UnaryOperation::Exp2, &exponent);
+        let power = self.scale(&exponent, -2.0 / width as f64 * op.base.ln() * LOG2_E);
+        let mut frequency = self.unary(UnaryOperation::Exp2, &power);
+        if let Some(stretch) = op.stretch(width as usize) {
+            // f · (1 − r · (1 − 1 / factor)), with the share r of the pair that is divided.
+            let from_low = self.shift(&exponent, -stretch.low);
+            let share = self.scale(&from_low, 1.0 / stretch.width);
+            let (zero, one) = (self.number(0.0, Element::F32), self.number(1.0, Element::F32));
+            let share = self.maximum(&share, &zero);
+            let share = self.binary(BinaryOperation::Minimum, &share, &one);
+            let less = self.scale(&share, 1.0 / stretch.factor - 1.0);
+            let kept = self.shift(&less, 1.0);
+            frequency = self.multiply(&frequency, &kept);
+        }
         let angle = self.multiply(&position, &frequency);
-        let (cosine, sine) = (self.unary(UnaryOperation::Cos, &angle), self.unary(UnaryOperation::Sin, &angle));
+        let turns = [UnaryOperation::Cos, UnaryOperation::Sin].map(|function| self.unary(function, &angle));
+        let [cosine, sine] = match op.concentration {
+            1.0 => turns,
+            factor => turns.map(|turn| self.scale(&turn, factor)),
+        };
         let x = self.operand(site, 0, site.position)?;
         let other = self.operand(site, 0, &[token.clone(), head.clone(), partner])?;
         let kept = self.multiply(&x, &cosine);

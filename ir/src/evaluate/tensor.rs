@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::blocks::{BlockFormat, matrix_of};
+use crate::minifloat;
 use crate::storage::Storage;
-use crate::types::KvCacheType;
+use crate::types::{KvCacheType, Shape, TensorType};
 
 /// The elements of a [`Tensor`], row-major: floats as f64, integers and truth values as i64.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +54,9 @@ pub enum TensorError {
     /// Block-scaled elements and their scales are two buffers, not one run of bytes.
     #[error("{0} keeps its scales apart and has no form in plain bytes")]
     BlockScaled(Storage),
+    /// Elements and scales are not those of a block-scaled tensor of the shape.
+    #[error("{0}")]
+    Blocks(String),
     /// The shape is larger than what an evaluation can be meant to hold.
     #[error("shape {0:?} is larger than memory")]
     TooLarge(Vec<usize>),
@@ -86,7 +91,7 @@ impl Tensor {
         }
         let shape = shape.into();
         check_count(&shape, elements.len())?;
-        storage.round_slice(&mut elements, shape.last().copied().unwrap_or(1));
+        storage.round_slice(&mut elements, &shape);
         Ok(Tensor { storage, shape, elements: Elements::Float(Arc::new(elements)) })
     }
 
@@ -146,7 +151,7 @@ impl Tensor {
     /// The bytes are too few or too many, or the storage is block-scaled.
     pub fn from_bytes(storage: Storage, shape: impl Into<Vec<usize>>, bytes: &[u8]) -> Result<Tensor, TensorError> {
         let shape = shape.into();
-        if storage.block().is_some() {
+        if storage.blocks().is_some() {
             return Err(TensorError::BlockScaled(storage));
         }
         let count = element_count(&shape).ok_or_else(|| TensorError::TooLarge(shape.clone()))?;
@@ -213,6 +218,98 @@ impl Tensor {
                 },
             },
         })
+    }
+
+    /// A tensor of block-scaled storage from the tensors that hold its elements and scales, as
+    /// [`BlockFormat::parts`](crate::BlockFormat::parts) describes them.
+    ///
+    /// # Errors
+    /// The storage has no blocks, or the tensors are not of the types that hold one of this shape.
+    pub fn from_blocks(
+        storage: Storage,
+        shape: impl Into<Vec<usize>>,
+        elements: &Tensor,
+        scales: &Tensor,
+    ) -> Result<Tensor, TensorError> {
+        let shape = shape.into();
+        let format = block_format(storage)?;
+        let expected = block_parts(&format, storage, &shape)?;
+        for (expected, found) in expected.iter().zip([elements, scales]) {
+            let found = found.ty();
+            if *expected != found {
+                let message = format!("{expected} is needed to hold {storage} of shape {shape:?}, not {found}");
+                return Err(TensorError::Blocks(message));
+            }
+        }
+        let count = element_count(&shape).ok_or_else(|| TensorError::TooLarge(shape.clone()))?;
+        let (rows, columns) = matrix_of(&shape);
+        let mut values = vec![0.0; count];
+        let stored = elements.to_floats();
+        let scales = scales.to_floats();
+        let mut scales = scales.iter();
+        let row_bytes = columns.div_ceil(format.columns) * format.columns / 2;
+        for (matrix, values) in values.chunks_mut((rows * columns).max(1)).enumerate() {
+            for (tall, wide) in format.tiles(rows, columns) {
+                let scale = format.decode_scale(scales.next().copied().unwrap_or(0.0));
+                for row in tall {
+                    for column in wide.clone() {
+                        let element = if format.element.bits() < 8 {
+                            let byte = stored[(matrix * rows + row) * row_bytes + column / 2] as u16;
+                            minifloat::FP4_E2M1.decode(byte >> (column % 2 * 4))
+                        } else {
+                            stored[(matrix * rows + row) * columns + column]
+                        };
+                        values[row * columns + column] = element * scale;
+                    }
+                }
+            }
+        }
+        Ok(Tensor { storage, shape, elements: Elements::Float(Arc::new(values)) })
+    }
+
+    /// The tensors that hold the elements and scales of a tensor of block-scaled storage. Scales are chosen anew, as
+    /// [`Storage::round_slice`] chooses them.
+    ///
+    /// # Errors
+    /// The storage has no blocks.
+    pub fn to_blocks(&self) -> Result<[Tensor; 2], TensorError> {
+        let format = block_format(self.storage)?;
+        let (rows, columns) = matrix_of(&self.shape);
+        let values = self.to_floats();
+        let [elements, scales] = block_parts(&format, self.storage, &self.shape)?;
+        let mut stored = vec![0.0; elements.shape.element_count().unwrap_or(0) as usize];
+        let mut stored_scales = Vec::with_capacity(scales.shape.element_count().unwrap_or(0) as usize);
+        let row_bytes = columns.div_ceil(format.columns) * format.columns / 2;
+        for (matrix, values) in values.chunks((rows * columns).max(1)).enumerate() {
+            for (tall, wide) in format.tiles(rows, columns) {
+                let places = tall.flat_map(|row| wide.clone().map(move |column| (row, column)));
+                let value = |(row, column): (usize, usize)| values[row * columns + column];
+                let largest = places.clone().map(|place| value(place).abs()).fold(0.0, f64::max);
+                let scale = format.scale_of(largest);
+                stored_scales.push(format.encode_scale(scale));
+                for (row, column) in places {
+                    let element = value((row, column)) / scale;
+                    if format.element.bits() < 8 {
+                        let bits = minifloat::FP4_E2M1.encode(element) << (column % 2 * 4);
+                        stored[(matrix * rows + row) * row_bytes + column / 2] += f64::from(bits);
+                    } else {
+                        stored[(matrix * rows + row) * columns + column] = element;
+                    }
+                }
+            }
+        }
+        let numbers = |ty: &TensorType| -> Vec<usize> {
+            ty.shape.iter().filter_map(|dim| dim.as_static()).map(|extent| extent as usize).collect()
+        };
+        Ok([
+            Tensor::from_floats(elements.storage(), numbers(&elements), stored)?,
+            Tensor::from_floats(scales.storage(), numbers(&scales), stored_scales)?,
+        ])
+    }
+
+    /// The type of the tensor.
+    pub fn ty(&self) -> TensorType {
+        TensorType::new(self.shape.iter().map(|extent| *extent as u64).collect::<Shape>(), self.storage)
     }
 
     /// The storage of an element.
@@ -287,7 +384,7 @@ impl Tensor {
             (elements, storage) if storage == self.storage => elements,
             (Elements::Float(elements), _) if storage.is_float() => {
                 let mut elements = Arc::unwrap_or_clone(elements);
-                storage.round_slice(&mut elements, shape.last().copied().unwrap_or(1));
+                storage.round_slice(&mut elements, &shape);
                 Elements::Float(Arc::new(elements))
             }
             (Elements::Float(elements), Storage::Bool) => {
@@ -301,7 +398,7 @@ impl Tensor {
             }
             (Elements::Integer(elements), _) if storage.is_float() => {
                 let mut floats: Vec<f64> = elements.iter().map(|element| *element as f64).collect();
-                storage.round_slice(&mut floats, shape.last().copied().unwrap_or(1));
+                storage.round_slice(&mut floats, &shape);
                 Elements::Float(Arc::new(floats))
             }
             (Elements::Integer(elements), _) => {
@@ -311,6 +408,15 @@ impl Tensor {
         };
         Tensor { storage, shape, elements }
     }
+}
+
+fn block_format(storage: Storage) -> Result<BlockFormat, TensorError> {
+    storage.blocks().ok_or_else(|| TensorError::Blocks(format!("{storage} has no blocks with scales of their own")))
+}
+
+fn block_parts(format: &BlockFormat, storage: Storage, shape: &[usize]) -> Result<[TensorType; 2], TensorError> {
+    let dims: Shape = shape.iter().map(|extent| *extent as u64).collect();
+    format.parts(&dims).ok_or_else(|| TensorError::Blocks(format!("a scalar cannot be {storage}")))
 }
 
 fn check_count(shape: &[usize], found: usize) -> Result<(), TensorError> {

@@ -1,12 +1,13 @@
-//! Rotary embedding, attention and the paged KV cache.
+//! Attention and the paged KV cache.
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::attribute::keyword;
 use crate::definition::{Inference, OpError, ResultTypes, one_result};
 use crate::evaluate::{Evaluation, EvaluationError, Tensor, Value};
 use crate::operation::operation;
-use crate::ops::family;
+use crate::ops::{Rope, family};
 use crate::sharding::{FactorKind, ShardingRule};
 use crate::storage::Storage;
 use crate::types::{Dim, KvCacheType, TensorType, Type};
@@ -16,88 +17,15 @@ family! {
     /// (grouped-query attention): query head `h` of `H` reads key head `h / (H / Hk)`. A query that sees
     /// no key gives zeros. Results have the storage of the first operand unless another float is written.
     ///
+    /// An attention sink is a logit for each query head that stands in the softmax beside those of the keys and weighs no
+    /// value: it adds `exp(sink)` to the sum that the weights are divided by. It is not multiplied by the scale. (Xiao et
+    /// al., "Efficient Streaming Language Models with Attention Sinks", in the learned form of gpt-oss.)
+    ///
     /// The serving step is ragged: its tokens belong to many sequences. `positions[t]` is token `t`'s place
     /// in its sequence, counted from 0, `sequences[t]` the sequence's row of `page_table`, and
     /// `page_table[s, p]` the cache page that holds positions `p · page_size` and on of sequence `s`; entries
     /// for pages that no token reaches may be anything.
     ATTENTION_FAMILY = "Attention" [Rope, Attention, KvAppend, PagedAttention]
-}
-
-keyword! {
-    /// Which elements of a head are rotated together.
-    RopeStyle {
-        /// Element `i` with `i + dim / 2`, as GPT-NeoX and Llama in the Hugging Face layout do.
-        SplitHalf = "split_half",
-        /// Elements `2i` and `2i + 1`, as in the original paper.
-        Interleaved = "interleaved",
-    }
-}
-
-operation! {
-    /// Rotary position embedding (Su et al., "RoFormer"): rotates pair `i` of each head by the angle
-    /// `positions[t] · base^(-2i / dim)`.
-    ROPE = rope(
-        /// `[tokens, heads, dim]`; `dim` is even.
-        x: Float,
-        /// `[tokens]`, i32.
-        positions: Integer,
-    ), Rope {
-        /// The base of the angles.
-        base: f64 = 10000.0,
-        /// Which elements make a pair.
-        style: RopeStyle = RopeStyle::SplitHalf,
-    }
-    infer: infer_rope,
-    sharding: |_, _, _| {
-        let mut rule = ShardingRule::new();
-        let (token, head) = (rule.factor(FactorKind::Parallel), rule.factor(FactorKind::Parallel));
-        let element = rule.factor(FactorKind::Whole);
-        rule.operand([token, head, element]).operand([token]).result([token, head, element])
-    },
-    adjoint: |op, context| {
-        // A rotation's transpose is the rotation back.
-        let storage = context.tensor_type(context.operands[0])?.storage();
-        let gradient = context.stored_as(context.gradients[0], storage)?;
-        let mut build = context.graph.builder();
-        let back = build.neg(context.operands[1])?;
-        Ok(vec![Some(build.rope(gradient, back, op.clone())?), None])
-    },
-    evaluate: |op, evaluation| {
-        let x = evaluation.tensor(0)?;
-        let positions = evaluation.tensor(1)?.to_integers();
-        let (heads, dim) = (x.shape()[1], x.shape()[2]);
-        let half = dim / 2;
-        let mut elements = x.to_floats().to_vec();
-        if dim > 0 {
-            for (row, head) in elements.chunks_mut(dim).enumerate() {
-                let position = positions[row / heads] as f64;
-                for i in 0..half {
-                    let (first, second) = match op.style {
-                        RopeStyle::SplitHalf => (i, i + half),
-                        RopeStyle::Interleaved => (2 * i, 2 * i + 1),
-                    };
-                    let angle = position * op.base.powf(-2.0 * i as f64 / dim as f64);
-                    let (sin, cos) = angle.sin_cos();
-                    let (a, b) = (head[first], head[second]);
-                    head[first] = a * cos - b * sin;
-                    head[second] = b * cos + a * sin;
-                }
-            }
-        }
-        Ok(vec![Tensor::from_floats(Storage::F64, x.shape(), elements)?.into()])
-    },
-}
-
-fn infer_rope(op: &Rope, inference: &Inference<'_>) -> Result<ResultTypes, OpError> {
-    let x = inference.tensor_of_rank(0, 3)?;
-    require(inference, 1, &x.shape[..1], Storage::I32)?;
-    if !matches!(x.shape[2], Dim::Static(dim) if dim % 2 == 0) {
-        return Err(OpError::operand(0, format!("the last dimension of {x} must be an even number")));
-    }
-    if !(op.base.is_finite() && op.base > 0.0) {
-        return Err(OpError::attribute("base", "the base must be a positive number"));
-    }
-    one_result(inference.in_written_storage(x.with_shape(x.shape.clone())))
 }
 
 /// Checks that the operand `index` is a tensor of this shape and storage.
@@ -125,6 +53,16 @@ fn check_window(window: Option<u64>) -> Result<(), OpError> {
     }
 }
 
+fn check_sinks(inference: &Inference<'_>, index: usize, heads: &Dim) -> Result<(), OpError> {
+    match inference.optional_tensor(index)? {
+        Some(sinks) if sinks.shape[..] != [heads.clone()] => {
+            let message = format!("{sinks} has not one sink for each of {heads} query heads");
+            Err(OpError::operand(index, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_groups(queries: &Dim, keys: &Dim, index: usize) -> Result<(), OpError> {
     let divides = match (queries, keys) {
         (Dim::Static(queries), Dim::Static(keys)) => *keys > 0 && queries % keys == 0,
@@ -148,6 +86,8 @@ operation! {
         k: Float,
         /// `[keys, key heads, value dim]`.
         v: Float,
+        /// `[heads]`: the logits of attention sinks.
+        sinks: [Float?],
     ), Attention {
         /// Whether later keys are hidden.
         causal: bool = true,
@@ -157,13 +97,16 @@ operation! {
         window: Option<u64>,
     }
     infer: infer_attention,
-    sharding: |_, _, _| {
+    sharding: |_, operands, _| {
         let mut rule = ShardingRule::new();
         let (query, group) = (rule.factor(FactorKind::Parallel), rule.factor(FactorKind::Parallel));
         let (head, value) = (rule.factor(FactorKind::Parallel), rule.factor(FactorKind::Parallel));
         let (key, element) = (rule.factor(FactorKind::Whole), rule.factor(FactorKind::Whole));
         rule.operands.push(vec![vec![query], vec![head, group], vec![element]]);
         let mut rule = rule.operand([key, head, element]).operand([key, head, value]);
+        if operands.len() > 3 {
+            rule.operands.push(vec![vec![head, group]]);
+        }
         rule.results.push(vec![vec![query], vec![head, group], vec![value]]);
         rule
     },
@@ -178,6 +121,7 @@ fn infer_attention(op: &Attention, inference: &Inference<'_>) -> Result<ResultTy
         return Err(OpError::operand(1, format!("the heads of {q} and {k} differ in length")));
     }
     check_groups(&q.shape[1], &k.shape[1], 1)?;
+    check_sinks(inference, 3, &q.shape[1])?;
     if k.shape[..2] != v.shape[..2] {
         return Err(OpError::operand(2, format!("{k} and {v} differ in keys or heads")));
     }
@@ -194,6 +138,7 @@ fn evaluate_attention(op: &Attention, evaluation: &mut Evaluation<'_>) -> Result
     let (key_elements, value_elements) = (k.to_floats(), v.to_floats());
     let heads = Heads {
         queries: q,
+        sinks: optional_floats(evaluation, 3)?,
         key_heads,
         value_size,
         scale: op.scale,
@@ -220,9 +165,19 @@ fn evaluate_attention(op: &Attention, evaluation: &mut Evaluation<'_>) -> Result
     Ok(vec![heads.attend(visible)?.into()])
 }
 
+/// The elements of the operand `index`, if it is there.
+fn optional_floats(evaluation: &Evaluation<'_>, index: usize) -> Result<Option<Arc<Vec<f64>>>, EvaluationError> {
+    match index < evaluation.operand_count() {
+        true => Ok(Some(evaluation.tensor(index)?.to_floats())),
+        false => Ok(None),
+    }
+}
+
 /// Attention of tokens over keys that a function finds.
 struct Heads<'a, K, V> {
     queries: &'a Tensor,
+    /// The sink of each query head.
+    sinks: Option<Arc<Vec<f64>>>,
     key_heads: usize,
     value_size: usize,
     scale: f64,
@@ -256,9 +211,10 @@ where
                     self.scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>()
                 })
                 .collect();
-            let largest = products.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sink = self.sinks.as_ref().map_or(f64::NEG_INFINITY, |sinks| sinks[row % heads]);
+            let largest = products.iter().copied().fold(sink, f64::max);
             let weights: Vec<f64> = products.iter().map(|x| (x - largest).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sum = weights.iter().sum::<f64>() + if sink > f64::NEG_INFINITY { (sink - largest).exp() } else { 0.0 };
             for (place, weight) in places.zip(&weights) {
                 let value = (self.value)(place, head);
                 out.iter_mut().zip(value).for_each(|(out, v)| *out += weight / sum * v);
@@ -398,10 +354,10 @@ operation! {
         let pages = Pages::read(evaluation, 3, cache.ty(), cache.pages())?;
         let storage = cache.ty().storage;
         let size = (cache.ty().heads * cache.ty().dim) as usize;
-        let row = cache.ty().dim as usize;
         for (part, index) in [(0, 1), (1, 2)] {
-            let mut elements = evaluation.tensor(index)?.to_floats().to_vec();
-            storage.round_slice(&mut elements, row);
+            let tensor = evaluation.tensor(index)?;
+            let mut elements = tensor.to_floats().to_vec();
+            storage.round_slice(&mut elements, tensor.shape());
             for (token, position) in pages.positions.iter().enumerate() {
                 let (page, slot) = pages.place(pages.sequences[token], *position)?;
                 cache
@@ -428,6 +384,8 @@ operation! {
         sequences: Integer,
         /// `[sequences, pages]`, i32.
         page_table: Integer,
+        /// `[heads]`: the logits of attention sinks.
+        sinks: [Float?],
     ), PagedAttention {
         /// The layer of the cache.
         layer: usize,
@@ -447,22 +405,24 @@ operation! {
             return Err(OpError::operand(0, format!("the heads of {q} and {cache} differ in length")));
         }
         check_groups(&q.shape[1], &Dim::Static(cache.heads), 0)?;
+        check_sinks(inference, 5, &q.shape[1])?;
         check_pages(inference, 2, &q.shape[0])?;
         check_layer(op.layer, cache)?;
         check_scale(op.scale)?;
         check_window(op.window)?;
         one_result(inference.in_written_storage(q.with_shape(q.shape.clone())))
     },
-    sharding: |_, _: &[&Type], _| {
+    sharding: |_, operands: &[&Type], _| {
         let mut rule = ShardingRule::new();
         let (token, head) = (rule.factor(FactorKind::Parallel), rule.factor(FactorKind::Parallel));
         let [element, sequence, page] = [(); 3].map(|()| rule.factor(FactorKind::Whole));
-        rule.operand([token, head, element])
+        let rule = rule.operand([token, head, element])
             .operand([])
             .operand([token])
             .operand([token])
-            .operand([sequence, page])
-            .result([token, head, element])
+            .operand([sequence, page]);
+        let rule = if operands.len() > 5 { rule.operand([head]) } else { rule };
+        rule.result([token, head, element])
     },
     evaluate: |op, evaluation| {
         let (q, cache) = (evaluation.tensor(0)?, evaluation.cache(1)?);
@@ -484,6 +444,7 @@ operation! {
         };
         let heads = Heads {
             queries: q,
+            sinks: optional_floats(evaluation, 5)?,
             key_heads: heads,
             value_size: size,
             scale: op.scale,

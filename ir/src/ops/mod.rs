@@ -9,10 +9,12 @@ mod binary;
 mod elementwise;
 mod fusion;
 mod matmul;
+mod mixture;
 mod movement;
 mod normalization;
 mod quantization;
 mod reduction;
+mod rotary;
 mod sampling;
 mod source;
 
@@ -26,10 +28,12 @@ pub use binary::*;
 pub use elementwise::*;
 pub use fusion::*;
 pub use matmul::*;
+pub use mixture::*;
 pub use movement::*;
 pub use normalization::*;
 pub use quantization::*;
 pub use reduction::*;
+pub use rotary::*;
 pub use sampling::*;
 pub use source::*;
 
@@ -67,6 +71,7 @@ pub static FAMILIES: &[&Family] = &[
     &NORMALIZATION_FAMILY,
     &MATMUL_FAMILY,
     &QUANTIZATION_FAMILY,
+    &MIXTURE_FAMILY,
     &ATTENTION_FAMILY,
     &SAMPLING_FAMILY,
     &FUSION_FAMILY,

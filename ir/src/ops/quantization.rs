@@ -11,7 +11,18 @@ use crate::types::{TensorType, Type};
 
 family! {
     /// Narrow numbers with scales of their own.
-    QUANTIZATION_FAMILY = "Quantization" [Dequantize]
+    ///
+    /// Block-scaled storage (`mxfp4`, `nvfp4`, `fp8_block128`) is one tensor in a graph and two in memory, its elements and
+    /// its scales, which a parameter is bound to under two names:
+    ///
+    /// | storage | elements of `@w: […, N, K]` | scales |
+    /// |---|---|---|
+    /// | `mxfp4` | `w_blocks` `[…, N, K/32, 16]` u8 | `w_scales` `[…, N, K/32]` u8: E8M0, 2^(byte - 127) |
+    /// | `nvfp4` | `w` `[…, N, K/16, 8]` u8 | `w_scale` `[…, N, K/16]` fp8_e4m3 |
+    /// | `fp8_block128` | `w` `[…, N, K]` fp8_e4m3 | `w_scale_inv` `[…, N/128, K/128]` f32 |
+    ///
+    /// Divisions round up. In a byte of two elements the one of the lower index is the low half.
+    QUANTIZATION_FAMILY = "Quantization" [Dequantize, BlockScaled]
 }
 
 operation! {
@@ -64,4 +75,59 @@ fn infer_dequantize(op: &Dequantize, inference: &Inference<'_>) -> Result<Result
         }
     }
     one_result(inference.in_written_storage(scale.with_shape(w.shape.clone())))
+}
+
+operation! {
+    /// A tensor of block-scaled storage, made of the tensors that hold its elements and its scales. Nothing is moved or
+    /// computed: it says how memory is to be read.
+    BLOCK_SCALED = block_scaled(
+        /// The elements, as they lie in memory.
+        elements: Number,
+        /// The scales, one for each block.
+        scales: Number,
+    ) -> result, BlockScaled {}
+    infer: |_, inference| {
+        let result = inference.written_tensor()?;
+        let storage = result.storage();
+        let format = storage.blocks().ok_or_else(|| {
+            let known = Storage::ALL.into_iter().filter(|storage| storage.blocks().is_some()).map(Storage::name);
+            OpError::result(0, format!("{storage} has no blocks with scales of their own"))
+                .help(format!("write a result of {}", known.collect::<Vec<_>>().join(", ")))
+        })?;
+        let parts = format.parts(&result.shape).ok_or_else(|| {
+            OpError::result(0, format!("the last dimension of {result} must be a number"))
+        })?;
+        for (index, part) in parts.iter().enumerate() {
+            let found = inference.tensor(index)?;
+            if !found.agrees_with(part) {
+                return Err(OpError::operand(index, format!("{result} is held in {part}, not {found}")));
+            }
+        }
+        one_result(result.clone())
+    },
+    sharding: |_, operands: &[&Type], results: &[&Type]| {
+        // Blocks stay whole: what elements and scales have in common, of one extent, can be split.
+        let shape = |ty: &&Type| ty.as_tensor().map(|tensor| tensor.shape.clone()).unwrap_or_default();
+        let (elements, scales, result) = (shape(&operands[0]), shape(&operands[1]), shape(&results[0]));
+        let mut rule = ShardingRule::new();
+        let mut factors = vec![Vec::new(); 3];
+        for axis in 0..result.rank() {
+            let is_common = elements[axis] == result[axis] && scales[axis] == result[axis];
+            if is_common && axis + 1 < result.rank() {
+                let factor = rule.factor(FactorKind::Parallel);
+                factors.iter_mut().for_each(|factors| factors.push(factor));
+            } else {
+                factors.iter_mut().for_each(|factors| factors.push(rule.factor(FactorKind::Whole)));
+            }
+        }
+        factors[0].extend((result.rank()..elements.rank()).map(|_| rule.factor(FactorKind::Whole)));
+        let [elements, scales, result] = [0, 1, 2].map(|index| std::mem::take(&mut factors[index]));
+        rule.operand(elements).operand(scales).result(result)
+    },
+    evaluate: |_, evaluation| {
+        let shape = evaluation.result_shape(0)?;
+        let storage = evaluation.result_type(0).as_tensor().map_or(Storage::F32, TensorType::storage);
+        let (elements, scales) = (evaluation.tensor(0)?, evaluation.tensor(1)?);
+        Ok(vec![Tensor::from_blocks(storage, shape, elements, scales)?.into()])
+    },
 }

@@ -165,7 +165,10 @@ impl GptBuilder<'_> {
 
     fn rotate(&mut self, x: ValueId) -> Result<ValueId> {
         let positions = self.network.all.positions;
-        self.network.op(ops::Rope { base: ROPE_BASE, style: ops::RopeStyle::SplitHalf }, &[x, positions])
+        self.network.op(
+            ops::Rope { base: ROPE_BASE, style: ops::RopeStyle::SplitHalf, ..ops::Rope::default() },
+            &[x, positions],
+        )
     }
 
     fn rms_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId> {

@@ -178,6 +178,9 @@ fn attention() {
                 "%q: tensor<{queries}x{heads}x{dim}xf32>, %k: tensor<{keys}x{key_heads}x{dim}xf32>, %v: tensor<{keys}x{key_heads}x{dim}xf32>"
             );
             check_body(&inputs, &format!("%y = attention(%q, %k, %v) {{scale = 0.3{options}}} return %y"), &[], CLOSE);
+            let inputs = format!("{inputs}, %s: tensor<{heads}xbf16>");
+            let body = format!("%y = attention(%q, %k, %v, %s) {{scale = 0.3{options}}} return %y");
+            check_body(&inputs, &body, &[], CLOSE);
         }
     }
     check_body("%x: tensor<5x3x8xf32>, %p: tensor<5xi32>", "%y = rope(%x, %p) return %y", &[], CLOSE);
@@ -187,4 +190,15 @@ fn attention() {
         &[],
         CLOSE,
     );
+    for truncate in [false, true] {
+        check_body(
+            "%x: tensor<5x3x32xf32>, %p: tensor<5xi32>",
+            &format!(
+                "%y = rope(%x, %p) {{base = 150000.0, factor = 8.0, original_context = 64, truncate = {truncate}, \
+                 concentration = 1.2}} return %y"
+            ),
+            &[],
+            CLOSE,
+        );
+    }
 }

@@ -83,6 +83,17 @@ impl AttentionState {
         }
     }
 
+    /// The state with attention sinks, `sinks` ([rows] F32), among the scores: they weigh no value.
+    pub fn with_sinks(&self, b: &mut Builder, sinks: Value) -> Self {
+        let shape = b.type_of(self.sum).shape.clone();
+        let factor = b.splat(std::f64::consts::LOG2_E, &shape, Element::F32);
+        let score = b.multiply(sinks, factor);
+        let shifted = b.subtract(score, self.maximum);
+        // Of a sink far above all scores this is infinite, and the result is zero as it should be.
+        let weight = b.unary(UnaryOperation::Exp2, shifted);
+        Self { sum: b.add(self.sum, weight), ..*self }
+    }
+
     /// accumulator / sum: the attention's result; zero in rows that saw no key.
     pub fn normalized(&self, b: &mut Builder) -> Value {
         let rows = b.type_of(self.sum).shape.clone();
