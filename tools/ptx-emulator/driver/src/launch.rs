@@ -7,6 +7,7 @@ use ptx_emulator::decode::Module;
 use ptx_emulator::machine::fault::Fault;
 use ptx_emulator::machine::grid::Grid;
 use ptx_emulator::machine::kernel::Kernel;
+use ptx_emulator::tensor_core::accumulation::Accumulation;
 
 use crate::error::{Answer, CUresult};
 use crate::state::{Object, SEED_VARIABLE, driver};
@@ -57,6 +58,7 @@ impl Launch {
             memory: driver().memory.view(),
             multiprocessors: chip.multiprocessors,
             seed,
+            accumulation: Accumulation::from_environment(),
         };
         if grid.shared_bytes() > chip.shared_per_block.max(227 << 10) {
             eprintln!(

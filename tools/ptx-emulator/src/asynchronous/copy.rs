@@ -25,12 +25,12 @@ pub const FORMS: &[Form] = &[
     Form { pattern: "cp.async.wait_all", section: "9.7.9.25.3.3 cp.async.wait_all", build: |_| Ok(done) },
     Form {
         pattern: "cp.async.bulk.commit_group",
-        section: "9.7.9.25.3.2 cp.async.bulk.commit_group",
+        section: "9.7.9.27.2.1 cp.async.bulk.commit_group",
         build: |_| Ok(done),
     },
     Form {
         pattern: "cp.async.bulk.wait_group[.read]",
-        section: "9.7.9.25.3.3 cp.async.bulk.wait_group",
+        section: "9.7.9.27.2.2 cp.async.bulk.wait_group",
         build: wait_group,
     },
     Form {

@@ -17,22 +17,22 @@ use crate::parse::ast::Operand;
 pub const FORMS: &[Form] = &[
     Form {
         pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.shared::cluster|shared::cta.global[.tile|tile::gather4].mbarrier::complete_tx::bytes[.multicast::cluster][.cta_group::1|cta_group::2][.L2::cache_hint]",
-        section: "9.7.9.25.5.2 cp.async.bulk.tensor",
+        section: "9.7.9.27.1.2 cp.async.bulk.tensor",
         build: load,
     },
     Form {
         pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta[.tile|tile::scatter4].bulk_group[.L2::cache_hint]",
-        section: "9.7.9.25.5.2 cp.async.bulk.tensor",
+        section: "9.7.9.27.1.2 cp.async.bulk.tensor",
         build: store,
     },
     Form {
         pattern: "cp.reduce.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta.add|min|max|inc|dec|and|or|xor[.tile].bulk_group[.L2::cache_hint]",
-        section: "9.7.9.25.5.3 cp.reduce.async.bulk.tensor",
+        section: "9.7.9.27.1.3 cp.reduce.async.bulk.tensor",
         build: store,
     },
     Form {
         pattern: "cp.async.bulk.prefetch.tensor.1d|2d|3d|4d|5d.L2.global[.tile|tile::gather4][.L2::cache_hint]",
-        section: "9.7.9.25.5.4 cp.async.bulk.prefetch.tensor",
+        section: "9.7.9.27.1.4 cp.async.bulk.prefetch.tensor",
         build: |b| {
             map_and_coordinates(b)?;
             if b.has("L2::cache_hint") {
@@ -43,7 +43,7 @@ pub const FORMS: &[Form] = &[
     },
     Form {
         pattern: "tensormap.replace.tile.global_address|rank|box_dim|global_dim|global_stride|element_stride|elemtype|interleave_layout|swizzle_mode|swizzle_atomicity|fill_mode[.global|shared::cta].b1024.b32|b64",
-        section: "9.7.9.26 tensormap.replace",
+        section: "9.7.9.28 tensormap.replace",
         build: replace,
     },
     Form {

@@ -3,7 +3,7 @@
 //! A [`Form`] says how an instruction is written, where the PTX ISA describes it, and what it does. The decoder and the table of
 //! what the emulator knows are both made from the forms.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use super::builder::Builder;
@@ -81,10 +81,7 @@ impl Prepared {
     fn walk<'m>(segments: &[Segment], modifiers: &[&'m str], chosen: &mut Vec<&'m str>) -> bool {
         let Some((segment, rest)) = segments.split_first() else { return modifiers.is_empty() };
         if let Some((first, others)) = modifiers.split_first()
-            && segment.alternatives.iter().any(|alternative| match alternative.strip_suffix('*') {
-                Some(start) => first.starts_with(start),
-                None => alternative == first,
-            })
+            && segment.alternatives.iter().any(|alternative| alternative_is(alternative, first))
         {
             chosen.push(first);
             if Prepared::walk(rest, others, chosen) {
@@ -103,6 +100,11 @@ impl Prepared {
     }
 }
 
+/// Whether a modifier is one of a pattern's: the same, or what stands for it up to a `*`.
+fn alternative_is(alternative: &str, modifier: &str) -> bool {
+    alternative.strip_suffix('*').map_or(alternative == modifier, |start| modifier.starts_with(start))
+}
+
 /// All forms, by the instruction's name.
 pub fn prepared() -> &'static HashMap<&'static str, Vec<Prepared>> {
     static PREPARED: OnceLock<HashMap<&'static str, Vec<Prepared>>> = OnceLock::new();
@@ -114,6 +116,40 @@ pub fn prepared() -> &'static HashMap<&'static str, Vec<Prepared>> {
         }
         by_name
     })
+}
+
+/// What of the forms none of some instructions uses: `form: alternative`. An instruction is as it is written, with its guard and
+/// operands. A form's modifiers count each by itself: each alternative of each has to be in some instruction.
+pub fn unused<'t>(instructions: impl Iterator<Item = &'t str>) -> Vec<String> {
+    let mut used: HashMap<(&str, usize), HashSet<&str>> = HashMap::new();
+    for text in instructions {
+        let written = text.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or_default();
+        let mut parts = written.trim_end_matches(';').split('.');
+        let forms = parts.next().and_then(|name| prepared().get(name));
+        let modifiers: Vec<&str> = parts.collect();
+        let matching = forms.into_iter().flatten().find_map(|prepared| Some((prepared, prepared.matches(&modifiers)?)));
+        let Some((prepared, chosen)) = matching else { continue };
+        used.entry((prepared.form.pattern, prepared.segments.len())).or_default();
+        for (place, (modifier, segment)) in chosen.into_iter().zip(&prepared.segments).enumerate() {
+            let alternatives = segment.alternatives.iter().filter(|one| alternative_is(one, modifier));
+            used.entry((prepared.form.pattern, place)).or_default().extend(alternatives);
+        }
+    }
+    let mut missing = Vec::new();
+    for prepared in prepared().values().flatten() {
+        let pattern = prepared.form.pattern;
+        if !used.contains_key(&(pattern, prepared.segments.len())) {
+            missing.push(format!("{pattern}: all of it"));
+            continue;
+        }
+        for (place, segment) in prepared.segments.iter().enumerate() {
+            let used = used.get(&(pattern, place));
+            let lacking = segment.alternatives.iter().filter(|one| !used.is_some_and(|used| used.contains(**one)));
+            missing.extend(lacking.map(|one| format!("{pattern}: .{one}")));
+        }
+    }
+    missing.sort();
+    missing
 }
 
 /// What the emulator knows, as a table in Markdown: a row for each section of the PTX ISA, made from the forms.

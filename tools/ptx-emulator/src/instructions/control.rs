@@ -40,7 +40,7 @@ pub const FORMS: &[Form] = &[
     Form { pattern: "exit", section: "9.7.12.7 exit", build: |_| Ok(|_, _| Step::Exit) },
     Form {
         pattern: "trap",
-        section: "9.7.19.5 trap",
+        section: "9.7.19.4 trap",
         build: |_| {
             Ok(|context, _| {
                 let lane = context.leader();
@@ -67,7 +67,7 @@ pub const FORMS: &[Form] = &[
     },
     Form {
         pattern: "setmaxnreg.inc|dec.sync.aligned.u32",
-        section: "9.7.19.4 setmaxnreg",
+        section: "9.7.19.5 setmaxnreg",
         build: |b| {
             let count = b.integer()?;
             if !(24..=256).contains(&count) || count % 8 != 0 {

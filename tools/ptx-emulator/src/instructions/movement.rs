@@ -50,7 +50,7 @@ pub const FORMS: &[Form] = &[
     },
     Form {
         pattern: "mapa[.shared::cluster].u32|u64",
-        section: "9.7.9.22 mapa",
+        section: "9.7.9.23 mapa",
         build: |b| match b.last() {
             "u32" => lanes!(b; (address: u32, rank: u32) -> u32 { address & 0xff_ffff | rank << 24 }),
             _ => lanes!(b; (address: u64, rank: u32) -> u64 { address & !0xff00_0000 | u64::from(rank) << 24 }),
@@ -58,7 +58,7 @@ pub const FORMS: &[Form] = &[
     },
     Form {
         pattern: "getctarank[.shared::cluster].u32|u64",
-        section: "9.7.9.23 getctarank",
+        section: "9.7.9.24 getctarank",
         build: |b| match b.last() {
             "u32" => lanes!(b; (address: u32) -> u32 { address >> 24 }),
             _ => lanes!(b; (address: u64) -> u32 { address as u32 >> 24 }),

@@ -9,6 +9,7 @@ use super::fault::{Fault, FaultKind};
 use super::kernel::Kernel;
 use super::observer::{Access, Moment, Observer};
 use crate::memory::global::View;
+use crate::tensor_core::accumulation::Accumulation;
 
 /// A kernel with what a launch gives it.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Grid<'a> {
     pub multiprocessors: u32,
     /// Varies the order of warps; 0 keeps it.
     pub seed: u64,
+    /// How tensor cores add up products.
+    pub accumulation: Accumulation,
 }
 
 /// What a launch did.

@@ -190,6 +190,22 @@ pub fn to_f16(value: f32) -> u16 {
     if value.is_nan() { 0x7fff } else { half::f16::from_f32(value).to_bits() }
 }
 
+/// The bits of an f16 nearest to a number, which is rounded once.
+#[inline(always)]
+pub fn double_to_f16(value: f64) -> u16 {
+    let nearest = value as f32;
+    let rest = value - f64::from(nearest);
+    // Rounded to odd an f32 keeps what decides how an f16 is rounded (Boldo, Melquiond).
+    let odd = if rest == 0.0 || !nearest.is_finite() || nearest.to_bits() & 1 != 0 {
+        nearest
+    } else if rest > 0.0 {
+        nearest.next_up()
+    } else {
+        nearest.next_down()
+    };
+    to_f16(odd)
+}
+
 /// The bits of a bf16 nearest to a number; NaN is 0x7fff.
 #[inline(always)]
 pub fn to_bf16(value: f32) -> u16 {

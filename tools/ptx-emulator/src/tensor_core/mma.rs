@@ -4,8 +4,8 @@
 //! column `E t + 4 E (r >> 1)` on, where `E` elements fit in a register; register `r` of B holds elements of column `g` from row
 //! `E t + 4 E r` on; the accumulator has columns `2 t` and `2 t + 1` of rows `g` and `g + 8`.
 
+use super::accumulation::{self, Accumulation, Rule, Unit};
 use super::element::Element;
-use super::product;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -13,7 +13,7 @@ use crate::machine::context::Context;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::{Kind, LANES, Slot};
 use crate::numeric::format;
-use crate::parse::ast::Operand;
+use crate::numeric::rounding::{Directed, Rounding};
 
 /// The forms.
 pub const FORMS: &[Form] = &[
@@ -53,19 +53,9 @@ pub const FORMS: &[Form] = &[
         build: |b| build(b, 5, 6, 7),
     },
     Form {
-        pattern: "mma.sync.aligned.m8n8k4|m16n8k4|m16n8k8|m16n8k16.row.col.f64.f64.f64.f64",
+        pattern: "mma.sync.aligned.m8n8k4|m16n8k4|m16n8k8|m16n8k16.row.col.f64.f64.f64.f64[.ROUNDING]",
         section: "9.7.14.5.14 mma",
         build: build_double,
-    },
-    Form {
-        pattern: "mma.sync.aligned.m16n8k64.row.col.kind::mxf4|kind::mxf4nvf4.block_scale[.scale_vec::2X|scale_vec::4X].f32.e2m1.e2m1.f32.ue8m0|ue4m3",
-        section: "9.7.14.5.14 mma",
-        build: |b| build_scaled(b),
-    },
-    Form {
-        pattern: "mma.sync.aligned.m16n8k32.row.col.kind::mxf8f6f4.block_scale[.scale_vec::1X].f32.e4m3|e5m2|e3m2|e2m3|e2m1.e4m3|e5m2|e3m2|e2m3|e2m1.f32.ue8m0",
-        section: "9.7.14.5.14 mma",
-        build: |b| build_scaled(b),
     },
 ];
 
@@ -77,12 +67,11 @@ const AND: u32 = 1 << 20;
 const SMALL: u32 = 1 << 21;
 /// fp6 and fp4 elements take a byte each.
 const PADDED: u32 = 1 << 22;
-const SCALE_UE4M3: u32 = 1 << 23;
 
 /// The largest matrices: 16 × 256 and 256 × 8.
 const LARGEST: usize = 16 * 256;
 
-fn shape(name: &str) -> (usize, usize) {
+pub(super) fn shape(name: &str) -> (usize, usize) {
     let rows = if name.starts_with("m8") { 8 } else { 16 };
     (rows, name.split('k').next_back().and_then(|depth| depth.parse().ok()).unwrap_or(8))
 }
@@ -138,7 +127,7 @@ fn parts<'k>(context: &Context<'k>, instruction: &Instruction) -> [&'k [Slot]; 4
 }
 
 /// Spreads fragments over a matrix of rows of `depth` values.
-fn gather(
+pub(super) fn gather(
     context: &Context<'_>,
     slots: &[Slot],
     element: Element,
@@ -172,7 +161,7 @@ fn gather(
 }
 
 /// The addend's matrix as f64.
-fn read_addend(context: &Context<'_>, slots: &[Slot], half: bool, d: &mut [f64]) {
+pub(super) fn read_addend(context: &Context<'_>, slots: &[Slot], half: bool, d: &mut [f64]) {
     for (register, slot) in slots.iter().enumerate() {
         let words = &context.row(*slot).0;
         for (lane, word) in words.iter().enumerate() {
@@ -188,20 +177,51 @@ fn read_addend(context: &Context<'_>, slots: &[Slot], half: bool, d: &mut [f64])
     }
 }
 
-fn write_result(context: &mut Context<'_>, slots: &[Slot], half: bool, d: &[f64]) {
+pub(super) fn write_result(context: &mut Context<'_>, slots: &[Slot], half: bool, d: &[f64]) {
     for (register, slot) in slots.iter().enumerate() {
         let mut words = [0u32; LANES];
         for (lane, word) in words.iter_mut().enumerate() {
             let (row, column) = (lane / 4, 2 * (lane % 4));
             *word = if half {
                 let at = (row + 8 * register) * 8 + column;
-                u32::from(format::to_f16(d[at] as f32)) | u32::from(format::to_f16(d[at + 1] as f32)) << 16
+                u32::from(format::double_to_f16(d[at])) | u32::from(format::double_to_f16(d[at + 1])) << 16
             } else {
                 single(d[(row + 8 * (register >> 1)) * 8 + column + (register & 1)])
             };
         }
         context.write(*slot, &words);
     }
+}
+
+/// How a warp's products are added up, where not in the default way.
+pub(super) fn rule(context: &Context<'_>, a: Element, b: Element, depth: usize, half: bool) -> Option<Rule> {
+    let target = &context.kernel.target;
+    (context.grid.accumulation == Accumulation::Hardware).then(|| Rule::of(target, Unit::Warp, a, b, depth, half))
+}
+
+/// The addend's matrix of integers as f64, which holds them exactly.
+pub(super) fn read_integers(context: &Context<'_>, slots: &[Slot], d: &mut [f64]) {
+    for (register, slot) in slots.iter().enumerate() {
+        for (lane, word) in context.row(*slot).0.iter().enumerate() {
+            d[(lane / 4 + 8 * (register >> 1)) * 8 + 2 * (lane % 4) + (register & 1)] = f64::from(*word as i32);
+        }
+    }
+}
+
+/// Writes a matrix of integers, wrapped or clamped to 32 bits.
+pub(super) fn write_integers(context: &mut Context<'_>, slots: &[Slot], saturate: bool, d: &[f64]) {
+    for (register, slot) in slots.iter().enumerate() {
+        let words: [u32; LANES] = std::array::from_fn(|lane| {
+            integer(d[(lane / 4 + 8 * (register >> 1)) * 8 + 2 * (lane % 4) + (register & 1)] as i64, saturate)
+        });
+        context.write(*slot, &words);
+    }
+}
+
+/// A sum as 32 bits, wrapped or clamped.
+#[inline(always)]
+pub(super) fn integer(total: i64, saturate: bool) -> u32 {
+    if saturate { total.clamp(i32::MIN.into(), i32::MAX.into()) as u32 } else { total as u32 }
 }
 
 /// The bits of an accumulator in f32; NaN is the machine's.
@@ -230,8 +250,10 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         }
     }
     read_addend(context, c_slots, modifiers & HALF_ADDEND != 0, &mut d);
-    product::multiply(&a[..rows * depth], &b[..8 * depth], &mut d[..rows * 8], 8, depth);
-    write_result(context, d_slots, modifiers & HALF_RESULT != 0, &d);
+    let half = modifiers & HALF_RESULT != 0;
+    let rule = rule(context, a_element, b_element, depth, half);
+    accumulation::multiply(rule, &a[..rows * depth], &b[..8 * depth], &mut d[..rows * 8], 8, depth);
+    write_result(context, d_slots, half, &d);
     Step::Next
 }
 
@@ -280,11 +302,7 @@ fn execute_integer(context: &mut Context<'_>, instruction: &Instruction) -> Step
                 })
                 .sum();
             let total = sum + i64::from(addend[lane] as i32);
-            *word = if modifiers & SATURATE != 0 {
-                total.clamp(i32::MIN.into(), i32::MAX.into()) as u32
-            } else {
-                total as u32
-            };
+            *word = integer(total, modifiers & SATURATE != 0);
         }
         context.write(*slot, &words);
     }
@@ -299,12 +317,14 @@ fn build_double(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     b.registers(8 * depth / LANES, 8, Kind::F64, false)?;
     b.registers(accumulators, 8, Kind::F64, false)?;
     b.made.modifiers = (depth as u32) << 8 | if rows == 8 { SMALL } else { 0 };
+    b.made.immediate = i64::from(Rounding::named(b.modifier(9)).code());
     Ok(|context, instruction| {
         if !context.assembled(u32::MAX) {
             return Step::Converge;
         }
         let rows = if instruction.modifiers & SMALL != 0 { 8 } else { 16 };
-        let depth = (instruction.modifiers >> 8) as usize;
+        let depth = (instruction.modifiers >> 8 & 0x1ff) as usize;
+        let rounding = Rounding::from_code(instruction.immediate as u32);
         let list = context.list(instruction);
         let (d, rest) = list.split_at(rows * 8 / LANES);
         let (a_slots, rest) = rest.split_at(rows * depth / LANES);
@@ -327,95 +347,10 @@ fn build_double(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             let mut values: [f64; LANES] = context.read(*c);
             for (lane, value) in values.iter_mut().enumerate() {
                 let (row, column) = (lane / 4 + 8 * (register >> 1), 2 * (lane % 4) + (register & 1));
-                *value = (0..depth).fold(*value, |sum, k| a[row][k].mul_add(b[column][k], sum));
+                *value = (0..depth).fold(*value, |sum, k| a[row][k].fused(b[column][k], sum, rounding));
             }
             context.write(*d, &values);
         }
         Step::Next
     })
-}
-
-/// Block-scaled products: after the addend come A's scales, and which bytes and threads of them count, then B's.
-fn build_scaled(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let (rows, depth) = shape(b.modifier(2));
-    let narrow = depth == 64;
-    let (first, second) = (9, 10);
-    let (Some(a_element), Some(b_element)) = (Element::named(b.modifier(first)), Element::named(b.modifier(second)))
-    else {
-        return b.problem("unknown element type");
-    };
-    let bits = if narrow { 4 } else { 8 };
-    b.registers(4, 4, Kind::F32, true)?;
-    b.registers(rows * depth * bits / 32 / LANES, 4, Kind::Integer, false)?;
-    b.registers(8 * depth * bits / 32 / LANES, 4, Kind::Integer, false)?;
-    b.registers(4, 4, Kind::F32, false)?;
-    let mut selectors = 0;
-    for side in 0..2 {
-        b.registers(1, 4, Kind::Integer, false)?;
-        let Operand::Vector(pair) = b.take()? else {
-            return b.problem("expected the byte and thread of the scales: `{0, 0}`");
-        };
-        let [Operand::Integer(byte @ 0..=3), Operand::Integer(thread @ 0..=3)] = pair.as_slice() else {
-            return b.problem("the byte and thread of the scales are constants from 0 to 3");
-        };
-        selectors |= (*byte as i64) << (8 * side) | (*thread as i64) << (8 * side + 4);
-    }
-    let blocks = match b.modifier(7) {
-        "scale_vec::4X" => 4,
-        "scale_vec::1X" => 1,
-        "scale_vec::2X" => 2,
-        _ if narrow => 2,
-        _ => 1,
-    };
-    b.made.immediate = selectors | blocks << 16;
-    b.made.modifiers = a_element as u32
-        | (b_element as u32) << 4
-        | (depth as u32) << 8
-        | if narrow { 0 } else { PADDED }
-        | if b.last() == "ue4m3" { SCALE_UE4M3 } else { 0 };
-    Ok(execute_scaled)
-}
-
-fn execute_scaled(context: &mut Context<'_>, instruction: &Instruction) -> Step {
-    if !context.assembled(u32::MAX) {
-        return Step::Converge;
-    }
-    let modifiers = instruction.modifiers;
-    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
-    let depth = (modifiers >> 8 & 0x1ff) as usize;
-    let bits = if modifiers & PADDED != 0 { 8 } else { 4 };
-    let list = context.list(instruction);
-    let (d_slots, rest) = list.split_at(4);
-    let (a_slots, rest) = rest.split_at(16 * depth * bits / 32 / LANES);
-    let (b_slots, rest) = rest.split_at(8 * depth * bits / 32 / LANES);
-    let (c_slots, scale_slots) = rest.split_at(4);
-    let (mut a, mut b_columns, mut b, mut d) = ([0f32; 16 * 64], [0f32; 8 * 64], [0f32; 8 * 64], [0f64; 128]);
-    gather(context, a_slots, a_element, bits, depth, true, &mut a[..16 * depth]);
-    gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
-    let immediate = instruction.immediate as usize;
-    let blocks = immediate >> 16;
-    let scale = |word: u32, byte: usize| {
-        let bits = (word >> (8 * (byte & 3))) as u8;
-        if modifiers & SCALE_UE4M3 != 0 { format::UE4M3.decode(u32::from(bits & 0x7f)) } else { format::ue8m0(bits) }
-    };
-    let (a_scales, b_scales) = (context.row(scale_slots[0]).0, context.row(scale_slots[1]).0);
-    let (a_byte, a_thread, b_byte, b_thread) =
-        (immediate & 15, immediate >> 4 & 15, immediate >> 8 & 15, immediate >> 12 & 15);
-    for (row, values) in a[..16 * depth].chunks_exact_mut(depth).enumerate() {
-        // A pair of a quad's threads: the first has the scales of row g, the second those of row g + 8.
-        let word = a_scales[4 * (row % 8) + 2 * (a_thread & 1) + row / 8];
-        for (k, value) in values.iter_mut().enumerate() {
-            *value *= scale(word, a_byte + k / (depth / blocks));
-        }
-    }
-    for column in 0..8 {
-        let word = b_scales[4 * column + b_thread];
-        for k in 0..depth {
-            b[k * 8 + column] = b_columns[column * depth + k] * scale(word, b_byte + k / (depth / blocks));
-        }
-    }
-    read_addend(context, c_slots, false, &mut d);
-    product::multiply(&a[..16 * depth], &b[..8 * depth], &mut d, 8, depth);
-    write_result(context, d_slots, false, &d);
-    Step::Next
 }

@@ -16,7 +16,7 @@ use crate::machine::row::{Kind, LANES};
 pub const FORMS: &[Form] = &[
     Form {
         pattern: "tcgen05.ld.sync.aligned.32x32b|16x64b|16x128b|16x256b|16x32bx2.x1|x2|x4|x8|x16|x32|x64|x128[.pack::16b].b32",
-        section: "9.7.16.8.1 tcgen05.ld",
+        section: "9.7.16.8.3 tcgen05.ld",
         build: load,
     },
     Form {
@@ -26,10 +26,10 @@ pub const FORMS: &[Form] = &[
     },
     Form {
         pattern: "tcgen05.cp.cta_group::1|cta_group::2[.warpx2::02_13|warpx2::01_23|warpx4].128x256b|4x256b|128x128b|64x128b|32x128b[.b8x16.b6x16_p32|b4x16_p64]",
-        section: "9.7.16.9.1 tcgen05.cp",
+        section: "9.7.16.9.2 tcgen05.cp",
         build: copy,
     },
-    Form { pattern: "tcgen05.shift.cta_group::1|cta_group::2.down", section: "9.7.16.9.2 tcgen05.shift", build: shift },
+    Form { pattern: "tcgen05.shift.cta_group::1|cta_group::2.down", section: "9.7.16.9.3 tcgen05.shift", build: shift },
 ];
 
 /// How lanes and columns of tensor memory meet threads and registers.

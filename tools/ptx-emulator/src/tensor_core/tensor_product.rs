@@ -411,7 +411,7 @@ fn accumulate(
                 let total = *d as i64;
                 if shape.saturate { total.clamp(i32::MIN.into(), i32::MAX.into()) as u32 } else { total as u32 }
             } else if shape.half_result {
-                u32::from(format::to_f16(*d as f32))
+                u32::from(format::double_to_f16(*d))
             } else {
                 single(*d)
             };

@@ -209,7 +209,7 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
             let mut at = places(register, lane, columns, half);
             let mut next = || at.next().map_or(0.0, |at| d[at]);
             *word = if half {
-                let (low, high) = (format::to_f16(next() as f32), format::to_f16(next() as f32));
+                let (low, high) = (format::double_to_f16(next()), format::double_to_f16(next()));
                 u32::from(low) | u32::from(high) << 16
             } else {
                 single(next())

@@ -2,6 +2,9 @@
 
 use super::evaluate;
 
+/// What `coverage` runs again.
+pub const TESTS: &[fn()] = &[integers, fields_and_bytes, carries, floats, conversions, selection_and_sets];
+
 fn f(value: f32) -> u64 {
     u64::from(value.to_bits())
 }

@@ -2,6 +2,21 @@
 
 use super::Run;
 
+/// What `coverage` runs again.
+pub const TESTS: &[fn()] = &[
+    threads_part_and_meet,
+    a_thread_may_wait_for_another_of_its_warp,
+    tables_of_branches,
+    functions_are_called_with_their_own_registers,
+    warps_exchange_values,
+    barriers_order_warps,
+    clusters_reach_each_other,
+    generic_addresses_of_every_space,
+    atomics_from_all_threads,
+    grids_may_synchronize_through_memory,
+    copies_complete_their_barriers,
+];
+
 const STORE: &str = "mad.wide.u32 %rd1, %r0, 8, %rd0; cvt.u64.u32 %rd2, %r1; st.global.u64 [%rd1], %rd2;";
 
 #[test]
@@ -44,7 +59,7 @@ fn functions_are_called_with_their_own_registers() {
         st.param.b32 [result], %r3; ret; }";
     let body = format!(
         "setp.lt.u32 %p1, %r0, 8; mov.u32 %r1, 99;\n\
-         {{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; @%p1 call.uni (b), four, (a); @%p1 ld.param.b32 %r1, [b]; }}\n{STORE}"
+         {{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; @%p1 call.uni (b), four, (a); ld.param.b32 %r2, [b]; @%p1 mov.b32 %r1, %r2; }}\n{STORE}"
     );
     let words = Run::new(&body).declare(declarations).words(32);
     assert_eq!(words[..9], [0, 4, 8, 12, 16, 20, 24, 28, 99]);

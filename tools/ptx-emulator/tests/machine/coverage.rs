@@ -1,11 +1,16 @@
-//! The table of instructions in the README, and modules that are damaged.
+//! The table of instructions in the README: that it is current, that tests run all of it, and that it is PTX. And modules that are
+//! damaged.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use ptx_emulator::decode::Module;
-use ptx_emulator::decode::form::coverage;
+use ptx_emulator::decode::form::{coverage, unused};
 use ptx_emulator::memory::global::Memory;
+
+use super::{PROLOGUE, Ran, arithmetic, control, matrices, products, recorded};
 
 #[test]
 fn the_table_of_instructions_is_current() {
@@ -20,6 +25,87 @@ fn the_table_of_instructions_is_current() {
     } else {
         assert!(table == current, "the table is out of date: TESSERA_BLESS=1 cargo test -p ptx-emulator current");
     }
+}
+
+/// The tests that run instructions.
+fn instructions() -> Vec<Ran> {
+    recorded(|| {
+        for test in [arithmetic::TESTS, control::TESTS, matrices::TESTS, products::TESTS].into_iter().flatten() {
+            test();
+        }
+    })
+}
+
+#[test]
+fn every_instruction_is_run_with_each_of_its_modifiers() {
+    let ran = instructions();
+    let missing = unused(ran.iter().flat_map(|program| &program.instructions).map(String::as_str)).join("\n") + "\n";
+    // What is known to lack a test, so that nothing is added to it.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machine/untested.txt");
+    if std::env::var_os("TESSERA_BLESS").is_some() {
+        std::fs::write(&path, &missing).unwrap();
+    }
+    let known = std::fs::read_to_string(&path).unwrap();
+    let new: Vec<&str> = missing.lines().filter(|line| !known.lines().any(|known| known == *line)).collect();
+    assert!(new.is_empty(), "no test runs\n{}", new.join("\n"));
+    assert_eq!(known.lines().count(), missing.lines().count(), "tests/machine/untested.txt names what is tested");
+}
+
+/// NVIDIA's assembler: where `TESSERA_PTXAS` says, on the path, or where `make test` installs it.
+fn assembler() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let installed = || {
+        let packages = std::fs::read_dir(root.join(".venv/lib")).ok()?;
+        packages
+            .flatten()
+            .map(|python| python.path().join("site-packages/nvidia/cu13/bin/ptxas"))
+            .find(|at| at.exists())
+    };
+    let on_path = || {
+        let paths = std::env::var_os("PATH")?;
+        std::env::split_paths(&paths).map(|folder| folder.join("ptxas")).find(|at| at.exists())
+    };
+    std::env::var_os("TESSERA_PTXAS").map(PathBuf::from).or_else(on_path).or_else(installed)
+}
+
+#[test]
+fn the_tests_programs_are_legal() {
+    let Some(assembler) = assembler() else {
+        eprintln!("ptxas is not installed: the programs are not assembled");
+        return;
+    };
+    // All kernels of a chip in one module: the assembler takes long to start.
+    let mut modules: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for program in instructions() {
+        let bodies = modules.entry((program.target, program.declarations)).or_default();
+        if !bodies.contains(&program.body) {
+            bodies.push(program.body);
+        }
+    }
+    let folder = std::env::temp_dir().join(format!("ptx-emulator-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut wrong = vec![];
+    for (number, ((target, declarations), bodies)) in modules.iter().enumerate() {
+        let mut text = format!(".version 9.2\n.target {target}\n.address_size 64\n{declarations}\n");
+        for (at, body) in bodies.iter().enumerate() {
+            text.push_str(&format!(".visible .entry k{at}(.param .u64 buffer) {{\n{PROLOGUE}\n{body}\nret; }}\n"));
+        }
+        let file = folder.join(format!("{number}.ptx"));
+        std::fs::write(&file, &text).unwrap();
+        let output = Command::new(&assembler)
+            .args(["-O0", "-arch", target.trim(), "-o", "/dev/null"])
+            .arg(&file)
+            .output()
+            .expect("the assembler runs");
+        let lines: Vec<&str> = text.lines().collect();
+        for message in String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains("error")) {
+            let line = message.split("line ").nth(1).and_then(|rest| rest.split(';').next()?.trim().parse().ok());
+            let line: usize = line.unwrap_or(1);
+            wrong.push(format!("{target}: {message}\n    {}", lines.get(line - 1).unwrap_or(&"")));
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Numbers that look random, the same in every run.

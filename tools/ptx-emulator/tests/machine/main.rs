@@ -5,13 +5,45 @@ mod control;
 mod coverage;
 mod faults;
 mod matrices;
+mod products;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use ptx_emulator::decode::Module;
 use ptx_emulator::machine::fault::Fault;
 use ptx_emulator::machine::grid::{Grid, Summary};
 use ptx_emulator::memory::global::Memory;
+use ptx_emulator::tensor_core::accumulation::Accumulation;
+
+thread_local! {
+    /// The programs that this thread has run to their end, while somebody wants to know.
+    static RAN: RefCell<Option<Vec<Ran>>> = const { RefCell::new(None) };
+}
+
+/// A program that ran to its end.
+pub struct Ran {
+    /// Its chip.
+    pub target: String,
+    /// What stands before the kernel.
+    pub declarations: String,
+    /// The kernel's body.
+    pub body: String,
+    /// Its instructions, as they are written.
+    pub instructions: Vec<String>,
+}
+
+/// The programs that some tests run.
+pub fn recorded(tests: impl FnOnce()) -> Vec<Ran> {
+    RAN.set(Some(vec![]));
+    tests();
+    RAN.take().unwrap_or_default()
+}
+
+/// The registers of every kernel, and what the first of them hold.
+pub const PROLOGUE: &str = ".reg .pred %p<8>; .reg .b8 %rc<8>; .reg .b16 %rs<16>; .reg .b32 %r<64>; .reg .b64 %rd<32>; .reg .b128 %rq<4>;\n\
+     .reg .f32 %f<64>; .reg .f64 %fd<16>;\n\
+     ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x;";
 
 /// A launch of the kernel `k` of a module whose body is given, with one buffer of 64-bit words as its parameter.
 pub struct Run {
@@ -21,12 +53,23 @@ pub struct Run {
     block: u32,
     cluster: u32,
     shared: u32,
+    target: &'static str,
+    accumulation: Accumulation,
 }
 
 impl Run {
     /// A kernel with this body. `%rd0` holds the buffer's address, `%r0` the thread's number, and there are registers of all widths.
     pub fn new(body: &str) -> Run {
-        Run { body: body.into(), declarations: String::new(), grid: 1, block: 32, cluster: 1, shared: 0 }
+        Run {
+            body: body.into(),
+            declarations: String::new(),
+            grid: 1,
+            block: 32,
+            cluster: 1,
+            shared: 0,
+            target: "sm_100a",
+            accumulation: Accumulation::Once,
+        }
     }
 
     /// With something before the kernel.
@@ -47,13 +90,22 @@ impl Run {
         self
     }
 
+    /// For another chip.
+    pub fn target(mut self, target: &'static str) -> Run {
+        self.target = target;
+        self
+    }
+
+    /// With products added up in another way.
+    pub fn accumulation(mut self, accumulation: Accumulation) -> Run {
+        self.accumulation = accumulation;
+        self
+    }
+
     fn source(&self) -> String {
         format!(
-            ".version 9.0\n.target sm_100a\n.address_size 64\n{}\n.visible .entry k(.param .u64 buffer) {{\n\
-             .reg .pred %p<8>; .reg .b8 %rc<8>; .reg .b16 %rs<16>; .reg .b32 %r<64>; .reg .b64 %rd<32>; .reg .b128 %rq<4>;\n\
-             .reg .f32 %f<64>; .reg .f64 %fd<16>;\n\
-             ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x;\n{}\nret; }}",
-            self.declarations, self.body
+            ".version 9.2\n.target {}\n.address_size 64\n{}\n.visible .entry k(.param .u64 buffer) {{\n{PROLOGUE}\n{}\nret; }}",
+            self.target, self.declarations, self.body
         )
     }
 
@@ -80,8 +132,19 @@ impl Run {
             memory: memory.view(),
             multiprocessors: 32,
             seed: 0,
+            accumulation: self.accumulation,
         };
         let summary = grid.run()?;
+        RAN.with_borrow_mut(|ran| {
+            if let Some(ran) = ran {
+                ran.push(Ran {
+                    target: self.target.into(),
+                    declarations: self.declarations.clone(),
+                    body: self.body.clone(),
+                    instructions: grid.kernel.places.iter().map(|place| place.text.clone()).collect(),
+                });
+            }
+        });
         let mut bytes = vec![0; bytes.len()];
         memory.view().copy_out(address, &mut bytes).unwrap();
         for (word, bytes) in buffer.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -129,6 +192,9 @@ pub fn evaluate(text: &str, to: u32, sources: &[(u32, u64)]) -> u64 {
     }
     name(&mut line, 'd', "result");
     name(&mut line, 'p', "%p1");
-    body.push_str(&format!(".reg .b{to} result; setp.eq.u32 %p1, 0, 0;\n{line};\nst.global.b{to} [%rd0], result;"));
+    let end = if text.ends_with('}') { "" } else { ";" };
+    body.push_str(&format!(
+        ".reg .b{to} result; setp.eq.u32 %p1, %r0, %r0;\n{line}{end}\nst.global.b{to} [%rd0], result;"
+    ));
     Run::new(&body).words(1)[0]
 }

@@ -2,6 +2,14 @@
 
 use super::Run;
 
+/// What `coverage` runs again.
+pub const TESTS: &[fn()] = &[
+    mma_of_small_integers_is_exact,
+    matrices_go_through_shared_memory,
+    tensor_memory_keeps_what_is_stored,
+    tensor_memory_has_to_be_given_back,
+];
+
 /// Runs `mma` on fragments that lanes make of their number, and compares with a product of the matrices that the fragments are of.
 #[test]
 fn mma_of_small_integers_is_exact() {
