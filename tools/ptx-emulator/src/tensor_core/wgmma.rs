@@ -3,14 +3,17 @@
 //! A product of 64 rows is done by four warps; each computes its own 16 rows when it gets there, which is one of the orders that
 //! PTX allows before the group is waited for.
 
+use super::accumulation::{self, Accumulation, Rule, Unit};
 use super::element::Element;
-use super::mma::single;
+use super::mma::{integer, single};
 use super::product;
 use super::shared_matrix::{Descriptor, Matrix, Packing};
+use super::sparse::{Metadata, Structure};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
 use crate::machine::context::Context;
+use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::{Kind, LANES, Slot};
 use crate::numeric::format;
@@ -38,6 +41,31 @@ pub const FORMS: &[Form] = &[
     Form {
         pattern: "wgmma.mma_async.sync.aligned.m64n*.s32.b1.b1.and.popc",
         section: "9.7.15.5.2 wgmma.mma_async",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*.f16|f32.f16.f16",
+        section: "9.7.15.6.3 wgmma.mma_async.sp",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*.f32.bf16.bf16",
+        section: "9.7.15.6.3 wgmma.mma_async.sp",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*.f32.tf32.tf32",
+        section: "9.7.15.6.3 wgmma.mma_async.sp",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*.f16|f32.e4m3|e5m2.e4m3|e5m2",
+        section: "9.7.15.6.3 wgmma.mma_async.sp",
+        build,
+    },
+    Form {
+        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*[.satfinite].s32.s8|u8.s8|u8[.satfinite]",
+        section: "9.7.15.6.3 wgmma.mma_async.sp",
         build,
     },
     Form { pattern: "wgmma.fence.sync.aligned", section: "9.7.15.7.1 wgmma.fence", build: |_| Ok(together) },
@@ -70,22 +98,30 @@ const NEGATE_B: u32 = 1 << 11;
 const TRANSPOSE_A: u32 = 1 << 12;
 const TRANSPOSE_B: u32 = 1 << 13;
 const SATURATE: u32 = 1 << 14;
+const SPARSE: u32 = 1 << 15;
 
 fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let shape = b.modifier(3);
+    let sparse = b.has("sp");
+    let first = if sparse { 4 } else { 3 };
+    let shape = b.modifier(first);
     let columns: Option<usize> = shape.strip_prefix("m64n").and_then(|rest| rest.split('k').next()?.parse().ok());
     let depth: Option<usize> = shape.rsplit('k').next().and_then(|depth| depth.parse().ok());
     let (Some(columns), Some(depth)) = (columns, depth) else { return b.problem("unknown shape") };
-    let types: Vec<&str> =
-        b.modifiers[4..].iter().copied().filter(|name| !matches!(*name, "" | "satfinite" | "and" | "popc")).collect();
+    let types: Vec<&str> = b.modifiers[first + 1..]
+        .iter()
+        .copied()
+        .filter(|name| !matches!(*name, "" | "satfinite" | "and" | "popc"))
+        .collect();
     let [result, a_kind, b_kind] = types[..] else { return b.problem("expected three types") };
     let (Some(a_element), Some(b_element)) = (Element::named(a_kind), Element::named(b_kind)) else {
         return b.problem("unknown element type");
     };
     let step = if a_element.is_integer() && columns > 32 { 16 } else { 8 };
-    if depth * a_element.bits() != 256 || !(8..=256).contains(&columns) || columns % step != 0 {
-        return b
-            .problem(format!("there is no shape .{shape} for .{a_kind}: K is 256 bits, N from 8 to 256 by {step}"));
+    let depth_bits = if sparse { 512 } else { 256 };
+    if depth * a_element.bits() != depth_bits || !(8..=256).contains(&columns) || columns % step != 0 {
+        return b.problem(format!(
+            "there is no shape .{shape} for .{a_kind}: K is {depth_bits} bits, N from 8 to 256 by {step}"
+        ));
     }
     let half = result == "f16";
     let accumulators = columns / 2 / if half { 2 } else { 1 };
@@ -103,6 +139,18 @@ fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         b.source::<u64>()?;
     }
     b.source::<u64>()?;
+    b.made.immediate = (columns | depth << 16) as i64;
+    if sparse {
+        b.made.modifiers |= SPARSE;
+        b.source::<u32>()?;
+        let selector = b.integer()?;
+        if Metadata::new(a_element, Structure::of(a_element, true), depth, selector).is_none() {
+            return b.problem("this sparsity selector does not exist for this type");
+        }
+        b.made.immediate |= selector << 32;
+    } else {
+        b.put(Slot::register(0));
+    }
     // Whether the accumulator counts: a predicate, or a constant.
     match b.rest() {
         [Operand::Name(_) | Operand::Not(_) | Operand::Integer(_), ..] => b.predicate_source()?,
@@ -129,12 +177,18 @@ fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("satfinite") {
         b.made.modifiers |= SATURATE;
     }
-    b.made.immediate = (columns | depth << 16) as i64;
-    Ok(if integers { execute_integer } else { execute })
+    Ok(match (integers, sparse) {
+        (false, false) => execute::<32>,
+        (false, true) => execute::<64>,
+        (true, _) if a_element == Element::B1 => execute_integer::<256>,
+        (true, _) => execute_integer::<64>,
+    })
 }
 
-/// The largest operands of a warp: 16 × 32 for A, 256 × 32 for B; bits have 256 along K.
-const A_VALUES: usize = 16 * 256;
+/// Columns and depth of a product.
+fn extents(instruction: &Instruction) -> (usize, usize) {
+    (instruction.immediate as usize & 0xffff, instruction.immediate as usize >> 16 & 0xffff)
+}
 
 /// Reads the operands: A's rows of this warp, and all of B, each in rows of `depth`.
 fn operands(
@@ -146,38 +200,62 @@ fn operands(
 ) -> Result<(), Step> {
     let modifiers = instruction.modifiers;
     let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
-    let list = context.list(instruction);
-    let cta = context.cta;
-    if modifiers & A_IN_REGISTERS != 0 {
-        let slots = &list[list.len() - 4..];
-        let each = 32 / a_element.bits();
-        for (register, slot) in slots.iter().enumerate() {
-            let words = context.row(*slot).0;
-            for (lane, word) in words.iter().enumerate() {
-                let (row, column) = (lane / 4 + 8 * (register & 1), each * (lane % 4) + 4 * each * (register >> 1));
-                a_element.unpack(*word, &mut a[row * depth + column..][..each]);
+    if modifiers & SPARSE == 0 {
+        read_a(context, instruction, a_element, depth, a)?;
+    } else {
+        let mut stored = [0f32; 16 * 32];
+        let stored = &mut stored[..8 * depth];
+        read_a(context, instruction, a_element, depth / 2, stored)?;
+        let structure = Structure::of(a_element, true);
+        if let Some(metadata) = Metadata::new(a_element, structure, depth, instruction.immediate >> 32) {
+            let words = context.row(instruction.operands[2]);
+            let place = |row, chunk| metadata.of(words, row, chunk);
+            if let Err(message) = structure.expand(stored, depth, false, place, a) {
+                return Err(context.fail(FaultKind::IllegalInstruction, 0, message));
             }
         }
-    } else {
-        let descriptor = Descriptor::of_warpgroup(context.uniform(instruction.operands[0]));
-        let transposed = modifiers & TRANSPOSE_A != 0;
-        let matrix = Matrix { descriptor, element: a_element, packing: Packing::Tight, transposed };
-        let first = 16 * (context.warp.number as usize % 4);
-        matrix.read(context, cta, first, depth, a)?;
     }
+    let cta = context.cta;
     let descriptor = Descriptor::of_warpgroup(context.uniform(instruction.operands[1]));
     let transposed = modifiers & TRANSPOSE_B != 0;
     Matrix { descriptor, element: b_element, packing: Packing::Tight, transposed }.read(context, cta, 0, depth, b)
 }
 
-fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+/// Reads A's rows of this warp, as they are stored: from registers, or from shared memory.
+fn read_a(
+    context: &mut Context<'_>,
+    instruction: &Instruction,
+    element: Element,
+    depth: usize,
+    into: &mut [f32],
+) -> Result<(), Step> {
+    if instruction.modifiers & A_IN_REGISTERS == 0 {
+        let descriptor = Descriptor::of_warpgroup(context.uniform(instruction.operands[0]));
+        let transposed = instruction.modifiers & TRANSPOSE_A != 0;
+        let matrix = Matrix { descriptor, element, packing: Packing::Tight, transposed };
+        let (cta, first) = (context.cta, 16 * (context.warp.number as usize % 4));
+        return matrix.read(context, cta, first, depth, into);
+    }
+    let list = context.list(instruction);
+    let each = 32 / element.bits();
+    for (register, slot) in list[list.len() - 4..].iter().enumerate() {
+        for (lane, word) in context.row(*slot).0.iter().enumerate() {
+            let (row, column) = (lane / 4 + 8 * (register & 1), each * (lane % 4) + 4 * each * (register >> 1));
+            element.unpack(*word, &mut into[row * depth + column..][..each]);
+        }
+    }
+    Ok(())
+}
+
+fn execute<const DEPTH: usize>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     if !context.assembled(u32::MAX) {
         return Step::Converge;
     }
     let modifiers = instruction.modifiers;
-    let (columns, depth) = (instruction.immediate as usize & 0xffff, instruction.immediate as usize >> 16);
-    let (mut a, mut b_rows, mut b) = ([0f32; 16 * 32], [0f32; 256 * 32], [0f32; 256 * 32]);
-    let (a, b_rows, b) = (&mut a[..16 * depth], &mut b_rows[..columns * depth], &mut b[..columns * depth]);
+    let (columns, depth) = extents(instruction);
+    let (mut a, mut b_rows, mut b) = ([[0f32; DEPTH]; 16], [[0f32; DEPTH]; 256], [[0f32; DEPTH]; 256]);
+    let (a, b_rows) = (&mut a.as_flattened_mut()[..16 * depth], &mut b_rows.as_flattened_mut()[..columns * depth]);
+    let b = &mut b.as_flattened_mut()[..columns * depth];
     if let Err(step) = operands(context, instruction, a, b_rows, depth) {
         return step;
     }
@@ -189,7 +267,7 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let d = &mut d[..16 * columns];
     let half = modifiers & HALF_RESULT != 0;
     let counts =
-        crate::instructions::logic::predicate_value(context, instruction.operands[2]) >> context.leader() & 1 != 0;
+        crate::instructions::logic::predicate_value(context, instruction.operands[3]) >> context.leader() & 1 != 0;
     let list = context.list(instruction);
     let accumulators = &list[..columns / 2 / if half { 2 } else { 1 }];
     if counts {
@@ -202,7 +280,11 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
             }
         }
     }
-    product::multiply(a, b, d, columns, depth);
+    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
+    let target = &context.kernel.target;
+    let rule = (context.grid.accumulation == Accumulation::Hardware)
+        .then(|| Rule::of(target, Unit::Warpgroup, a_element, b_element, depth, half));
+    accumulation::multiply(rule, a, b, d, columns, depth);
     for (register, slot) in accumulators.iter().enumerate() {
         let mut words = [0u32; LANES];
         for (lane, word) in words.iter_mut().enumerate() {
@@ -238,19 +320,19 @@ fn values(word: u32, half: bool) -> [f64; 2] {
     }
 }
 
-fn execute_integer(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+fn execute_integer<const DEPTH: usize>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     if !context.assembled(u32::MAX) {
         return Step::Converge;
     }
     let modifiers = instruction.modifiers;
-    let (columns, depth) = (instruction.immediate as usize & 0xffff, instruction.immediate as usize >> 16);
-    let (mut a, mut b) = ([0f32; A_VALUES], [0f32; 256 * 256]);
-    let (a, b) = (&mut a[..16 * depth], &mut b[..columns * depth]);
+    let (columns, depth) = extents(instruction);
+    let (mut a, mut b) = ([[0f32; DEPTH]; 16], [[0f32; DEPTH]; 256]);
+    let (a, b) = (&mut a.as_flattened_mut()[..16 * depth], &mut b.as_flattened_mut()[..columns * depth]);
     if let Err(step) = operands(context, instruction, a, b, depth) {
         return step;
     }
     let counts =
-        crate::instructions::logic::predicate_value(context, instruction.operands[2]) >> context.leader() & 1 != 0;
+        crate::instructions::logic::predicate_value(context, instruction.operands[3]) >> context.leader() & 1 != 0;
     let list = context.list(instruction);
     for (register, slot) in list[..columns / 2].iter().enumerate() {
         let before = context.row(*slot).0;
@@ -261,11 +343,7 @@ fn execute_integer(context: &mut Context<'_>, instruction: &Instruction) -> Step
             let pairs = a[row * depth..][..depth].iter().zip(&b[column * depth..][..depth]);
             let sum: i64 = pairs.map(|(a, b)| *a as i64 * *b as i64).sum();
             let total = sum + if counts { i64::from(before[lane] as i32) } else { 0 };
-            *word = if modifiers & SATURATE != 0 {
-                total.clamp(i32::MIN.into(), i32::MAX.into()) as u32
-            } else {
-                total as u32
-            };
+            *word = integer(total, modifiers & SATURATE != 0);
         }
         context.write(*slot, &words);
     }

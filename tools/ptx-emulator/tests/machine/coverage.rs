@@ -10,7 +10,7 @@ use ptx_emulator::decode::Module;
 use ptx_emulator::decode::form::{coverage, unused};
 use ptx_emulator::memory::global::Memory;
 
-use super::{PROLOGUE, Ran, arithmetic, control, matrices, products, recorded};
+use super::{PROLOGUE, Ran, arithmetic, control, matrices, products, recorded, warpgroup};
 
 #[test]
 fn the_table_of_instructions_is_current() {
@@ -30,7 +30,10 @@ fn the_table_of_instructions_is_current() {
 /// The tests that run instructions.
 fn instructions() -> Vec<Ran> {
     recorded(|| {
-        for test in [arithmetic::TESTS, control::TESTS, matrices::TESTS, products::TESTS].into_iter().flatten() {
+        for test in [arithmetic::TESTS, control::TESTS, matrices::TESTS, products::TESTS, warpgroup::TESTS]
+            .into_iter()
+            .flatten()
+        {
             test();
         }
     })

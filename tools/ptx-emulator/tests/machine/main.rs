@@ -6,6 +6,7 @@ mod coverage;
 mod faults;
 mod matrices;
 mod products;
+mod warpgroup;
 
 use std::cell::RefCell;
 use std::sync::Arc;

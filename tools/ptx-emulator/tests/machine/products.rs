@@ -35,36 +35,85 @@ impl Draw {
 /// A lane's word in each register of an operand.
 pub type Registers = Vec<[u32; 32]>;
 
+/// Instructions that some threads run on registers and shared memory.
+pub struct Trial<'t> {
+    /// The chip.
+    pub target: &'static str,
+    /// The instructions. `$1` stands for the registers of the first operand in braces, `@1` for them without, `$0` for new ones.
+    /// The address of shared memory is in `%r1`.
+    pub text: &'t str,
+    /// How many new registers there are.
+    pub new: usize,
+    /// The operands: for each register, each thread's word.
+    pub operands: &'t [Vec<Vec<u32>>],
+    /// Which operand's registers are read at the end; 0 for the new ones.
+    pub read: usize,
+    /// What is in shared memory, in words.
+    pub shared: &'t [u32],
+    /// How many threads there are.
+    pub threads: usize,
+    /// How sums are rounded.
+    pub how: Accumulation,
+}
+
+impl Trial<'_> {
+    /// Runs it: each thread's word of each register that is read.
+    pub fn run(&self) -> Vec<Vec<u32>> {
+        let threads = self.threads;
+        let mut sizes = vec![self.new];
+        sizes.extend(self.operands.iter().map(Vec::len));
+        let mut body = String::from("mad.wide.u32 %rd1, %r0, 4, %rd0;\n");
+        let mut words = self.shared.to_vec();
+        words.resize(words.len().next_multiple_of(threads), 0);
+        if !words.is_empty() {
+            body.push_str(&format!(
+                "mov.u32 %r1, tile; mad.lo.u32 %r2, %r0, 4, %r1; mov.u32 %r3, 0;\n\
+                 fill: ld.global.b32 %r4, [%rd1]; st.shared.b32 [%r2], %r4; add.u64 %rd1, %rd1, {}; add.u32 %r2, %r2, {};\n\
+                 add.u32 %r3, %r3, 1; setp.lt.u32 %p1, %r3, {}; @%p1 bra fill;\n\
+                 fence.proxy.async.shared::cta; bar.sync 0;\n",
+                4 * threads,
+                4 * threads,
+                words.len() / threads
+            ));
+        }
+        let start = words.len();
+        let mut text = self.text.to_string();
+        for (number, size) in sizes.iter().enumerate().rev() {
+            let Some(_) = size.checked_sub(1) else { continue };
+            body.push_str(&format!(".reg .b32 o{number}_<{size}>;\n"));
+            let names: Vec<String> = (0..*size).map(|register| format!("o{number}_{register}")).collect();
+            text = text.replace(&format!("${number}"), &format!("{{{}}}", names.join(", ")));
+            text = text.replace(&format!("@{number}"), &names.join(", "));
+        }
+        for (number, operand) in self.operands.iter().enumerate() {
+            for (register, values) in operand.iter().enumerate() {
+                let name = format!("o{}_{register}", number + 1);
+                body.push_str(&format!("ld.global.b32 {name}, [%rd1+{}];\n", 4 * (words.len() - start)));
+                words.extend_from_slice(values);
+            }
+        }
+        body.push_str(&format!("{text}\n"));
+        let first = words.len();
+        for register in 0..sizes[self.read] {
+            let at = 4 * (first - start + threads * register);
+            body.push_str(&format!("st.global.b32 [%rd1+{at}], o{}_{register};\n", self.read));
+        }
+        words.resize(first + threads * sizes[self.read], 0);
+        let mut buffer: Vec<u64> = words.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
+        let run = Run::new(&body).target(self.target).accumulation(self.how).shape(1, threads as u32, 1);
+        let run = run.declare(".extern .shared .align 1024 .b8 tile[];").shared(4 * start as u32);
+        run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{}: {fault}", self.text));
+        let words: Vec<u32> = buffer.iter().flat_map(|pair| [*pair as u32, (*pair >> 32) as u32]).collect();
+        words[first..].chunks_exact(threads).map(<[u32]>::to_vec).collect()
+    }
+}
+
 /// Runs an instruction of a warp on registers; `$0` in its text stands for the result, `$1`, `$2`… for the operands.
 pub fn warp(target: &'static str, text: &str, result: usize, operands: &[Registers], how: Accumulation) -> Registers {
-    let mut sizes = vec![result];
-    sizes.extend(operands.iter().map(Vec::len));
-    let (mut text, mut body) = (text.to_string(), String::from("mad.wide.u32 %rd1, %r0, 4, %rd0;\n"));
-    for (number, size) in sizes.iter().enumerate().rev() {
-        body.push_str(&format!(".reg .b32 o{number}_<{size}>;\n"));
-        let names: Vec<String> = (0..*size).map(|register| format!("o{number}_{register}")).collect();
-        text = text.replace(&format!("${number}"), &format!("{{{}}}", names.join(", ")));
-        text = text.replace(&format!("@{number}"), &names.join(", "));
-    }
-    let mut words = vec![];
-    for (number, operand) in operands.iter().enumerate() {
-        for (register, lanes) in operand.iter().enumerate() {
-            let name = format!("o{}_{register}", number + 1);
-            body.push_str(&format!("ld.global.b32 {name}, [%rd1+{}];\n", 4 * words.len()));
-            words.extend_from_slice(lanes);
-        }
-    }
-    let start = words.len();
-    body.push_str(&format!("{text}\n"));
-    for register in 0..result {
-        body.push_str(&format!("st.global.b32 [%rd1+{}], o0_{register};\n", 4 * (start + 32 * register)));
-    }
-    words.resize(start + 32 * result, 0);
-    let mut buffer: Vec<u64> = words.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
-    let run = Run::new(&body).target(target).accumulation(how);
-    run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{text}: {fault}"));
-    let words: Vec<u32> = buffer.iter().flat_map(|pair| [*pair as u32, (*pair >> 32) as u32]).collect();
-    words[start..].chunks_exact(32).map(|lanes| lanes.try_into().unwrap()).collect()
+    let operands: Vec<Vec<Vec<u32>>> =
+        operands.iter().map(|registers| registers.iter().map(|lanes| lanes.to_vec()).collect()).collect();
+    let trial = Trial { target, text, new: result, operands: &operands, read: 0, shared: &[], threads: 32, how };
+    trial.run().into_iter().map(|lanes| lanes.try_into().unwrap()).collect()
 }
 
 /// The type of a matrix's elements: how its bits become numbers.
