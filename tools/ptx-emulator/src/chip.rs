@@ -62,6 +62,15 @@ impl Chip {
         CHIPS.iter().find(|chip| chip.name == name || chip.name.trim_end_matches('a') == name)
     }
 
+    /// How many CTAs a multiprocessor holds at most.
+    pub fn blocks_per_multiprocessor(&self) -> u32 {
+        match self.capability {
+            (8, 0) | (9 | 10, _) => 32,
+            (8, 9) | (12, _) => 24,
+            _ => 16,
+        }
+    }
+
     /// The chip that a module's target needs, where no chip was chosen: the smallest that can run it.
     pub fn runs(&self, target: &str) -> Result<(), String> {
         let digits: String = target.chars().filter(char::is_ascii_digit).collect();

@@ -31,21 +31,38 @@ const fn named(text: &'static str) -> &'static CStr {
 results! {
     INVALID_VALUE = 1, "invalid argument";
     OUT_OF_MEMORY = 2, "out of memory";
+    NOT_INITIALIZED = 3, "cuInit has not been called";
     INVALID_DEVICE = 101, "there is no device of this number";
     INVALID_IMAGE = 200, "this is not PTX; the emulator cannot run GPU binaries, load the PTX text instead";
     INVALID_CONTEXT = 201, "no context is current";
     NO_BINARY_FOR_GPU = 209, "the module is for another chip than the emulated one";
     INVALID_PTX = 218, "the PTX cannot be loaded; standard error says why";
+    FILE_NOT_FOUND = 301, "the file cannot be read";
     INVALID_HANDLE = 400, "this handle is not known";
     NOT_FOUND = 500, "there is nothing of this name";
     ILLEGAL_ADDRESS = 700, "a kernel accessed memory that is not allocated";
+    LAUNCH_OUT_OF_RESOURCES = 701, "a block has more threads or registers than the kernel or the chip allows";
     LAUNCH_TIMEOUT = 702, "the kernel cannot finish: all its threads wait";
+    PEER_ACCESS_ALREADY_ENABLED = 704, "access to this peer is enabled already";
+    PEER_ACCESS_NOT_ENABLED = 705, "access to this peer is not enabled";
     ASSERT = 710, "a device-side assertion failed";
+    HOST_MEMORY_ALREADY_REGISTERED = 712, "part of this memory is known to the driver already";
+    HOST_MEMORY_NOT_REGISTERED = 713, "this memory is not registered";
     ILLEGAL_INSTRUCTION = 715, "an instruction with operands that it does not allow";
     MISALIGNED_ADDRESS = 716, "a kernel accessed a misaligned address";
     LAUNCH_FAILED = 719, "the kernel failed";
+    COOPERATIVE_LAUNCH_TOO_LARGE = 720, "a cooperative grid does not fit on the chip at once";
     NOT_SUPPORTED = 801, "the emulated driver does not have this";
     STREAM_CAPTURE_UNSUPPORTED = 900, "not permitted while a stream is captured";
+    STREAM_CAPTURE_INVALIDATED = 901, "an earlier call made this capture invalid";
+    STREAM_CAPTURE_MERGE = 902, "two captures cannot become one";
+    STREAM_CAPTURE_UNMATCHED = 903, "the capture did not begin in this stream";
+    STREAM_CAPTURE_UNJOINED = 904, "the capture has forked to a stream that it has not joined again";
+    STREAM_CAPTURE_ISOLATION = 905, "a captured stream would wait for work outside of its capture";
+    STREAM_CAPTURE_IMPLICIT = 906, "the legacy stream would wait for a captured stream";
+    CAPTURED_EVENT = 907, "the event was recorded in a captured stream";
+    GRAPH_EXEC_UPDATE_FAILURE = 910, "the graph differs too much from the instantiated one";
+    INVALID_CLUSTER_SIZE = 912, "clusters of this size are not possible";
     UNKNOWN = 999, "a fault inside of the emulator, please report it";
 }
 
@@ -113,6 +130,71 @@ pub unsafe fn put<T>(pointer: *mut T, value: T) -> Answer<()> {
     // SAFETY: the caller's.
     unsafe { pointer.write_unaligned(value) };
     Ok(())
+}
+
+/// Writes a result through a pointer of the program's, where it gives one.
+///
+/// # Safety
+/// As [`put`].
+pub unsafe fn put_if_wanted<T>(pointer: *mut T, value: T) -> Answer<()> {
+    // SAFETY: the caller's.
+    if pointer.is_null() { Ok(()) } else { unsafe { put(pointer, value) } }
+}
+
+/// Reads what a pointer of the program's points to; a null pointer is an error.
+///
+/// # Safety
+/// The pointer is null or valid for a read of a `T`.
+pub unsafe fn get<T: Copy>(pointer: *const T) -> Answer<T> {
+    // SAFETY: the caller's.
+    if pointer.is_null() { Err(CUresult::INVALID_VALUE) } else { Ok(unsafe { pointer.read_unaligned() }) }
+}
+
+/// A text of the program's.
+///
+/// # Safety
+/// `text` is null or ends with a NUL.
+pub unsafe fn text<'a>(text: *const c_char) -> Answer<&'a str> {
+    if text.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: the caller's.
+    unsafe { CStr::from_ptr(text) }.to_str().map_err(|_| CUresult::INVALID_VALUE)
+}
+
+/// A list of the program's.
+///
+/// # Safety
+/// `list` is null or has `count` elements.
+pub unsafe fn list<T: Copy>(list: *const T, count: usize) -> Answer<Vec<T>> {
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    if list.is_null() || count > MOST_ELEMENTS {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: the caller's.
+    Ok((0..count).map(|at| unsafe { list.add(at).read_unaligned() }).collect())
+}
+
+/// Lists that programs give are shorter than this; what is longer is taken for a mistake.
+const MOST_ELEMENTS: usize = 1 << 24;
+
+/// Writes a list as the driver API does: where there is no place for it, its length alone; else as many elements as there is place for.
+///
+/// # Safety
+/// `count` is null or valid; `into` is null or has as many places as `count` says.
+pub unsafe fn put_list<T: Copy>(into: *mut T, count: *mut usize, list: &[T]) -> Answer<()> {
+    // SAFETY: the caller's.
+    let places = unsafe { get(count)? };
+    if !into.is_null() {
+        for (at, value) in list.iter().take(places).enumerate() {
+            // SAFETY: the caller's.
+            unsafe { into.add(at).write_unaligned(*value) };
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { put(count, if into.is_null() { list.len() } else { list.len().min(places) }) }
 }
 
 /// # Safety

@@ -1,83 +1,332 @@
-//! Launches, and the graphs that hold them.
+//! What streams and graphs do: launches first of all.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use ptx_emulator::decode::Module;
-use ptx_emulator::machine::fault::Fault;
+use ptx_emulator::machine::fault::{Fault, FaultKind};
 use ptx_emulator::machine::grid::Grid;
 use ptx_emulator::machine::kernel::Kernel;
 use ptx_emulator::tensor_core::accumulation::Accumulation;
 
-use crate::error::{Answer, CUresult};
-use crate::state::{Object, SEED_VARIABLE, driver};
+use crate::capture::issue;
+use crate::copy::{Copy, Set};
+use crate::error::{Answer, CUresult, get, list};
+use crate::function::Function;
+use crate::graph::Step;
+use crate::module::complain;
+use crate::state::{SEED_VARIABLE, driver};
 
-/// A piece of work that can be done again.
-pub type Work = Arc<dyn Fn() -> Answer<()> + Send + Sync>;
-
-/// What a stream recorded, in order.
-#[derive(Clone, Default)]
-pub struct Recording {
-    /// The work.
-    pub work: Vec<Work>,
+/// A piece of work: what a call puts into a stream, and what a node of a graph does.
+#[derive(Clone)]
+pub enum Work {
+    /// Runs a kernel.
+    Launch(Arc<Launch>),
+    /// Copies a box.
+    Copy(Copy),
+    /// Sets rows.
+    Set(Set),
+    /// Calls the program.
+    Host(HostCall),
+    /// Does the steps of another graph; its handle is what programs ask for it by.
+    Graph(u64, Arc<Vec<Step>>),
+    /// Nothing.
+    Nothing,
+    /// An event to wait for: it has happened.
+    Wait(u64),
+    /// An event that happens.
+    Record(u64),
+    /// Frees memory.
+    Free(u64),
 }
 
-/// Does a piece of work now, or records it if its stream is captured.
-pub fn issue(stream: u64, work: impl Fn() -> Answer<()> + Send + Sync + 'static) -> Answer<()> {
-    if let Some(recording) = driver().tables().captures.get_mut(&stream) {
-        recording.work.push(Arc::new(work));
-        return Ok(());
+impl Work {
+    /// `CUgraphNodeType`
+    pub fn kind(&self) -> c_int {
+        match self {
+            Work::Launch(_) => 0,
+            Work::Copy(_) => 1,
+            Work::Set(_) => 2,
+            Work::Host(_) => 3,
+            Work::Graph(..) => 4,
+            Work::Nothing => 5,
+            Work::Wait(_) => 6,
+            Work::Record(_) => 7,
+            Work::Free(_) => 11,
+        }
     }
-    work()
+
+    /// Does it now.
+    pub fn run(&self) -> Answer<()> {
+        driver().check()?;
+        match self {
+            Work::Launch(launch) => launch.run(),
+            // SAFETY: CUDA's contract: the program keeps its memory valid until the copy has happened.
+            Work::Copy(copy) => unsafe { copy.run() },
+            Work::Set(set) => set.run(),
+            Work::Host(call) => {
+                call.run();
+                Ok(())
+            }
+            Work::Graph(_, steps) => steps.iter().try_for_each(Step::run),
+            Work::Nothing | Work::Wait(_) => Ok(()),
+            Work::Record(event) => crate::event::happen(*event),
+            Work::Free(address) => crate::memory::free(*address),
+        }
+    }
+}
+
+/// `CUDA_HOST_NODE_PARAMS`: a function of the program's, and what to give it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HostCall {
+    function: Option<unsafe extern "C" fn(*mut c_void)>,
+    data: *mut c_void,
+}
+
+// SAFETY: CUDA's contract: the function may be called with this on any thread.
+unsafe impl Send for HostCall {}
+// SAFETY: as above.
+unsafe impl Sync for HostCall {}
+
+impl HostCall {
+    /// Refuses a call of nothing.
+    pub fn validate(&self) -> Answer<()> {
+        self.function.map(drop).ok_or(CUresult::INVALID_VALUE)
+    }
+
+    fn run(&self) {
+        if let Some(function) = self.function {
+            // SAFETY: the program's function with the program's data.
+            unsafe { function(self.data) }
+        }
+    }
+}
+
+/// What all ways to launch have in common.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// CTAs.
+    pub extent: [u32; 3],
+    /// Threads of a CTA.
+    pub block: [u32; 3],
+    /// CTAs of a cluster, if the launch says.
+    pub cluster: Option<[u32; 3]>,
+    /// Dynamic shared memory.
+    pub shared: u32,
+    /// Whether all CTAs have to be there at once.
+    pub cooperative: bool,
+    /// The stream.
+    pub stream: u64,
+    /// An event that happens with the launch, or 0.
+    pub event: u64,
+}
+
+/// The attributes of a launch that change something.
+const COOPERATIVE: c_uint = 2;
+const CLUSTER_DIMENSION: c_uint = 4;
+const PROGRAMMATIC_EVENT: c_uint = 7;
+const COMPLETION_EVENT: c_uint = 12;
+/// There are this many attributes; more is a mistake.
+const MOST_ATTRIBUTES: usize = 64;
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Config {
+    extent: [c_uint; 3],
+    block: [c_uint; 3],
+    shared: c_uint,
+    stream: u64,
+    attributes: *const Attribute,
+    count: c_uint,
+}
+
+/// `CUlaunchAttribute`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Attribute {
+    id: c_uint,
+    _padding: [u8; 4],
+    value: AttributeValue,
+}
+
+/// `CUlaunchAttributeValue`, a union of 64 bytes.
+pub type AttributeValue = [u32; 16];
+
+impl Shape {
+    /// What `CUlaunchConfig` says.
+    ///
+    /// # Safety
+    /// The pointer is null or valid, and its attributes are as many as it says.
+    pub unsafe fn of_config(config: *const Config) -> Answer<Shape> {
+        // SAFETY: the caller's.
+        let Config { extent, block, shared, stream, attributes, count } = unsafe { get(config)? };
+        if count as usize > MOST_ATTRIBUTES {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let mut shape = Shape { extent, block, shared, stream, ..Shape::default() };
+        // SAFETY: the caller's.
+        for attribute in unsafe { list(attributes, count as usize)? } {
+            shape.set_attribute(attribute.id, &attribute.value);
+        }
+        Ok(shape)
+    }
+
+    /// Sets an attribute; those that are about time change nothing.
+    pub fn set_attribute(&mut self, id: c_uint, value: &AttributeValue) {
+        match id {
+            COOPERATIVE => self.cooperative = value[0] != 0,
+            CLUSTER_DIMENSION => self.cluster = Some([value[0], value[1], value[2]]),
+            PROGRAMMATIC_EVENT | COMPLETION_EVENT => {
+                self.event = u64::from(value[0]) | u64::from(value[1]) << 32;
+            }
+            _ => {}
+        }
+    }
+
+    /// An attribute; zeros for those that change nothing.
+    pub fn attribute(&self, id: c_uint) -> AttributeValue {
+        let mut value = AttributeValue::default();
+        match id {
+            COOPERATIVE => value[0] = u32::from(self.cooperative),
+            CLUSTER_DIMENSION => value[..3].copy_from_slice(&self.cluster.unwrap_or_default()),
+            _ => {}
+        }
+        value
+    }
+
+    /// Threads of a CTA.
+    pub fn threads(&self) -> Answer<u32> {
+        let threads = self.block.iter().try_fold(1u32, |all, one| all.checked_mul(*one));
+        threads.filter(|threads| *threads > 0).ok_or(CUresult::INVALID_VALUE)
+    }
 }
 
 /// A kernel with everything a launch says.
-struct Launch {
-    kernel: Arc<Kernel>,
-    /// Keeps the kernel's variables.
-    _module: Arc<Module>,
-    extent: [u32; 3],
-    block: [u32; 3],
-    cluster: [u32; 3],
-    shared: u32,
+pub struct Launch {
+    /// The kernel.
+    pub function: Arc<Function>,
+    /// Its handle.
+    pub handle: u64,
+    /// The rest, but for the stream.
+    pub shape: Shape,
     parameters: Vec<u8>,
+    /// Where each parameter's bytes are, for programs that ask.
+    addresses: Vec<u64>,
 }
 
 impl Launch {
+    /// Checks a launch as the driver does when it is issued.
+    ///
+    /// # Safety
+    /// As [`gather`].
+    pub unsafe fn new(
+        handle: u64,
+        shape: Shape,
+        parameters: *const *const c_void,
+        extra: *const *const c_void,
+    ) -> Answer<Launch> {
+        driver().device()?;
+        let function = driver().function(handle)?;
+        // SAFETY: the caller's.
+        let parameters = unsafe { gather(&function.kernel, parameters, extra)? };
+        Launch::checked(function, handle, shape, parameters)
+    }
+
+    /// The same launch of another shape.
+    pub fn reshaped(&self, shape: Shape) -> Answer<Launch> {
+        Launch::checked(self.function.clone(), self.handle, shape, self.parameters.clone())
+    }
+
+    fn checked(function: Arc<Function>, handle: u64, shape: Shape, parameters: Vec<u8>) -> Answer<Launch> {
+        let start = parameters.as_ptr() as u64;
+        let addresses = function.kernel.parameters.iter().map(|(offset, _)| start + u64::from(*offset)).collect();
+        let launch = Launch { function, handle, shape, parameters, addresses };
+        launch.validate()?;
+        Ok(launch)
+    }
+
+    /// The addresses of the parameters' bytes, which stay for as long as the launch does.
+    pub fn addresses(&self) -> &[u64] {
+        &self.addresses
+    }
+
+    fn cluster(&self) -> [u32; 3] {
+        self.shape.cluster.or(self.function.kernel.requirements.cluster).unwrap_or([1; 3])
+    }
+
+    fn validate(&self) -> Answer<()> {
+        let (chip, function, shape) = (driver().chip(), &self.function, &self.shape);
+        let refuse = |error: CUresult, message: String| {
+            complain(&format!("kernel {}: {message}", function.kernel.name));
+            Err(error)
+        };
+        let threads = shape.threads()?;
+        let [x, y, z] = shape.extent;
+        if shape.extent.contains(&0) || x > i32::MAX as u32 || y > 65535 || z > 65535 || shape.block[2] > 64 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        if threads > 1024 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        if threads > function.threads() {
+            let most = function.threads();
+            return refuse(
+                CUresult::LAUNCH_OUT_OF_RESOURCES,
+                format!("{threads} threads a block; its .reqntid or .maxntid allows {most}"),
+            );
+        }
+        if shape.shared > function.dynamic_shared() {
+            return refuse(
+                CUresult::INVALID_VALUE,
+                format!(
+                    "{} bytes of dynamic shared memory; cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) allows {}",
+                    shape.shared,
+                    function.dynamic_shared()
+                ),
+            );
+        }
+        let cluster = self.cluster();
+        let ctas = cluster.iter().try_fold(1u32, |all, one| all.checked_mul(*one)).unwrap_or(0);
+        if ctas == 0 || ctas > function.cluster().max(if driver().chip_is_chosen() { 1 } else { 16 }) {
+            let most = function.cluster();
+            return refuse(
+                CUresult::INVALID_CLUSTER_SIZE,
+                format!("clusters of {cluster:?} CTAs; {} has clusters of up to {most} for it", chip.name),
+            );
+        }
+        if shape.cooperative {
+            let resident = function.occupancy(threads as usize, shape.shared as usize) as u64;
+            let blocks = shape.extent.iter().map(|one| u64::from(*one)).product::<u64>();
+            if blocks > resident * u64::from(chip.multiprocessors) {
+                return Err(CUresult::COOPERATIVE_LAUNCH_TOO_LARGE);
+            }
+        }
+        Ok(())
+    }
+
     fn run(&self) -> Answer<()> {
-        driver().check()?;
-        let chip = driver().chip();
         let seed = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
         let grid = Grid {
-            kernel: &self.kernel,
-            extent: self.extent,
-            block: self.block,
-            cluster: self.cluster,
-            dynamic_shared: self.shared,
+            kernel: &self.function.kernel,
+            extent: self.shape.extent,
+            block: self.shape.block,
+            cluster: self.cluster(),
+            dynamic_shared: self.shape.shared,
             parameters: self.parameters.clone(),
             memory: driver().memory.view(),
-            multiprocessors: chip.multiprocessors,
+            multiprocessors: driver().chip().multiprocessors,
             seed,
             accumulation: Accumulation::from_environment(),
         };
-        if grid.shared_bytes() > chip.shared_per_block.max(227 << 10) {
-            eprintln!(
-                "ptx-emulator: kernel {} is launched with {} bytes of shared memory; {} has {}",
-                self.kernel.name,
-                grid.shared_bytes(),
-                chip.name,
-                chip.shared_per_block
-            );
-            return Err(CUresult::INVALID_VALUE);
-        }
-        grid.run().map(drop).map_err(|fault| report(&fault))
+        grid.run().map_err(|fault| report(&fault))?;
+        if self.shape.event != 0 { crate::event::happen(self.shape.event) } else { Ok(()) }
     }
 }
 
 /// Says what went wrong; errors of threads stop the context.
 fn report(fault: &Fault) -> CUresult {
-    use ptx_emulator::machine::fault::FaultKind;
-    eprintln!("ptx-emulator: {fault}");
+    complain(&fault.to_string());
     let error = CUresult::from(fault.kind);
     if fault.kind != FaultKind::InvalidLaunch {
         driver().tables().sticky = Some(error);
@@ -92,10 +341,13 @@ fn report(fault: &Fault) -> CUresult {
 /// API says.
 unsafe fn gather(kernel: &Kernel, parameters: *const *const c_void, extra: *const *const c_void) -> Answer<Vec<u8>> {
     let mut bytes = vec![0; kernel.parameter_bytes as usize];
+    if kernel.parameters.is_empty() {
+        return Ok(bytes);
+    }
     if !parameters.is_null() {
         for (at, (offset, length)) in kernel.parameters.iter().enumerate() {
             // SAFETY: the caller's.
-            let from = unsafe { *parameters.add(at) };
+            let from = unsafe { parameters.add(at).read_unaligned() };
             if from.is_null() {
                 return Err(CUresult::INVALID_VALUE);
             }
@@ -106,18 +358,22 @@ unsafe fn gather(kernel: &Kernel, parameters: *const *const c_void, extra: *cons
         return Ok(bytes);
     }
     if extra.is_null() {
-        return if kernel.parameters.is_empty() { Ok(bytes) } else { Err(CUresult::INVALID_VALUE) };
+        return Err(CUresult::INVALID_VALUE);
     }
     // A list of keys and values: 1 is the buffer, 2 its size, 0 ends it.
     let (mut buffer, mut size, mut at) = (std::ptr::null(), 0, 0);
     loop {
-        // SAFETY: the caller's.
-        let (key, value) = unsafe { (*extra.add(at) as usize, *extra.add(at + 1)) };
+        // SAFETY: the caller's; a value follows every key but the last.
+        let key = unsafe { extra.add(at).read_unaligned() } as usize;
+        if key == 0 {
+            break;
+        }
+        // SAFETY: as above.
+        let value = unsafe { extra.add(at + 1).read_unaligned() };
         match key {
-            0 => break,
             1 => buffer = value.cast::<u8>(),
             // SAFETY: the caller's.
-            2 => size = unsafe { *value.cast::<usize>() },
+            2 => size = unsafe { get(value.cast::<usize>())? },
             _ => return Err(CUresult::INVALID_VALUE),
         }
         at += 2;
@@ -130,15 +386,6 @@ unsafe fn gather(kernel: &Kernel, parameters: *const *const c_void, extra: *cons
     Ok(bytes)
 }
 
-/// What all launches have in common.
-struct Shape {
-    extent: [u32; 3],
-    block: [u32; 3],
-    cluster: Option<[u32; 3]>,
-    shared: u32,
-    stream: u64,
-}
-
 /// # Safety
 /// As [`gather`].
 unsafe fn launch(
@@ -147,37 +394,10 @@ unsafe fn launch(
     parameters: *const *const c_void,
     extra: *const *const c_void,
 ) -> Answer<()> {
-    driver().device()?;
-    let Object::Function(kernel, module) = driver().find(function)? else { return Err(CUresult::INVALID_HANDLE) };
     // SAFETY: the caller's.
-    let parameters = unsafe { gather(&kernel, parameters, extra)? };
-    let cluster = shape.cluster.or(kernel.requirements.cluster).unwrap_or([1; 3]);
-    let Shape { extent, block, shared, .. } = shape;
-    let launch = Launch { kernel, _module: module, extent, block, cluster, shared, parameters };
-    issue(shape.stream, move || launch.run())
+    let launch = unsafe { Launch::new(function, shape, parameters, extra)? };
+    issue(shape.stream, Work::Launch(Arc::new(launch)))
 }
-
-/// `CUlaunchConfig`.
-#[repr(C)]
-pub struct Config {
-    extent: [c_uint; 3],
-    block: [c_uint; 3],
-    shared: c_uint,
-    stream: u64,
-    attributes: *const Attribute,
-    count: c_uint,
-}
-
-/// `CUlaunchAttribute`.
-#[repr(C, align(8))]
-pub struct Attribute {
-    id: c_uint,
-    _padding: [u8; 4],
-    value: [u32; 16],
-}
-
-/// The attribute that says how large clusters are.
-const CLUSTER_DIMENSION: c_uint = 4;
 
 calls! {
     /// Launches a kernel.
@@ -186,44 +406,28 @@ calls! {
         shared: c_uint, stream: u64, parameters: *const *const c_void, extra: *const *const c_void
     ) {
         let (extent, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        launch(function, Shape { extent, block, cluster: None, shared, stream }, parameters, extra)
+        launch(function, Shape { extent, block, shared, stream, ..Shape::default() }, parameters, extra)
     }
 
     /// Launches a kernel with attributes.
     fn cuLaunchKernelEx(config: *const Config, function: u64, parameters: *const *const c_void, extra: *const *const c_void) {
-        let config = config.as_ref().ok_or(CUresult::INVALID_VALUE)?;
-        let attributes = if config.attributes.is_null() {
-            &[]
-        } else {
-            // SAFETY: the program says that there are as many.
-            std::slice::from_raw_parts(config.attributes, config.count as usize)
-        };
-        let cluster = attributes.iter().find(|attribute| attribute.id == CLUSTER_DIMENSION);
-        let cluster = cluster.map(|attribute| [attribute.value[0], attribute.value[1], attribute.value[2]]);
-        let Config { extent, block, shared, stream, .. } = *config;
-        launch(function, Shape { extent, block, cluster, shared, stream }, parameters, extra)
+        launch(function, Shape::of_config(config)?, parameters, extra)
     }
 
-    /// Launches a kernel whose CTAs may wait for each other: all may.
+    /// Launches a kernel whose CTAs may wait for each other, so that all have to fit.
     fn cuLaunchCooperativeKernel(
         function: u64, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint, block_z: c_uint,
         shared: c_uint, stream: u64, parameters: *const *const c_void
     ) {
         let (extent, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        launch(function, Shape { extent, block, cluster: None, shared, stream }, parameters, std::ptr::null())
+        let shape = Shape { extent, block, shared, stream, cooperative: true, ..Shape::default() };
+        launch(function, shape, parameters, std::ptr::null())
     }
 
     /// Runs a function of the program's, in a stream.
     fn cuLaunchHostFunc(stream: u64, function: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
-        let function = function.ok_or(CUresult::INVALID_VALUE)?;
-        let data = data as usize;
-        issue(stream, move || {
-            // SAFETY: the program's function with the program's data.
-            unsafe { function(data as *mut c_void) };
-            Ok(())
-        })
+        let call = HostCall { function, data };
+        call.validate()?;
+        issue(stream, Work::Host(call))
     }
 }
-
-/// Modes of capture change nothing.
-pub type CaptureMode = c_int;

@@ -9,12 +9,20 @@
 
 #[macro_use]
 mod error;
+mod absent;
+mod capture;
 mod context;
+mod copy;
 mod device;
 mod entry_points;
 mod event;
+mod function;
+mod graph;
+mod graph_edges;
+mod graph_launch;
+mod graph_nodes;
 mod launch;
-mod library;
+mod linker;
 mod memory;
 mod module;
 mod state;

@@ -1,11 +1,12 @@
-//! Memory: allocation, copies and sets.
+//! Memory: allocation, registration, and what programs ask about addresses.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::NonNull;
 
-use crate::error::{Answer, CUresult, put};
-use crate::launch::issue;
-use crate::state::driver;
+use crate::capture::issue;
+use crate::error::{Answer, CUresult, list, put, put_if_wanted};
+use crate::launch::Work;
+use crate::state::{Origin, driver};
 
 fn allocate(bytes: usize) -> Answer<u64> {
     let device = driver().device()?;
@@ -15,173 +16,217 @@ fn allocate(bytes: usize) -> Answer<u64> {
     if driver().memory.used(device).saturating_add(bytes as u64) > driver().memory_bytes() {
         return Err(CUresult::OUT_OF_MEMORY);
     }
-    driver().memory.allocate(bytes as u64, Some(device)).ok_or(CUresult::OUT_OF_MEMORY)
+    let address = driver().memory.allocate(bytes as u64, Some(device)).ok_or(CUresult::OUT_OF_MEMORY)?;
+    driver().tables().origins.insert(address, Origin::Device);
+    Ok(address)
 }
 
-fn release(address: u64) -> Answer<()> {
-    if address == 0 || driver().memory.release(address) { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
-}
-
-/// # Safety
-/// `from` is valid for `bytes` bytes.
-unsafe fn copy_in(to: u64, from: *const c_void, bytes: usize) -> Answer<()> {
+fn allocate_host(bytes: usize, origin: Origin) -> Answer<u64> {
+    driver().device()?;
     if bytes == 0 {
-        return Ok(());
-    }
-    if from.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    // SAFETY: the caller's.
-    let from = unsafe { std::slice::from_raw_parts(from.cast(), bytes) };
-    driver().memory.view().copy_in(to, from).ok_or(CUresult::INVALID_VALUE)
+    // As much as a device has is more than programs pin.
+    if bytes as u64 > driver().memory_bytes() {
+        return Err(CUresult::OUT_OF_MEMORY);
+    }
+    let address = driver().memory.allocate(bytes as u64, None).ok_or(CUresult::OUT_OF_MEMORY)?;
+    driver().tables().origins.insert(address, origin);
+    Ok(address)
 }
 
-/// # Safety
-/// `to` is valid for writes of `bytes` bytes.
-unsafe fn copy_out(to: *mut c_void, from: u64, bytes: usize) -> Answer<()> {
-    if bytes == 0 {
-        return Ok(());
+/// Takes back memory that came to be in one of some ways.
+fn release(address: u64, from: fn(Origin) -> bool, otherwise: CUresult) -> Answer<()> {
+    driver().device()?;
+    let mut tables = driver().tables();
+    if !tables.origins.get(&address).is_some_and(|origin| from(*origin)) {
+        return Err(otherwise);
     }
-    if to.is_null() {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    // SAFETY: the caller's.
-    let to = unsafe { std::slice::from_raw_parts_mut(to.cast(), bytes) };
-    driver().memory.view().copy_out(from, to).ok_or(CUresult::INVALID_VALUE)
-}
-
-fn copy_across(to: u64, from: u64, bytes: usize) -> Answer<()> {
-    let mut buffer = vec![0; bytes];
-    let view = driver().memory.view();
-    view.copy_out(from, &mut buffer).ok_or(CUresult::INVALID_VALUE)?;
-    view.copy_in(to, &buffer).ok_or(CUresult::INVALID_VALUE)
-}
-
-/// Copies between addresses that may be of devices or of the host.
-///
-/// # Safety
-/// What is not allocated by this driver is valid host memory.
-unsafe fn copy_any(to: u64, from: u64, bytes: usize) -> Answer<()> {
-    let view = driver().memory.view();
-    match (view.allocation(to).is_some(), view.allocation(from).is_some()) {
-        (true, true) => copy_across(to, from, bytes),
-        // SAFETY: the caller's.
-        (true, false) => unsafe { copy_in(to, from as *const c_void, bytes) },
-        // SAFETY: the caller's.
-        (false, true) => unsafe { copy_out(to as *mut c_void, from, bytes) },
-        (false, false) => {
-            // SAFETY: the caller's.
-            unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
-            Ok(())
-        }
-    }
-}
-
-fn set(address: u64, pattern: &[u8], count: usize) -> Answer<()> {
-    if count == 0 {
-        return Ok(());
-    }
-    let bytes = pattern.repeat(count.min(1 << 16));
-    let view = driver().memory.view();
-    let total = count.checked_mul(pattern.len()).ok_or(CUresult::INVALID_VALUE)?;
-    let mut at = 0;
-    while at < total {
-        let length = bytes.len().min(total - at);
-        view.copy_in(address.wrapping_add(at as u64), &bytes[..length]).ok_or(CUresult::INVALID_VALUE)?;
-        at += length;
-    }
+    tables.origins.remove(&address);
+    driver().memory.release(address);
     Ok(())
 }
 
-/// Sets a rectangle: rows of `width` elements that lie `pitch` bytes apart.
-fn set_rows(address: u64, pitch: usize, pattern: &[u8], width: usize, height: usize) -> Answer<()> {
-    (0..height).try_for_each(|row| set(address.wrapping_add((row * pitch) as u64), pattern, width))
+/// Takes back what `cuMemAlloc` and its siblings gave.
+pub fn free(address: u64) -> Answer<()> {
+    if address == 0 {
+        return Ok(());
+    }
+    release(address, |origin| matches!(origin, Origin::Device | Origin::Managed), CUresult::INVALID_VALUE)
 }
 
-/// A host pointer that crosses into a recorded copy.
-#[derive(Clone, Copy)]
-struct Host(*mut c_void);
+/// What a pointer attribute is.
+enum Fact {
+    Number(c_int),
+    Flag(bool),
+    Address(u64),
+}
 
-// SAFETY: CUDA's contract: the program keeps the memory valid until the copy has happened, on whatever thread.
-unsafe impl Send for Host {}
-// SAFETY: as above.
-unsafe impl Sync for Host {}
+/// A fact about an address by its number in `CUpointer_attribute`.
+fn fact(attribute: c_int, address: u64) -> Answer<Fact> {
+    let view = driver().memory.view();
+    let allocation = view.allocation(address).ok_or(CUresult::INVALID_VALUE)?;
+    let origin = driver().tables().origins.get(&allocation.base).copied();
+    Ok(match attribute {
+        // CONTEXT
+        1 => Fact::Address(driver().primary_context(allocation.device.unwrap_or(0))?),
+        // MEMORY_TYPE: 1 host, 2 device
+        2 => Fact::Number(if allocation.device.is_some() || origin == Some(Origin::Managed) { 2 } else { 1 }),
+        // DEVICE_POINTER, HOST_POINTER
+        3 => Fact::Address(address),
+        4 if allocation.device.is_none() => Fact::Address(address),
+        // SYNC_MEMOPS, IPC, RDMA: no
+        6 | 10 | 15 => Fact::Flag(false),
+        // BUFFER_ID
+        7 => Fact::Address(allocation.base),
+        8 => Fact::Flag(origin == Some(Origin::Managed)),
+        // DEVICE_ORDINAL
+        9 => Fact::Number(allocation.device.unwrap_or(0) as c_int),
+        // RANGE_START_ADDR, RANGE_SIZE
+        11 => Fact::Address(allocation.base),
+        12 => Fact::Address(allocation.length),
+        // MAPPED
+        13 => Fact::Flag(true),
+        // ALLOWED_HANDLE_TYPES, MEMPOOL_HANDLE
+        14 | 17 => Fact::Address(0),
+        // ACCESS_FLAGS: read and write
+        16 => Fact::Number(3),
+        _ => return Err(CUresult::INVALID_VALUE),
+    })
+}
 
-impl Host {
-    fn pointer(&self) -> *mut c_void {
-        self.0
+/// # Safety
+/// `data` is null or has room for the attribute.
+unsafe fn put_fact(data: *mut c_void, fact: Fact) -> Answer<()> {
+    // SAFETY: the caller's.
+    unsafe {
+        match fact {
+            Fact::Number(value) => put(data.cast(), value),
+            Fact::Flag(value) => put(data.cast(), value),
+            Fact::Address(value) => put(data.cast(), value),
+        }
     }
 }
 
 calls! {
     /// Allocates memory of the current device.
     fn cuMemAlloc_v2(address: *mut u64, bytes: usize) {
+        if address.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
         put(address, allocate(bytes)?)
     }
 
-    /// Allocates in the order of a stream.
-    fn cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: u64) {
+    /// Allocates in the order of a stream, but not while it is captured: there are no memory pools.
+    fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: u64) {
+        driver().stream(stream)?;
+        if address.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        if driver().tables().captures.contains_key(&stream) {
+            return Err(CUresult::STREAM_CAPTURE_UNSUPPORTED);
+        }
         put(address, allocate(bytes)?)
     }
 
     /// Allocates rows that are aligned.
-    fn cuMemAllocPitch_v2(address: *mut u64, pitch: *mut usize, width: usize, height: usize, _element: c_uint) {
+    fn cuMemAllocPitch_v2(address: *mut u64, pitch: *mut usize, width: usize, height: usize, element: c_uint) {
+        if address.is_null() || pitch.is_null() || ![4, 8, 16].contains(&element) {
+            return Err(CUresult::INVALID_VALUE);
+        }
         let aligned = width.checked_next_multiple_of(512).ok_or(CUresult::INVALID_VALUE)?;
-        put(address, allocate(aligned.checked_mul(height).ok_or(CUresult::INVALID_VALUE)?)?)?;
+        put(address, allocate(aligned.checked_mul(height).ok_or(CUresult::OUT_OF_MEMORY)?)?)?;
         put(pitch, aligned)
     }
 
     /// Memory that host and devices share.
-    fn cuMemAllocManaged(address: *mut u64, bytes: usize, _flags: c_uint) {
-        put(address, driver().memory.allocate(bytes as u64, None).ok_or(CUresult::OUT_OF_MEMORY)?)
+    fn cuMemAllocManaged(address: *mut u64, bytes: usize, flags: c_uint) {
+        if address.is_null() || ![1, 2, 4].contains(&flags) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        put(address, allocate_host(bytes, Origin::Managed)?)
     }
 
     /// Frees memory.
     fn cuMemFree_v2(address: u64) {
-        release(address)
+        free(address)
     }
 
     /// Frees in the order of a stream.
-    fn cuMemFreeAsync(address: u64, _stream: u64) {
-        release(address)
+    fn cuMemFreeAsync(address: u64, stream: u64) {
+        if driver().tables().captures.contains_key(&stream) {
+            return Err(CUresult::STREAM_CAPTURE_UNSUPPORTED);
+        }
+        issue(stream, Work::Free(address))
     }
 
     /// Memory of the host that devices can reach.
     fn cuMemAllocHost_v2(pointer: *mut u64, bytes: usize) {
-        put(pointer, driver().memory.allocate(bytes as u64, None).ok_or(CUresult::OUT_OF_MEMORY)?)
+        if pointer.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        put(pointer, allocate_host(bytes, Origin::Host(0))?)
     }
 
     /// The same with flags.
-    fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags: c_uint) {
-        put(pointer, driver().memory.allocate(bytes as u64, None).ok_or(CUresult::OUT_OF_MEMORY)?)
+    fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, flags: c_uint) {
+        if pointer.is_null() || flags & !7 != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        put(pointer, allocate_host(bytes, Origin::Host(flags))?)
     }
 
     /// Frees memory of the host.
     fn cuMemFreeHost(pointer: u64) {
-        release(pointer)
+        release(pointer, |origin| matches!(origin, Origin::Host(_)), CUresult::INVALID_VALUE)
     }
 
     /// Lets devices reach memory of the program.
-    fn cuMemHostRegister_v2(pointer: *mut c_void, bytes: usize, _flags: c_uint) {
-        let pointer = NonNull::new(pointer.cast()).ok_or(CUresult::INVALID_VALUE)?;
-        driver().memory.register(pointer, bytes as u64);
+    fn cuMemHostRegister_v2(pointer: *mut c_void, bytes: usize, flags: c_uint) {
+        driver().device()?;
+        let start = NonNull::new(pointer.cast::<u8>()).ok_or(CUresult::INVALID_VALUE)?;
+        let end = (pointer as u64).checked_add(bytes as u64).ok_or(CUresult::INVALID_VALUE)?;
+        if bytes == 0 || bytes as u64 > driver().memory_bytes() || flags & !15 != 0 || driver().memory.issued(pointer as u64) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        if driver().memory.view().overlaps(pointer as u64, end) {
+            return Err(CUresult::HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        driver().memory.register(start, bytes as u64);
+        driver().tables().origins.insert(pointer as u64, Origin::Registered(flags));
         Ok(())
     }
 
     /// Undoes [`cuMemHostRegister_v2`].
     fn cuMemHostUnregister(pointer: u64) {
-        release(pointer)
+        release(pointer, |origin| matches!(origin, Origin::Registered(_)), CUresult::HOST_MEMORY_NOT_REGISTERED)
     }
 
     /// The device's address of memory of the host: the same.
-    fn cuMemHostGetDevicePointer_v2(address: *mut u64, pointer: u64, _flags: c_uint) {
-        put(address, pointer)
+    fn cuMemHostGetDevicePointer_v2(address: *mut u64, pointer: u64, flags: c_uint) {
+        let view = driver().memory.view();
+        match view.allocation(pointer) {
+            Some(allocation) if allocation.device.is_none() && flags == 0 => put(address, pointer),
+            _ => Err(CUresult::INVALID_VALUE),
+        }
+    }
+
+    /// What memory of the host was allocated or registered with.
+    fn cuMemHostGetFlags(flags: *mut c_uint, pointer: u64) {
+        let view = driver().memory.view();
+        let base = view.allocation(pointer).ok_or(CUresult::INVALID_VALUE)?.base;
+        let origin = driver().tables().origins.get(&base).copied();
+        match origin {
+            Some(Origin::Host(found) | Origin::Registered(found)) => put(flags, found),
+            _ => Err(CUresult::INVALID_VALUE),
+        }
     }
 
     /// Free and all memory of the current device.
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
         let all = driver().memory_bytes();
-        put(free, all.saturating_sub(driver().memory.used(driver().device()?)) as usize)?;
+        let used = driver().memory.used(driver().device()?);
+        put(free, all.saturating_sub(used) as usize)?;
         put(total, all as usize)
     }
 
@@ -189,129 +234,76 @@ calls! {
     fn cuMemGetAddressRange_v2(base: *mut u64, bytes: *mut usize, address: u64) {
         let view = driver().memory.view();
         let allocation = view.allocation(address).ok_or(CUresult::NOT_FOUND)?;
-        if !base.is_null() {
-            put(base, allocation.base)?;
-        }
-        if bytes.is_null() { Ok(()) } else { put(bytes, allocation.length as usize) }
+        put_if_wanted(base, allocation.base)?;
+        put_if_wanted(bytes, allocation.length as usize)
     }
 
-    /// What kind of memory an address is of.
+    /// A fact about an address.
     fn cuPointerGetAttribute(data: *mut c_void, attribute: c_int, address: u64) {
-        let view = driver().memory.view();
-        let allocation = view.allocation(address).ok_or(CUresult::INVALID_VALUE)?;
-        match attribute {
-            // CONTEXT
-            1 => put(data.cast(), driver().context(allocation.device.unwrap_or(0))?),
-            // MEMORY_TYPE: 1 host, 2 device
-            2 => put(data.cast(), if allocation.device.is_some() { 2 } else { 1u32 }),
-            // DEVICE_POINTER, HOST_POINTER
-            3 => put(data.cast(), address),
-            4 if allocation.device.is_none() => put(data.cast(), address),
-            // IS_MANAGED
-            8 => put(data.cast(), 0u32),
-            // DEVICE_ORDINAL
-            9 => put(data.cast(), allocation.device.unwrap_or(0) as c_int),
-            // RANGE_START_ADDR, RANGE_SIZE
-            11 => put(data.cast(), allocation.base),
-            12 => put(data.cast(), allocation.length as usize),
-            _ => Err(CUresult::INVALID_VALUE),
+        put_fact(data, fact(attribute, address)?)
+    }
+
+    /// Several facts about an address; for one that is not known, zeros.
+    fn cuPointerGetAttributes(count: c_uint, attributes: *const c_int, data: *const *mut c_void, address: u64) {
+        let attributes = list(attributes, count as usize)?;
+        let places = list(data, count as usize)?;
+        let known = driver().memory.view().allocation(address).is_some();
+        for (attribute, place) in attributes.into_iter().zip(places) {
+            match fact(attribute, address) {
+                Ok(fact) => put_fact(place, fact)?,
+                Err(_) if !known => match attribute {
+                    2 | 14 | 16 => put(place.cast(), 0u32)?,
+                    6 | 8 | 10 | 13 | 15 => put(place.cast(), false)?,
+                    9 => put(place.cast(), -2i32)?,
+                    1 | 3 | 4 | 7 | 11 | 12 | 17 => put(place.cast(), 0u64)?,
+                    _ => return Err(CUresult::INVALID_VALUE),
+                },
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 
-    /// Host to device.
-    fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) {
-        copy_in(to, from, bytes)
+    /// All copies are synchronous as it is.
+    fn cuPointerSetAttribute(value: *const c_void, attribute: c_int, address: u64) {
+        let known = driver().memory.view().allocation(address).is_some();
+        if attribute == 6 && known && !value.is_null() { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
     }
 
-    /// Device to host.
-    fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) {
-        driver().check()?;
-        copy_out(to, from, bytes)
+    /// Where managed memory is does not matter.
+    fn cuMemAdvise_v2(address: u64, bytes: usize, _advice: c_int, _location: u64) {
+        managed(address, bytes)
     }
 
-    /// Device to device.
-    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
-        copy_across(to, from, bytes)
+    /// As [`cuMemAdvise_v2`].
+    fn cuMemAdvise(address: u64, bytes: usize, _advice: c_int, _device: c_int) {
+        managed(address, bytes)
     }
 
-    /// Any to any.
-    fn cuMemcpy(to: u64, from: u64, bytes: usize) {
-        copy_any(to, from, bytes)
+    /// As [`cuMemAdvise_v2`].
+    fn cuMemPrefetchAsync_v2(address: u64, bytes: usize, _location: u64, _flags: c_uint, stream: u64) {
+        driver().stream(stream)?;
+        managed(address, bytes)
     }
 
-    /// Between devices.
-    fn cuMemcpyPeer(to: u64, _to_context: u64, from: u64, _from_context: u64, bytes: usize) {
-        copy_across(to, from, bytes)
+    /// As [`cuMemAdvise_v2`].
+    fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: c_int, stream: u64) {
+        driver().stream(stream)?;
+        managed(address, bytes)
     }
 
-    /// Host to device, in a stream.
-    fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: u64) {
-        let from = Host(from.cast_mut());
-        // SAFETY: the program keeps the memory valid until the copy has happened.
-        issue(stream, move || unsafe { copy_in(to, from.pointer(), bytes) })
+    /// Which stream uses managed memory does not matter.
+    fn cuStreamAttachMemAsync(stream: u64, address: u64, _bytes: usize, _flags: c_uint) {
+        driver().stream(stream)?;
+        managed(address, 1)
     }
+}
 
-    /// Device to host, in a stream.
-    fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: u64) {
-        driver().check()?;
-        let to = Host(to);
-        // SAFETY: the program keeps the memory valid until the copy has happened.
-        issue(stream, move || unsafe { copy_out(to.pointer(), from, bytes) })
-    }
-
-    /// Device to device, in a stream.
-    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) {
-        issue(stream, move || copy_across(to, from, bytes))
-    }
-
-    /// Any to any, in a stream.
-    fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: u64) {
-        // SAFETY: the program keeps its memory valid until the copy has happened.
-        issue(stream, move || unsafe { copy_any(to, from, bytes) })
-    }
-
-    /// Between devices, in a stream.
-    fn cuMemcpyPeerAsync(to: u64, _to_context: u64, from: u64, _from_context: u64, bytes: usize, stream: u64) {
-        issue(stream, move || copy_across(to, from, bytes))
-    }
-
-    /// Sets bytes.
-    fn cuMemsetD8_v2(address: u64, value: u8, count: usize) {
-        set(address, &[value], count)
-    }
-
-    /// Sets 16-bit words.
-    fn cuMemsetD16_v2(address: u64, value: u16, count: usize) {
-        set(address, &value.to_le_bytes(), count)
-    }
-
-    /// Sets 32-bit words.
-    fn cuMemsetD32_v2(address: u64, value: c_uint, count: usize) {
-        set(address, &value.to_le_bytes(), count)
-    }
-
-    /// Sets bytes, in a stream.
-    fn cuMemsetD8Async(address: u64, value: u8, count: usize, stream: u64) {
-        issue(stream, move || set(address, &[value], count))
-    }
-
-    /// Sets 16-bit words, in a stream.
-    fn cuMemsetD16Async(address: u64, value: u16, count: usize, stream: u64) {
-        issue(stream, move || set(address, &value.to_le_bytes(), count))
-    }
-
-    /// Sets 32-bit words, in a stream.
-    fn cuMemsetD32Async(address: u64, value: c_uint, count: usize, stream: u64) {
-        issue(stream, move || set(address, &value.to_le_bytes(), count))
-    }
-
-    /// Sets rows of bytes.
-    fn cuMemsetD2D8_v2(address: u64, pitch: usize, value: u8, width: usize, height: usize) {
-        set_rows(address, pitch, &[value], width, height)
-    }
-
-    /// Sets rows of 32-bit words.
-    fn cuMemsetD2D32_v2(address: u64, pitch: usize, value: c_uint, width: usize, height: usize) {
-        set_rows(address, pitch, &value.to_le_bytes(), width, height)
-    }
+/// Whether a stretch is managed memory.
+fn managed(address: u64, bytes: usize) -> Answer<()> {
+    let view = driver().memory.view();
+    let allocation = view.allocation(address).ok_or(CUresult::INVALID_VALUE)?;
+    let inside = bytes as u64 <= allocation.length - (address - allocation.base);
+    let origin = driver().tables().origins.get(&allocation.base).copied();
+    if inside && origin == Some(Origin::Managed) { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
 }

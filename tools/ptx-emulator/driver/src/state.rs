@@ -1,16 +1,20 @@
 //! What the driver keeps: the chip, contexts, and what handles stand for.
 
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ptx_emulator::chip::{CHIPS, Chip};
 use ptx_emulator::decode::Module;
-use ptx_emulator::machine::kernel::Kernel;
 use ptx_emulator::memory::global::Memory;
 
+use crate::capture::Capture;
 use crate::error::{Answer, CUresult};
-use crate::launch::Recording;
+use crate::event::Event;
+use crate::function::Function;
+use crate::graph::{Executable, Graph};
+use crate::linker::Linker;
 
 /// The environment variable that picks the chip.
 pub const CHIP_VARIABLE: &str = "PTX_EMULATOR_CHIP";
@@ -24,25 +28,59 @@ pub const SEED_VARIABLE: &str = "PTX_EMULATOR_SEED";
 /// What a handle stands for.
 #[derive(Clone)]
 pub enum Object {
-    /// A device's context.
-    Context(u32),
-    /// A module.
+    /// A context of a device, and whether it is the device's primary one.
+    Context(u32, bool),
+    /// A module, or a library.
     Module(Arc<Module>),
-    /// A kernel, and the module that keeps its variables.
-    Function(Arc<Kernel>, Arc<Module>),
-    /// A stream of a device.
-    Stream(u32),
-    /// An event; when it was recorded.
-    Event(Option<std::time::Instant>),
-    /// A recorded graph, or one that is made ready to launch.
-    Graph(Arc<Recording>),
+    /// A kernel of a module, or of a library.
+    Function(Arc<Function>),
+    /// A stream.
+    Stream(Stream),
+    /// An event.
+    Event(Arc<Mutex<Event>>),
+    /// A graph.
+    Graph(Arc<Mutex<Graph>>),
+    /// A node of the graph of this handle.
+    Node(u64),
+    /// A graph that is ready to launch.
+    Executable(Arc<Mutex<Executable>>),
+    /// Modules that become one.
+    Linker(Arc<Mutex<Linker>>),
 }
+
+/// A stream.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// Its device.
+    pub device: u32,
+    /// What it was created with: 1 where the null stream does not wait for it.
+    pub flags: u32,
+    /// What it was created with, clamped to what there is.
+    pub priority: i32,
+}
+
+/// Streams that have no handle of their own: null, legacy and per-thread.
+pub const UNNAMED_STREAMS: u64 = 2;
 
 /// The driver.
 pub struct Driver {
     /// Global memory of all devices.
     pub memory: Arc<Memory>,
+    initialized: AtomicBool,
     tables: Mutex<Tables>,
+}
+
+/// How memory came to be, which says how it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `cuMemAlloc` and its siblings.
+    Device,
+    /// `cuMemAllocHost` and `cuMemHostAlloc`, with their flags.
+    Host(u32),
+    /// `cuMemAllocManaged`.
+    Managed,
+    /// `cuMemHostRegister`, with its flags.
+    Registered(u32),
 }
 
 /// What changes.
@@ -54,15 +92,19 @@ pub struct Tables {
     contexts: HashMap<u32, u64>,
     /// Functions by module and name, so that asking twice gives the same handle.
     pub functions: HashMap<(u64, String), u64>,
+    /// What programs allocated, by its first address.
+    pub origins: HashMap<u64, Origin>,
     /// The error that stopped a context's kernels.
     pub sticky: Option<CUresult>,
-    /// What streams record while they are captured, by handle.
-    pub captures: HashMap<u64, Recording>,
+    /// Streams that record, by handle.
+    pub captures: HashMap<u64, Capture>,
+    /// Peers whose access is enabled: from a device, to a device.
+    pub peers: HashSet<(u32, u32)>,
 }
 
 thread_local! {
     /// The current contexts of this thread, the innermost last; a handle each.
-    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    static CURRENT: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The driver of this process.
@@ -70,15 +112,66 @@ pub fn driver() -> &'static Driver {
     static DRIVER: OnceLock<Driver> = OnceLock::new();
     DRIVER.get_or_init(|| Driver {
         memory: Arc::default(),
+        initialized: AtomicBool::new(false),
         // Handles look like pointers that are none.
         tables: Mutex::new(Tables { next: 0x1000, ..Tables::default() }),
     })
 }
 
+/// Locks what a handle stands for; a panic of another thread changes nothing about it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Declares the lookup of one kind of object.
+macro_rules! lookups {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident => $type:ty;)*) => {
+        impl Driver {
+            $(
+                $(#[$doc])*
+                pub fn $name(&self, handle: u64) -> Answer<$type> {
+                    match self.find(handle)? {
+                        Object::$kind(found) => Ok(found),
+                        _ => Err(CUresult::INVALID_HANDLE),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+lookups! {
+    /// A module by its handle.
+    module: Module => Arc<Module>;
+    /// A kernel by its handle.
+    function: Function => Arc<Function>;
+    /// An event by its handle.
+    event: Event => Arc<Mutex<Event>>;
+    /// A graph by its handle.
+    graph: Graph => Arc<Mutex<Graph>>;
+    /// The handle of a node's graph.
+    graph_of: Node => u64;
+    /// A graph that is ready by its handle.
+    executable: Executable => Arc<Mutex<Executable>>;
+    /// A linker by its handle.
+    linker: Linker => Arc<Mutex<Linker>>;
+}
+
 impl Driver {
     /// The tables, locked.
     pub fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tables)
+    }
+
+    /// Starts the driver.
+    pub fn initialize(&self) {
+        self.chip();
+        self.initialized.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the driver was started.
+    pub fn started(&self) -> Answer<()> {
+        if self.initialized.load(Ordering::Relaxed) { Ok(()) } else { Err(CUresult::NOT_INITIALIZED) }
     }
 
     /// The emulated chip.
@@ -138,13 +231,20 @@ impl Driver {
         self.tables().objects.remove(&handle).ok_or(CUresult::INVALID_HANDLE)
     }
 
-    /// Changes what a handle stands for.
-    pub fn replace(&self, handle: u64, object: Object) {
-        self.tables().objects.insert(handle, object);
+    /// A stream by its handle; the unnamed ones are of the current device.
+    pub fn stream(&self, handle: u64) -> Answer<Stream> {
+        if handle <= UNNAMED_STREAMS {
+            return Ok(Stream { device: self.device()?, flags: 0, priority: 0 });
+        }
+        match self.find(handle)? {
+            Object::Stream(stream) => Ok(stream),
+            _ => Err(CUresult::INVALID_HANDLE),
+        }
     }
 
-    /// The context of a device.
-    pub fn context(&self, device: u32) -> Answer<u64> {
+    /// The primary context of a device.
+    pub fn primary_context(&self, device: u32) -> Answer<u64> {
+        self.started()?;
         if device >= self.devices() {
             return Err(CUresult::INVALID_DEVICE);
         }
@@ -152,31 +252,54 @@ impl Driver {
         if let Some(context) = tables.contexts.get(&device) {
             return Ok(*context);
         }
-        let context = tables.keep(Object::Context(device));
+        let context = tables.keep(Object::Context(device, true));
         tables.contexts.insert(device, context);
         Ok(context)
     }
 
-    /// Makes a context current on this thread; 0 for none.
-    pub fn set_current(&self, context: u64) -> Answer<()> {
-        if context != 0 && !matches!(self.find(context), Ok(Object::Context(_))) {
-            return Err(CUresult::INVALID_CONTEXT);
+    /// The device of a context.
+    pub fn device_of(&self, context: u64) -> Answer<u32> {
+        match self.find(context) {
+            Ok(Object::Context(device, _)) => Ok(device),
+            _ => Err(CUresult::INVALID_CONTEXT),
         }
-        CURRENT.set(context);
+    }
+
+    /// Makes a context current on this thread in place of the one that is; 0 for none.
+    pub fn set_current(&self, context: u64) -> Answer<()> {
+        if context != 0 {
+            self.device_of(context)?;
+        }
+        CURRENT.with_borrow_mut(|contexts| {
+            contexts.pop();
+            if context != 0 {
+                contexts.push(context);
+            }
+        });
         Ok(())
+    }
+
+    /// Makes a context current on this thread until it is popped.
+    pub fn push_current(&self, context: u64) -> Answer<()> {
+        self.device_of(context)?;
+        CURRENT.with_borrow_mut(|contexts| contexts.push(context));
+        Ok(())
+    }
+
+    /// Makes the context before the current one current, and gives the latter.
+    pub fn pop_current(&self) -> Answer<u64> {
+        CURRENT.with_borrow_mut(Vec::pop).ok_or(CUresult::INVALID_CONTEXT)
     }
 
     /// The current context's handle, or 0.
     pub fn current(&self) -> u64 {
-        CURRENT.get()
+        CURRENT.with_borrow(|contexts| contexts.last().copied().unwrap_or(0))
     }
 
     /// The device of the current context.
     pub fn device(&self) -> Answer<u32> {
-        match self.find(CURRENT.get()) {
-            Ok(Object::Context(device)) => Ok(device),
-            _ => Err(CUresult::INVALID_CONTEXT),
-        }
+        self.started()?;
+        self.device_of(self.current())
     }
 
     /// The error of an earlier kernel, if one failed.
@@ -186,7 +309,8 @@ impl Driver {
 }
 
 impl Tables {
-    fn keep(&mut self, object: Object) -> u64 {
+    /// Keeps an object, and gives its handle.
+    pub fn keep(&mut self, object: Object) -> u64 {
         self.next += 0x10;
         self.objects.insert(self.next, object);
         self.next

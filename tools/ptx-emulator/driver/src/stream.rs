@@ -1,168 +1,198 @@
-//! Streams, and the graphs that are captured from them.
+//! Streams.
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
-use std::sync::Arc;
+use std::ffi::{c_int, c_uint, c_void};
+use std::time::{Duration, Instant};
 
+use crate::capture::{forbid_waiting_for, issue};
 use crate::error::{Answer, CUresult, put};
-use crate::launch::{CaptureMode, Recording};
-use crate::state::{Object, driver};
+use crate::launch::{AttributeValue, Work};
+use crate::state::{Object, Stream, UNNAMED_STREAMS, driver};
 
-/// Streams that have no handle of their own: null, legacy, per thread.
-fn existing(stream: u64) -> Answer<()> {
-    if stream <= 2 {
-        return Ok(());
+/// Priorities are from 0 to this; they change nothing.
+pub const GREATEST_PRIORITY: c_int = -5;
+/// For this long a stream waits for a word that another thread of the program is to write.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+fn create(flags: c_uint, priority: c_int) -> Answer<u64> {
+    let device = driver().device()?;
+    if flags & !1 != 0 {
+        return Err(CUresult::INVALID_VALUE);
     }
-    match driver().find(stream)? {
-        Object::Stream(_) => Ok(()),
-        _ => Err(CUresult::INVALID_HANDLE),
+    Ok(driver().keep(Object::Stream(Stream { device, flags, priority: priority.clamp(GREATEST_PRIORITY, 0) })))
+}
+
+/// All work is done when it is issued.
+fn synchronize(stream: u64) -> Answer<()> {
+    driver().stream(stream)?;
+    forbid_waiting_for(stream)?;
+    driver().check()
+}
+
+/// Words of memory that streams wait for and write.
+trait MemoryWord: Copy + Into<u64> {
+    const BYTES: usize;
+}
+
+impl MemoryWord for u32 {
+    const BYTES: usize = 4;
+}
+
+impl MemoryWord for u64 {
+    const BYTES: usize = 8;
+}
+
+fn write_word<W: MemoryWord>(stream: u64, address: u64, value: W) -> Answer<()> {
+    driver().stream(stream)?;
+    forbid_waiting_for(stream)?;
+    driver().check()?;
+    if !address.is_multiple_of(W::BYTES as u64) {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let bytes = value.into().to_le_bytes();
+    driver().memory.view().copy_in(address, &bytes[..W::BYTES]).ok_or(CUresult::INVALID_VALUE)
+}
+
+/// Waits until a word of memory is as wanted: at least, equal to, sharing a bit with, or not the complement of a value.
+fn wait_for_word<W: MemoryWord>(stream: u64, address: u64, value: W, flags: c_uint) -> Answer<()> {
+    driver().stream(stream)?;
+    forbid_waiting_for(stream)?;
+    driver().check()?;
+    if !address.is_multiple_of(W::BYTES as u64) {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let (wanted, shift) = (value.into(), 64 - 8 * W::BYTES as u32);
+    let until = Instant::now() + LONGEST_WAIT;
+    loop {
+        let mut bytes = [0; 8];
+        let view = driver().memory.view();
+        view.copy_out(address, &mut bytes[..W::BYTES]).ok_or(CUresult::INVALID_VALUE)?;
+        let found = u64::from_le_bytes(bytes);
+        let satisfied = match flags & 3 {
+            0 => (found.wrapping_sub(wanted) << shift) as i64 >= 0,
+            1 => found == wanted,
+            2 => found & wanted != 0,
+            _ => !(found | wanted) << shift != 0,
+        };
+        if satisfied {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            crate::module::complain("a stream waits for a word that nothing writes: work is done when it is issued");
+            return Err(CUresult::LAUNCH_TIMEOUT);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn graph(handle: u64) -> Answer<Arc<Recording>> {
-    match driver().find(handle)? {
-        Object::Graph(recording) => Ok(recording),
-        _ => Err(CUresult::INVALID_HANDLE),
-    }
-}
+/// `CUstreamCallback`
+type Callback = Option<unsafe extern "C" fn(u64, c_int, *mut c_void)>;
 
 calls! {
     /// A new stream.
-    fn cuStreamCreate(stream: *mut u64, _flags: c_uint) {
-        let device = driver().device()?;
-        put(stream, driver().keep(Object::Stream(device)))
+    fn cuStreamCreate(stream: *mut u64, flags: c_uint) {
+        put(stream, create(flags, 0)?)
     }
 
     /// A new stream with a priority.
-    fn cuStreamCreateWithPriority(stream: *mut u64, _flags: c_uint, _priority: c_int) {
-        let device = driver().device()?;
-        put(stream, driver().keep(Object::Stream(device)))
+    fn cuStreamCreateWithPriority(stream: *mut u64, flags: c_uint, priority: c_int) {
+        put(stream, create(flags, priority)?)
     }
 
     /// Drops a stream.
     fn cuStreamDestroy_v2(stream: u64) {
-        existing(stream)?;
+        driver().stream(stream)?;
+        if stream <= UNNAMED_STREAMS {
+            return Err(CUresult::INVALID_HANDLE);
+        }
         driver().tables().captures.remove(&stream);
         driver().forget(stream).map(drop)
     }
 
     /// All work is done when it is issued.
     fn cuStreamSynchronize(stream: u64) {
-        existing(stream)?;
-        driver().check()
+        synchronize(stream)
     }
 
     /// As [`cuStreamSynchronize`].
     fn cuStreamQuery(stream: u64) {
-        existing(stream)?;
-        driver().check()
-    }
-
-    /// The event has happened.
-    fn cuStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) {
-        existing(stream)?;
-        driver().find(event).map(drop)
+        synchronize(stream)
     }
 
     /// The context of a stream.
     fn cuStreamGetCtx(stream: u64, context: *mut u64) {
-        let device = if stream <= 2 {
-            driver().device()?
-        } else {
-            let Object::Stream(device) = driver().find(stream)? else { return Err(CUresult::INVALID_HANDLE) };
-            device
-        };
-        put(context, driver().context(device)?)
+        put(context, driver().primary_context(driver().stream(stream)?.device)?)
     }
 
-    /// Streams have no flags.
+    /// The device of a stream.
+    fn cuStreamGetDevice(stream: u64, device: *mut c_int) {
+        put(device, driver().stream(stream)?.device as c_int)
+    }
+
+    /// What a stream was created with.
     fn cuStreamGetFlags(stream: u64, flags: *mut c_uint) {
-        existing(stream)?;
-        put(flags, 0)
+        put(flags, driver().stream(stream)?.flags)
     }
 
-    /// Streams have one priority.
+    /// What a stream was created with.
     fn cuStreamGetPriority(stream: u64, priority: *mut c_int) {
-        existing(stream)?;
-        put(priority, 0)
+        put(priority, driver().stream(stream)?.priority)
     }
 
-    /// From now on the stream records its work instead of doing it.
-    fn cuStreamBeginCapture_v2(stream: u64, _mode: CaptureMode) {
-        existing(stream)?;
-        let before = driver().tables().captures.insert(stream, Recording::default());
-        if before.is_some() { Err(CUresult::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+    /// A number that no other stream has.
+    fn cuStreamGetId(stream: u64, id: *mut u64) {
+        driver().stream(stream)?;
+        put(id, stream)
     }
 
-    /// Ends the recording, and gives it as a graph.
-    fn cuStreamEndCapture(stream: u64, handle: *mut u64) {
-        let recording = driver().tables().captures.remove(&stream).ok_or(CUresult::INVALID_VALUE)?;
-        put(handle, driver().keep(Object::Graph(Arc::new(recording))))
+    /// Attributes change nothing.
+    fn cuStreamGetAttribute(stream: u64, _attribute: c_int, value: *mut AttributeValue) {
+        driver().stream(stream)?;
+        put(value, AttributeValue::default())
     }
 
-    /// Whether a stream records.
-    fn cuStreamIsCapturing(stream: u64, status: *mut c_int) {
-        existing(stream)?;
-        let captured = driver().tables().captures.contains_key(&stream);
-        put(status, c_int::from(captured))
+    /// Attributes change nothing.
+    fn cuStreamSetAttribute(stream: u64, _attribute: c_int, value: *const AttributeValue) {
+        driver().stream(stream)?;
+        if value.is_null() { Err(CUresult::INVALID_VALUE) } else { Ok(()) }
     }
 
-    /// Modes of capture change nothing.
-    fn cuThreadExchangeStreamCaptureMode(_mode: *mut c_int) {
+    /// Attributes change nothing.
+    fn cuStreamCopyAttributes(to: u64, from: u64) {
+        driver().stream(to)?;
+        driver().stream(from).map(drop)
+    }
+
+    /// Calls the program once the work before is done.
+    fn cuStreamAddCallback(stream: u64, callback: Callback, data: *mut c_void, flags: c_uint) {
+        driver().stream(stream)?;
+        forbid_waiting_for(stream)?;
+        let callback = callback.ok_or(CUresult::INVALID_VALUE)?;
+        if flags != 0 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        issue(stream, Work::Nothing)?;
+        // SAFETY: the program's function with the program's data.
+        callback(stream, 0, data);
         Ok(())
     }
 
-    /// An empty graph.
-    fn cuGraphCreate(handle: *mut u64, _flags: c_uint) {
-        put(handle, driver().keep(Object::Graph(Arc::default())))
+    /// Writes a word.
+    fn cuStreamWriteValue32_v2(stream: u64, address: u64, value: u32, _flags: c_uint) {
+        write_word(stream, address, value)
     }
 
-    /// How many pieces of work a graph has.
-    fn cuGraphGetNodes(handle: u64, nodes: *mut u64, count: *mut usize) {
-        let recording = graph(handle)?;
-        if !nodes.is_null() {
-            return Err(crate::error::unsupported("cuGraphGetNodes with a list of nodes"));
-        }
-        put(count, recording.work.len())
+    /// Writes a word.
+    fn cuStreamWriteValue64_v2(stream: u64, address: u64, value: u64, _flags: c_uint) {
+        write_word(stream, address, value)
     }
 
-    /// Makes a graph ready to launch.
-    fn cuGraphInstantiateWithFlags(handle: *mut u64, from: u64, _flags: u64) {
-        let recording = graph(from)?;
-        put(handle, driver().keep(Object::Graph(recording)))
+    /// Waits for a word.
+    fn cuStreamWaitValue32_v2(stream: u64, address: u64, value: u32, flags: c_uint) {
+        wait_for_word(stream, address, value, flags)
     }
 
-    /// The same with an outdated signature.
-    fn cuGraphInstantiate_v2(handle: *mut u64, from: u64, _node: *mut u64, _log: *mut c_char, _bytes: usize) {
-        let recording = graph(from)?;
-        put(handle, driver().keep(Object::Graph(recording)))
-    }
-
-    /// The same with parameters, which change nothing.
-    fn cuGraphInstantiateWithParams(handle: *mut u64, from: u64, _parameters: *mut c_void) {
-        let recording = graph(from)?;
-        put(handle, driver().keep(Object::Graph(recording)))
-    }
-
-    /// Nothing has to be sent ahead.
-    fn cuGraphUpload(handle: u64, _stream: u64) {
-        graph(handle).map(drop)
-    }
-
-    /// Does a graph's work.
-    fn cuGraphLaunch(handle: u64, stream: u64) {
-        let recording = graph(handle)?;
-        crate::launch::issue(stream, move || recording.work.iter().try_for_each(|work| work()))
-    }
-
-    /// Drops a graph.
-    fn cuGraphDestroy(handle: u64) {
-        graph(handle)?;
-        driver().forget(handle).map(drop)
-    }
-
-    /// Drops a graph that was ready.
-    fn cuGraphExecDestroy(handle: u64) {
-        graph(handle)?;
-        driver().forget(handle).map(drop)
+    /// Waits for a word.
+    fn cuStreamWaitValue64_v2(stream: u64, address: u64, value: u64, flags: c_uint) {
+        wait_for_word(stream, address, value, flags)
     }
 }

@@ -1,6 +1,6 @@
 //! Tensor maps.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint};
 
 use ptx_emulator::asynchronous::tensor_map::{BYTES, MapElement, Swizzle, TensorMap};
 
@@ -59,10 +59,5 @@ calls! {
         let bytes = map.as_mut().ok_or(CUresult::INVALID_VALUE)?;
         bytes[..8].copy_from_slice(&address.to_le_bytes());
         Ok(())
-    }
-
-    /// Maps of images are not there.
-    fn cuTensorMapEncodeIm2col(_map: *mut c_void) {
-        Err(crate::error::unsupported("cuTensorMapEncodeIm2col"))
     }
 }

@@ -110,6 +110,11 @@ impl Memory {
         View { allocations: self.table().allocations.clone() }
     }
 
+    /// Whether an address is one that devices' allocations have, or had: never one of the program's own memory.
+    pub fn issued(&self, address: u64) -> bool {
+        (window::GLOBAL..self.table().next).contains(&address)
+    }
+
     /// The bytes allocated on a device.
     pub fn used(&self, device: u32) -> u64 {
         self.table().allocations.iter().filter(|a| a.device == Some(device)).map(|a| a.length).sum()
@@ -157,6 +162,13 @@ impl View {
         })
     }
 
+    /// Whether an allocation has a part of a stretch.
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        let before_end = self.allocations.partition_point(|allocation| allocation.base < end);
+        let last = before_end.checked_sub(1).map(|at| &self.allocations[at]);
+        last.is_some_and(|allocation| allocation.base + allocation.length > start)
+    }
+
     /// Says where an address is that no allocation holds.
     pub fn describe(&self, address: u64) -> String {
         let after = self.allocations.partition_point(|allocation| allocation.base <= address);
@@ -183,6 +195,23 @@ impl View {
             return Some(());
         }
         self.window(address)?.copy_out(address, into)
+    }
+
+    /// Copies from one allocation to another, or within one.
+    pub fn copy_across(&self, to: u64, from: u64, bytes: u64) -> Option<()> {
+        const STEP: u64 = 1 << 16;
+        let (source, target) = (self.window(from)?, self.window(to)?);
+        let length = usize::try_from(bytes).ok()?;
+        if !source.holds(from, length) || !target.holds(to, length) {
+            return None;
+        }
+        let mut buffer = vec![0; bytes.min(STEP) as usize];
+        for at in (0..bytes).step_by(STEP as usize) {
+            let part = &mut buffer[..STEP.min(bytes - at) as usize];
+            source.copy_out(from + at, part)?;
+            target.copy_in(to + at, part)?;
+        }
+        Some(())
     }
 
     /// Copies into one allocation.
