@@ -9,6 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ptx_emulator::decode::Module;
 use ptx_emulator::machine::grid::{Grid, Summary};
 use ptx_emulator::memory::global::Memory;
+use ptx_emulator::tensor_core::accumulation::Accumulation;
 use tessera_benches::{fused_multiply_add_peak, median, time};
 
 const ROUNDS: usize = 9;
@@ -52,6 +53,7 @@ impl Launch {
             memory: self.memory.view(),
             multiprocessors: 132,
             seed: 0,
+            accumulation: Accumulation::Once,
         };
         self.core.install(|| grid.run()).unwrap_or_else(|fault| panic!("{fault}"))
     }
