@@ -8,10 +8,9 @@
 #![deny(missing_docs)]
 
 #[macro_use]
-mod vectors;
-#[macro_use]
 pub mod instructions;
 pub mod asynchronous;
+pub mod checker;
 pub mod chip;
 pub mod decode;
 pub mod diagnostic;

@@ -76,6 +76,7 @@ impl From<FaultKind> for CUresult {
             FaultKind::Trap => CUresult::LAUNCH_FAILED,
             FaultKind::Assertion => CUresult::ASSERT,
             FaultKind::Deadlock => CUresult::LAUNCH_TIMEOUT,
+            FaultKind::Reported => CUresult::LAUNCH_FAILED,
         }
     }
 }

@@ -14,7 +14,10 @@ use crate::error::{Answer, CUresult, get, list};
 use crate::function::Function;
 use crate::graph::Step;
 use crate::module::complain;
-use crate::state::{SEED_VARIABLE, driver};
+use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, driver};
+
+/// How many reports of the checker end a launch.
+const MOST_REPORTS: usize = 16;
 
 /// A piece of work: what a call puts into a stream, and what a node of a graph does.
 #[derive(Clone)]
@@ -319,9 +322,27 @@ impl Launch {
             seed,
             accumulation: Accumulation::from_environment(),
         };
-        grid.run().map_err(|fault| report(&fault))?;
+        if std::env::var(CHECK_VARIABLE).is_ok_and(|check| check == "0") {
+            grid.run().map_err(|fault| report(&fault))?;
+        } else {
+            run_checked(&grid)?;
+        }
         if self.shape.event != 0 { crate::event::happen(self.shape.event) } else { Ok(()) }
     }
+}
+
+/// Runs a launch that fails for what the checker reports, too.
+fn run_checked(grid: &Grid<'_>) -> Answer<()> {
+    let (outcome, reports) = grid.run_checked(MOST_REPORTS);
+    for report in &reports {
+        eprintln!("ptx-emulator: {report}");
+    }
+    if reports.is_empty() {
+        return outcome.map(drop).map_err(|fault| report(&fault));
+    }
+    eprintln!("ptx-emulator: the launch fails for what the checker reported; {CHECK_VARIABLE}=0 turns it off");
+    driver().tables().sticky = Some(CUresult::LAUNCH_FAILED);
+    Err(CUresult::LAUNCH_FAILED)
 }
 
 /// Says what went wrong; errors of threads stop the context.

@@ -25,6 +25,9 @@ pub const MEMORY_VARIABLE: &str = "PTX_EMULATOR_MEMORY";
 /// The environment variable that varies the order of warps.
 pub const SEED_VARIABLE: &str = "PTX_EMULATOR_SEED";
 
+/// The environment variable that turns the checker off (0) or on (1).
+pub const CHECK_VARIABLE: &str = "PTX_EMULATOR_CHECK";
+
 /// What a handle stands for.
 #[derive(Clone)]
 pub enum Object {

@@ -1,6 +1,7 @@
 //! `cp.async` and the copies in bulk that need no tensor map.
 
 use super::mbarrier;
+use crate::checker::{Actor, Checker};
 use crate::decode::builder::{Builder, WIDE_ADDRESS};
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -20,18 +21,42 @@ pub const FORMS: &[Form] = &[
         section: "9.7.9.25.3.1 cp.async",
         build: copy,
     },
-    Form { pattern: "cp.async.commit_group", section: "9.7.9.25.3.2 cp.async.commit_group", build: |_| Ok(done) },
-    Form { pattern: "cp.async.wait_group", section: "9.7.9.25.3.3 cp.async.wait_group", build: wait_group },
-    Form { pattern: "cp.async.wait_all", section: "9.7.9.25.3.3 cp.async.wait_all", build: |_| Ok(done) },
+    Form {
+        pattern: "cp.async.commit_group",
+        section: "9.7.9.25.3.2 cp.async.commit_group",
+        build: |_| Ok(|context, _| tell(context, Checker::copies_committed)),
+    },
+    Form {
+        pattern: "cp.async.wait_group",
+        section: "9.7.9.25.3.3 cp.async.wait_group",
+        build: |b| {
+            groups(b)?;
+            Ok(|context, instruction| {
+                let left = Some(instruction.immediate as u32);
+                tell(context, |checker, actor, mask| checker.copies_awaited(actor, mask, left))
+            })
+        },
+    },
+    Form {
+        pattern: "cp.async.wait_all",
+        section: "9.7.9.25.3.3 cp.async.wait_all",
+        build: |_| Ok(|context, _| tell(context, |checker, actor, mask| checker.copies_awaited(actor, mask, None))),
+    },
     Form {
         pattern: "cp.async.bulk.commit_group",
         section: "9.7.9.27.2.1 cp.async.bulk.commit_group",
-        build: |_| Ok(done),
+        build: |_| Ok(|context, _| tell(context, Checker::bulk_committed)),
     },
     Form {
         pattern: "cp.async.bulk.wait_group[.read]",
         section: "9.7.9.27.2.2 cp.async.bulk.wait_group",
-        build: wait_group,
+        build: |b| {
+            groups(b)?;
+            Ok(|context, instruction| {
+                let left = instruction.immediate as u32;
+                tell(context, |checker, actor, mask| checker.bulk_awaited(actor, mask, left))
+            })
+        },
     },
     Form {
         pattern: "cp.async.bulk.shared::cluster|shared::cta.global.mbarrier::complete_tx::bytes[.multicast::cluster][.L2::cache_hint]",
@@ -62,7 +87,7 @@ pub const FORMS: &[Form] = &[
             if b.has("L2::cache_hint") {
                 b.source::<u64>()?;
             }
-            Ok(done)
+            Ok(|_, _| Step::Next)
         },
     },
     Form {
@@ -72,16 +97,21 @@ pub const FORMS: &[Form] = &[
     },
 ];
 
-/// What has to be waited for is done.
-fn done(_: &mut Context<'_>, _: &Instruction) -> Step {
+/// What has to be waited for is done: only the checker has to know of it.
+fn tell(context: &mut Context<'_>, tell: impl FnOnce(&mut Checker, Actor, u32)) -> Step {
+    let mask = context.mask;
+    context.check(|checker, actor| tell(checker, actor, mask));
     Step::Next
 }
 
-fn wait_group(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    if b.integer()? < 0 {
-        return b.problem("the number of groups is negative");
+/// Reads how many groups need not be over.
+fn groups(b: &mut Builder<'_, '_>) -> Result<(), Problem> {
+    b.made.immediate = b.integer()?;
+    if (0..=i64::from(u32::MAX)).contains(&b.made.immediate) {
+        Ok(())
+    } else {
+        b.problem("the number of groups is not from 0 to 2^32 - 1")
     }
-    Ok(done)
 }
 
 /// Bit of the modifiers: operand 2 is how many bytes come from the source; the rest is zero.
@@ -175,6 +205,7 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         {
             return context.refuse(lane, refused, "copy");
         }
+        context.issue(lane, |checker, actor| Some(checker.copy(actor, lane)));
         if let Err(refused) = context.copy_in(Space::Shared, destinations[lane], &buffer[..bytes]) {
             return context.refuse(lane, refused, "copy");
         }
@@ -277,6 +308,7 @@ fn bulk_load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             let targets = multicast(context, instruction.modifiers & 1 != 0, instruction.operands[1], lane);
             for offset in targets.into_iter().flatten() {
                 let place = |address: u64| offset.map_or(address, |rank| address & 0xff_ffff | rank << 24);
+                issue_load(context, lane, place(barrier));
                 if let Err(refused) = transfer(context, (Space::Generic, from), (Space::Shared, place(to)), bytes) {
                     return context.refuse(lane, refused, "bulk copy");
                 }
@@ -287,6 +319,17 @@ fn bulk_load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         }
         Step::Next
     })
+}
+
+/// Says that stretches are copied for a lane, by a copy that completes on an mbarrier.
+pub fn issue_load(context: &mut Context<'_>, lane: usize, barrier: u64) {
+    let place = context.shared_place(barrier);
+    context.issue(lane, |checker, actor| place.and_then(|(cta, at)| checker.completes_on(actor, lane, cta, at)));
+}
+
+/// The same for a copy that belongs to a bulk group.
+pub fn issue_store(context: &mut Context<'_>, lane: usize) {
+    context.issue(lane, |checker, actor| Some(checker.bulk_read(actor, lane)));
 }
 
 /// Which CTAs of the cluster get a copy: `None` for the one that the address names.
@@ -319,6 +362,7 @@ fn bulk_exchange(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 Ok(bytes) => bytes,
                 Err(step) => return step,
             };
+            issue_load(context, lane, barrier);
             if let Err(refused) = transfer(context, (Space::Shared, from), (Space::Shared, to), bytes) {
                 return context.refuse(lane, refused, "bulk copy");
             }
@@ -355,6 +399,7 @@ fn bulk_store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 Ok(bytes) => bytes,
                 Err(step) => return step,
             };
+            issue_store(context, lane);
             if instruction.modifiers & 1 == 0 {
                 if let Err(refused) = transfer(context, (Space::Shared, from), (Space::Generic, to), bytes) {
                     return context.refuse(lane, refused, "bulk copy");
@@ -458,6 +503,7 @@ fn bulk_reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 Ok(bytes) => bytes,
                 Err(step) => return step,
             };
+            issue_store(context, lane);
             for at in (0..bytes).step_by(reduction.bytes()) {
                 let mut element = [0; 8];
                 let element = &mut element[..reduction.bytes()];
@@ -489,6 +535,9 @@ fn store_async(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         for lane in lanes(context.mask) {
             let to = shared(listed_address(context, list, lane));
             let barrier = shared(listed_address(context, &list[3 + count..], lane));
+            issue_load(context, lane, barrier);
+            let place = context.shared_place(to);
+            context.check_stretch(place, count * bytes, Some(false));
             for at in 0..count {
                 let address = to + (at * bytes) as u64;
                 let stored = if bytes == 8 {

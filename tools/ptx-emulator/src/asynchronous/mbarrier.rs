@@ -4,6 +4,7 @@
 //! phase (20–39) and expected in each (0–19). An object whose count is zero has not been initialized.
 
 use super::copy::{listed_address, put_address, shared};
+use crate::checker::clock::Work;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -128,7 +129,13 @@ fn change(
             format!("the mbarrier at 0x{address:x}: {message}"),
         ));
     }
-    match context.store(Space::Shared, lane, address, barrier.settle().pack()) {
+    let settled = barrier.settle();
+    if settled.parity != before >> 63
+        && let Some((cta, offset)) = context.shared_place(address)
+    {
+        context.check(|checker, _| checker.mbarrier_completed(cta, offset));
+    }
+    match context.store(Space::Shared, lane, address, settled.pack()) {
         Ok(()) => Ok(before),
         Err(refused) => Err(context.refuse(lane, refused, "mbarrier operation")),
     }
@@ -145,7 +152,18 @@ pub fn complete(context: &mut Context<'_>, lane: usize, address: u64, bytes: usi
 
 /// An arrival of something else than a thread, such as `tcgen05.commit`.
 pub fn arrive_at(context: &mut Context<'_>, lane: usize, address: u64) -> Result<(), Step> {
+    check_arrival(context, lane, address, Work::TensorProducts);
     change(context, lane, address, |barrier| arrive_times(barrier, 1)).map(drop)
+}
+
+/// Tells the checker that an mbarrier waits for what a thread does, or has done.
+fn check_arrival(context: &mut Context<'_>, lane: usize, address: u64, work: Work) {
+    if let Some((cta, offset)) = context.shared_place(address) {
+        context.check(|checker, actor| match work {
+            Work::Threads => checker.mbarrier_arrive(actor, lane, cta, offset, true),
+            _ => checker.mbarrier_arrive_after(actor, lane, cta, offset, work),
+        });
+    }
 }
 
 fn in_range(bytes: i64) -> Result<(), String> {
@@ -174,6 +192,9 @@ fn init(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 return context.fail(FaultKind::IllegalInstruction, lane, message);
             }
             let barrier = Barrier { expected: count, pending: count, bytes: 0, parity: 0 };
+            if let Some((cta, offset)) = context.shared_place(address) {
+                context.check(|checker, actor| checker.mbarrier_initialized(actor, lane, cta, offset));
+            }
             if let Err(refused) = context.store(Space::Shared, lane, address, barrier.pack()) {
                 return context.refuse(lane, refused, "mbarrier.init");
             }
@@ -189,6 +210,9 @@ fn invalidate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
             let address = shared(listed_address(context, list, lane));
+            if let Some((cta, offset)) = context.shared_place(address) {
+                context.check(|checker, _| checker.mbarrier_invalidated(cta, offset));
+            }
             if let Err(refused) = context.store(Space::Shared, lane, address, 0u64) {
                 return context.refuse(lane, refused, "mbarrier.inval");
             }
@@ -224,6 +248,7 @@ const EXPECT: u32 = 1;
 const DROP: u32 = 2;
 const RETURNS: u32 = 4;
 const COUNTED: u32 = 8;
+const RELAXED: u32 = 16;
 
 fn arrive(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     // Arriving at another CTA's barrier gives no state.
@@ -250,6 +275,9 @@ fn arrive(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("arrive_drop") {
         b.made.modifiers |= DROP;
     }
+    if b.has("relaxed") {
+        b.made.modifiers |= RELAXED;
+    }
     Ok(execute_arrive)
 }
 
@@ -257,8 +285,13 @@ fn execute_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step 
     let modifiers = instruction.modifiers;
     let list = context.list(instruction);
     let mut states = [0u64; LANES];
+    let mut arrived_at = None;
     for lane in lanes(context.mask) {
         let address = shared(listed_address(context, list, lane));
+        // The threads of a warp have the same to tell.
+        if modifiers & RELAXED == 0 && arrived_at.replace(address) != Some(address) {
+            check_arrival(context, lane, address, Work::Threads);
+        }
         let operand = context.row(instruction.operands[1]).0[lane];
         let changed = change(context, lane, address, |barrier| {
             if modifiers & EXPECT != 0 {
@@ -288,12 +321,13 @@ fn arrive_copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     put_address(b, operand)?;
     b.made.modifiers = u32::from(b.has("noinc"));
     Ok(|context, instruction| {
-        if instruction.modifiers == 0 {
-            return Step::Next;
-        }
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
             let address = shared(listed_address(context, list, lane));
+            check_arrival(context, lane, address, Work::Copies);
+            if instruction.modifiers == 0 {
+                continue;
+            }
             if let Err(step) = change(context, lane, address, |barrier| arrive_times(barrier, 1)) {
                 return step;
             }
@@ -316,7 +350,7 @@ fn wait(b: &mut Builder<'_, '_>, parity: bool) -> Result<Execute, Problem> {
         // How long to wait at most, which is not a matter of semantics.
         b.source::<u32>()?;
     }
-    b.made.modifiers = u32::from(parity) | u32::from(try_wait) << 1;
+    b.made.modifiers = u32::from(parity) | u32::from(try_wait) << 1 | u32::from(b.has("relaxed")) << 2;
     Ok(|context, instruction| {
         let list = context.list(instruction);
         let mut holds = 0;
@@ -337,6 +371,12 @@ fn wait(b: &mut Builder<'_, '_>, parity: bool) -> Result<Execute, Problem> {
                 context.read::<u64>(instruction.operands[1])[lane] >> 63
             };
             holds |= u32::from(bits >> 63 != waited) << lane;
+            if bits >> 63 != waited
+                && let Some((cta, offset)) = context.shared_place(address)
+            {
+                let acquire = instruction.modifiers & 4 == 0;
+                context.check(|checker, actor| checker.mbarrier_awaited(actor, lane, cta, offset, acquire));
+            }
         }
         context.set_predicate(instruction.predicate(0), holds);
         if instruction.modifiers & 2 != 0 && holds & context.mask != context.mask { Step::Yield } else { Step::Next }

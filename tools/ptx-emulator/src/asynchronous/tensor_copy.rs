@@ -1,6 +1,8 @@
 //! Copies of boxes of tensors: TMA.
 
-use super::copy::{Reduction, listed_address, multicast, put_address, put_address_part, shared};
+use super::copy::{
+    Reduction, issue_load, issue_store, listed_address, multicast, put_address, put_address_part, shared,
+};
 use super::mbarrier;
 use super::tensor_map::{self, BYTES, MapElement, TensorMap};
 use crate::decode::builder::Builder;
@@ -62,6 +64,7 @@ pub const FORMS: &[Form] = &[
                 let lane = context.leader();
                 let to = listed_address(context, list, lane);
                 let from = shared(listed_address(context, &list[3..], lane));
+                context.issue(lane, |_, _| None);
                 match super::copy::transfer(context, (Space::Shared, from), (Space::Generic, to), BYTES) {
                     Ok(()) => Step::Next,
                     Err(refused) => context.refuse(lane, refused, "copy of a tensor map"),
@@ -118,6 +121,7 @@ fn replace(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 u64::from(context.row(instruction.operands[0]).0[lane])
             };
             let mut bytes = [0; BYTES];
+            context.issue(lane, |_, _| None);
             if let Err(refused) = context.copy_out(place.0, place.1, &mut bytes) {
                 return context.refuse(lane, refused, "tensormap.replace");
             }
@@ -220,6 +224,7 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let targets = multicast(context, instruction.modifiers & MULTICAST != 0, instruction.operands[0], lane);
         for target in targets.into_iter().flatten() {
             let place = |address: u64| target.map_or(address, |rank| address & 0xff_ffff | rank << 24);
+            issue_load(context, lane, place(barrier));
             let moved = if rows {
                 let single = TensorMap { box_extents: [map.box_extents[0], 1, 1, 1, 1], ..map };
                 (0..4).try_fold(0, |all, row| {
@@ -426,6 +431,7 @@ fn execute_store(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                 return context.fail(FaultKind::IllegalInstruction, lane, message);
             }
         }
+        issue_store(context, lane);
         let stored = if rows {
             let single = TensorMap { box_extents: [map.box_extents[0], 1, 1, 1, 1], ..map };
             (0..4).try_fold(0, |all, row| {

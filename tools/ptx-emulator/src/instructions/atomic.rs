@@ -1,5 +1,6 @@
 //! Atomic operations and reductions on memory.
 
+use crate::checker::Strong;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -190,6 +191,7 @@ fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
         Ok(())
     }
     b.made.modifiers |= number(&OPERATIONS, operation) | number(&KINDS, kind) << 4 | (space(b) as u32) << 8;
+    b.made.modifiers |= ordering(b);
     if returns {
         b.made.modifiers |= RETURNS;
     }
@@ -258,12 +260,27 @@ fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
 }
 
 const RETURNS: u32 = 1 << 12;
+const ACQUIRE: u32 = 1 << 13;
+const RELEASE: u32 = 1 << 14;
+
+fn ordering(b: &Builder<'_, '_>) -> u32 {
+    let (acquire, release) = (b.has("acquire") || b.has("acq_rel"), b.has("release") || b.has("acq_rel"));
+    (if acquire { ACQUIRE } else { 0 }) | (if release { RELEASE } else { 0 })
+}
+
+/// Tells the checker of an atomic operation.
+fn check(context: &mut Context<'_>, instruction: &Instruction, space: Space, addresses: &[u64; LANES], bytes: usize) {
+    context.check_updates(space, addresses, bytes);
+    let (acquires, releases) = (instruction.modifiers & ACQUIRE != 0, instruction.modifiers & RELEASE != 0);
+    context.check_strong(space, addresses, Strong { reads: true, acquires, writes: true, releases });
+}
 
 fn update<W: Word + Lane>(context: &mut Context<'_>, instruction: &Instruction, combine: Combine<W>) -> Step {
     let addresses = context.addresses(instruction, 1);
     let values: [W; LANES] = context.read(instruction.operands[2]);
     let space = SPACES[instruction.modifiers as usize >> 8 & 3];
     let mut before = [<W as Default>::default(); LANES];
+    check(context, instruction, space, &addresses, <W as Word>::BYTES);
     for lane in lanes(context.mask) {
         match context.update(space, lane, addresses[lane], |old: W| combine(old, values[lane])) {
             Ok(old) => before[lane] = old,
@@ -282,6 +299,7 @@ fn compare_and_swap<W: Word + Lane>(context: &mut Context<'_>, instruction: &Ins
     let values: [W; LANES] = context.read(instruction.operands[3]);
     let space = SPACES[instruction.modifiers as usize >> 8 & 3];
     let mut before = [<W as Default>::default(); LANES];
+    check(context, instruction, space, &addresses, <W as Word>::BYTES);
     for lane in lanes(context.mask) {
         let swap = |old: W| if old == expected[lane] { values[lane] } else { old };
         match context.update(space, lane, addresses[lane], swap) {

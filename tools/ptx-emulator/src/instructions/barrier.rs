@@ -28,14 +28,21 @@ pub const FORMS: &[Form] = &[
             b.source::<u32>()?;
             Ok(|context, instruction| {
                 let members = context.uniform(instruction.operands[0]);
-                if context.assembled(members) { Step::Next } else { Step::Converge }
+                if !context.assembled(members) {
+                    return Step::Converge;
+                }
+                context.check(|checker, actor| checker.lanes_meet(actor, members));
+                Step::Next
             })
         },
     },
     Form {
         pattern: "barrier.cluster.arrive[.release|relaxed][.aligned]",
         section: "9.7.13.3 barrier.cluster",
-        build: |_| Ok(cluster_arrive),
+        build: |b| {
+            b.made.modifiers = u32::from(!b.has("relaxed"));
+            Ok(cluster_arrive)
+        },
     },
     Form {
         pattern: "barrier.cluster.wait[.acquire][.aligned]",
@@ -57,22 +64,22 @@ pub const FORMS: &[Form] = &[
     Form {
         pattern: "membar.proxy.alias|async|async.global|async.shared",
         section: "9.7.13.4 membar.proxy",
-        build: |_| Ok(fence),
+        build: |b| Ok(if b.has("alias") { fence_other } else { fence_async }),
     },
     Form {
         pattern: "fence.proxy.alias|async[.global|shared::cta|shared::cluster]",
         section: "9.7.13.4 fence.proxy",
-        build: |_| Ok(fence),
+        build: |b| Ok(if b.has("alias") { fence_other } else { fence_async }),
     },
     Form {
         pattern: "fence.proxy.async::generic.acquire|release.sync_restrict::shared::cluster|sync_restrict::shared::cta.cluster",
         section: "9.7.13.4 fence.proxy",
-        build: |_| Ok(fence),
+        build: |_| Ok(fence_async),
     },
     Form {
         pattern: "fence.proxy.tensormap::generic.release.SCOPE",
         section: "9.7.13.4 fence.proxy",
-        build: |_| Ok(fence),
+        build: |_| Ok(fence_other),
     },
     Form {
         pattern: "fence.proxy.tensormap::generic.acquire.SCOPE",
@@ -80,7 +87,7 @@ pub const FORMS: &[Form] = &[
         build: |b| {
             b.address()?;
             b.integer()?;
-            Ok(fence)
+            Ok(fence_other)
         },
     },
 ];
@@ -92,8 +99,20 @@ const REDUCE: u32 = 2;
 const ALIGNED: u32 = 1 << 4;
 const HAS_COUNT: u32 = 1 << 5;
 
-/// Memory of the machine is coherent and its accesses happen in order, so that a fence has nothing to do.
-fn fence(_: &mut Context<'_>, _: &Instruction) -> Step {
+/// Memory of the machine is coherent and its accesses happen in order, so that a fence has nothing to do but for the checker.
+fn fence(context: &mut Context<'_>, _: &Instruction) -> Step {
+    context.check(|checker, actor| checker.fence(actor));
+    Step::Next
+}
+
+/// A fence between the generic proxy and the async one.
+fn fence_async(context: &mut Context<'_>, _: &Instruction) -> Step {
+    context.check(|checker, actor| checker.fence_proxy(actor));
+    Step::Next
+}
+
+/// A fence for aliases or for tensor maps, which are not checked.
+fn fence_other(_: &mut Context<'_>, _: &Instruction) -> Step {
     Step::Next
 }
 
@@ -136,12 +155,15 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let modifiers = instruction.modifiers;
     let what = modifiers & 0xf;
     if let Some((number, generation)) = context.pending {
+        let mask = context.mask;
         let barrier = &context.here().barriers[number as usize % BARRIERS];
         if barrier.generation == generation {
             return Step::Wait;
         }
         let (count, all, any) = barrier.reduction[1];
+        let now = barrier.generation;
         context.pending = None;
+        context.check(|checker, actor| checker.leave(actor, mask, number as usize % BARRIERS, now));
         if what == REDUCE {
             match modifiers >> 8 & 3 {
                 0 => context.write(instruction.operands[0], &[count; LANES]),
@@ -192,6 +214,7 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     }
     let generation = barrier.generation;
     barrier.complete_if_all_arrived(running);
+    context.check(|checker, actor| checker.arrive(actor, number as usize, generation));
     if what == ARRIVE {
         return Step::Next;
     }
@@ -202,8 +225,11 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
 /// The number under which a thread waits at its cluster's barrier.
 const CLUSTER: u16 = u16::MAX;
 
-fn cluster_arrive(context: &mut Context<'_>, _: &Instruction) -> Step {
+fn cluster_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let arriving = context.mask.count_ones();
+    let generation = context.cluster.generation;
+    let release = instruction.modifiers != 0;
+    context.check(|checker, actor| checker.arrive_in_cluster(actor, generation, release));
     context.warp.cluster_generation = context.cluster.generation;
     context.cluster.arrived += arriving;
     context.cluster.complete_if_all_arrived();
@@ -217,5 +243,7 @@ fn cluster_wait(context: &mut Context<'_>, _: &Instruction) -> Step {
         return Step::Wait;
     }
     context.pending = None;
+    let (mask, generation) = (context.mask, context.cluster.generation);
+    context.check(|checker, actor| checker.leave_in_cluster(actor, mask, generation));
     Step::Next
 }

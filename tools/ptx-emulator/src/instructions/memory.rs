@@ -1,5 +1,6 @@
 //! Loads, stores and what prepares them.
 
+use crate::checker::Strong;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::decode::scope::Place;
@@ -84,6 +85,19 @@ fn components(name: &str) -> usize {
 
 /// Sign-extended.
 const SIGNED: u32 = 1;
+/// `.volatile`, `.relaxed` and stronger: what threads may do at the same time.
+const STRONG: u32 = 1 << 16;
+/// `.acquire` or `.release`.
+const ORDERED: u32 = 1 << 17;
+
+/// How strong an access is.
+fn strength(b: &Builder<'_, '_>) -> u32 {
+    match b.modifier(0) {
+        "volatile" | "relaxed" | "mmio" => STRONG,
+        "acquire" | "release" => STRONG | ORDERED,
+        _ => 0,
+    }
+}
 
 macro_rules! by_space {
     ($space:expr, $function:ident, $word:ty) => {
@@ -136,7 +150,7 @@ fn load(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Result<Ex
     if kind.starts_with('s') {
         b.made.modifiers |= SIGNED;
     }
-    b.made.modifiers |= register << 8;
+    b.made.modifiers |= register << 8 | strength(b);
     Ok(by_word!(bytes, space, execute_load))
 }
 
@@ -151,6 +165,10 @@ fn execute_load<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>,
                 return misaligned_vector(context, lane, addresses[lane], vector_bytes);
             }
         }
+    }
+    context.check_reads(space, &addresses, list.len() * W::BYTES, instruction.modifiers & STRONG != 0);
+    if instruction.modifiers & STRONG != 0 {
+        context.check_strong(space, &addresses, Strong::read(instruction.modifiers & ORDERED != 0));
     }
     for (at, slot) in list.iter().enumerate() {
         let mut values = [W::default(); 32];
@@ -231,7 +249,7 @@ fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("L2::cache_hint") {
         b.source::<u64>()?;
     }
-    b.made.modifiers |= register << 8;
+    b.made.modifiers |= register << 8 | strength(b);
     Ok(by_word!(bytes, space, execute_store))
 }
 
@@ -255,10 +273,14 @@ fn execute_store<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>
         };
         for lane in lanes(context.mask) {
             let address = addresses[lane].wrapping_add((at * W::BYTES) as u64);
+            context.check_store(space, lane, address, values[lane], instruction.modifiers & STRONG != 0);
             if let Err(refused) = context.store(space, lane, address, values[lane]) {
                 return context.refuse(lane, refused, "write");
             }
         }
+    }
+    if instruction.modifiers & STRONG != 0 {
+        context.check_strong(space, &addresses, Strong::write(instruction.modifiers & ORDERED != 0));
     }
     Step::Next
 }

@@ -46,6 +46,7 @@ fn members(context: &mut Context<'_>, mask: u32) -> Result<u32, Step> {
         let message = format!("the thread executes this with member mask 0x{mask:08x}, which leaves it out");
         return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
     }
+    context.check(|checker, actor| checker.lanes_meet(actor, mask));
     Ok(mask)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A cluster runs on one thread of the host, warp by warp, so that what its CTAs share needs no locks.
 
+use std::sync::Arc;
+
 use super::context::Context;
 use super::fault::{Fault, FaultKind};
 use super::grid::Grid;
@@ -10,6 +12,7 @@ use super::kernel::{Preset, Special};
 use super::observer::Observer;
 use super::row::{LANES, Row};
 use super::warp::{self, Turn, WarpState};
+use crate::checker::{Checker, Reports};
 use crate::memory::global::Window;
 use crate::memory::shared::Bytes;
 use crate::tensor_core::tensor_memory::TensorMemory;
@@ -54,6 +57,8 @@ pub struct ClusterState {
     pub arrived: u32,
     /// How many times the cluster's barrier has completed.
     pub generation: u32,
+    /// What checks it, if anything does.
+    pub checker: Option<Box<Checker>>,
 }
 
 impl ClusterState {
@@ -121,6 +126,13 @@ const POLLING_ROUNDS: u32 = 100_000;
 const POLLING_INSTRUCTIONS: u64 = 64;
 
 impl Cluster {
+    /// A cluster whose mistakes are reported, if there are reports to add them to.
+    pub fn new(reports: Option<&Arc<Reports>>) -> Cluster {
+        let mut cluster = Cluster::default();
+        cluster.state.checker = reports.map(|reports| Box::new(Checker::new(reports.clone())));
+        cluster
+    }
+
     /// Puts a cluster of the grid at its start.
     pub fn start(&mut self, grid: &Grid<'_>, index: u64) {
         let kernel = grid.kernel;
@@ -138,6 +150,9 @@ impl Cluster {
             cta.barriers = [Barrier { reduction: [(0, true, false); 2], ..Barrier::default() }; BARRIERS];
             cta.running = threads;
             cta.tensor = None;
+        }
+        if let Some(checker) = &mut self.state.checker {
+            checker.start(ctas, warps_each, grid.shared_bytes() as usize);
         }
         self.warps.resize_with(ctas * warps_each, Default::default);
         self.finished.clear();
@@ -207,6 +222,12 @@ impl Cluster {
                 }
             }
             if finished == self.warps.len() {
+                if let Some(checker) = &mut self.state.checker {
+                    checker.finish();
+                }
+                if let Some(stopped) = report(&mut self.state, grid) {
+                    return Err(stopped);
+                }
                 return self.leak(grid).map_or(Ok(Progress::Finished), Err);
             }
             if finished + blocked == self.warps.len() {
@@ -232,6 +253,7 @@ impl Cluster {
         let cta = *cta;
         let mut context = Context {
             warp,
+            at: 0,
             mask: 0,
             arrived: 0,
             pending: None,
@@ -242,11 +264,16 @@ impl Cluster {
             window: Window::NOTHING,
             targets: [0; LANES],
             fault: None,
+            issuer: (0, None),
             // Cast so that it is borrowed no longer than the rest of the context.
             observer: observer.map(|observer| observer as &mut dyn Observer),
         };
         let turn = warp::run(&mut context, WARP_TURN);
+        let stopped = if context.cluster.checker.is_some() { report(context.cluster, grid) } else { None };
         if turn != Turn::Faulted {
+            if let Some(stopped) = stopped {
+                return Err(stopped);
+            }
             return Ok(turn);
         }
         let (kind, lane, message) =
@@ -314,6 +341,23 @@ impl Cluster {
     pub fn executed(&mut self) -> u64 {
         self.warps.iter_mut().map(|(_, warp)| std::mem::take(&mut warp.executed)).sum()
     }
+}
+
+/// Puts what the checker has found into words. A fault if it has found enough.
+fn report(cluster: &mut ClusterState, grid: &Grid<'_>) -> Option<Box<Fault>> {
+    let checker = cluster.checker.as_deref_mut().filter(|checker| checker.has_found())?;
+    let ids: Vec<[u32; 3]> = cluster.ctas.iter().map(|cta| cta.id).collect();
+    if checker.report(grid, &ids) {
+        return None;
+    }
+    Some(Box::new(Fault {
+        kind: FaultKind::Reported,
+        message: "the checker has reported as much as it may".into(),
+        kernel: grid.kernel.name.clone(),
+        place: None,
+        cta: None,
+        thread: None,
+    }))
 }
 
 impl Grid<'_> {

@@ -14,6 +14,8 @@ use crate::memory::global::Window;
 pub struct Context<'a> {
     /// The warp's registers.
     pub warp: &'a mut WarpState,
+    /// The number of the instruction that runs, where it is checked or observed.
+    pub at: u32,
     /// The lanes that the instruction runs for: never none.
     pub mask: u32,
     /// The lanes that arrived at the instruction together, whether its guard holds for them or not.
@@ -34,6 +36,8 @@ pub struct Context<'a> {
     pub targets: [u32; LANES],
     /// What went wrong, and for which lane, after [`Step::Fault`].
     pub fault: Option<(FaultKind, u32, String)>,
+    /// The lane that copies a stretch of memory, and the agent and time if the copy is asynchronous: for the checker.
+    pub issuer: (usize, Option<(u16, u32)>),
     /// Who looks on.
     pub observer: Option<&'a mut dyn Observer>,
 }

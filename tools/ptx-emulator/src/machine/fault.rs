@@ -47,6 +47,8 @@ pub enum FaultKind {
     Assertion,
     /// No thread can go on.
     Deadlock,
+    /// The checker has as many reports as it may have.
+    Reported,
 }
 
 impl fmt::Display for Fault {

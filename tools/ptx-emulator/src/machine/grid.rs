@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cluster::{Cluster, Progress};
 use super::fault::{Fault, FaultKind};
 use super::kernel::Kernel;
 use super::observer::{Access, Moment, Observer};
+use crate::checker::{Report, Reports};
 use crate::memory::global::View;
 use crate::tensor_core::accumulation::Accumulation;
 
@@ -150,15 +151,27 @@ impl Grid<'_> {
 
     /// Runs all CTAs, on as many threads as rayon has, and returns when the last thread has exited, or the first has failed.
     pub fn run(&self) -> Result<Summary, Box<Fault>> {
-        self.run_for(|| None::<Nobody>).0
+        self.run_for(|| None::<Nobody>, None).0
+    }
+
+    /// The same with the checker on: what it reports beside how the launch ended, which is with [`FaultKind::Reported`] once there are
+    /// as many reports as the limit says. Mistakes between the same two lines are reported once.
+    pub fn run_checked(&self, limit: usize) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
+        let reports = Arc::new(Reports::new(limit));
+        let outcome = self.run_for(|| None::<Nobody>, Some(&reports)).0;
+        (outcome, reports.list())
     }
 
     /// Runs all CTAs with somebody to look on for each host thread, and returns them too: also after a fault.
     pub fn run_observed<O: Observer>(&self, new: impl Fn() -> O + Sync) -> (Result<Summary, Box<Fault>>, Vec<O>) {
-        self.run_for(|| Some(new()))
+        self.run_for(|| Some(new()), None)
     }
 
-    fn run_for<O: Observer>(&self, observer: impl Fn() -> Option<O> + Sync) -> (Result<Summary, Box<Fault>>, Vec<O>) {
+    fn run_for<O: Observer>(
+        &self,
+        observer: impl Fn() -> Option<O> + Sync,
+        reports: Option<&Arc<Reports>>,
+    ) -> (Result<Summary, Box<Fault>>, Vec<O>) {
         if let Err(fault) = self.validate() {
             return (Err(fault), vec![]);
         }
@@ -171,12 +184,12 @@ impl Grid<'_> {
         let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
         let work = |mut observer: Option<&mut dyn Observer>| {
-            let mut spare = Some(Cluster::default());
+            let mut spare = Some(Cluster::new(reports));
             while !stop.load(Ordering::Relaxed) {
                 let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
                 let fresh = if waiting < resident { next.fetch_add(1, Ordering::Relaxed) } else { clusters };
                 let mut cluster = if fresh < clusters {
-                    let mut cluster = spare.take().unwrap_or_default();
+                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(reports));
                     cluster.start(self, fresh);
                     cluster
                 } else {

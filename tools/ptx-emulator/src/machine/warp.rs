@@ -132,7 +132,11 @@ pub fn run(context: &mut Context<'_>, budget: u32) -> Turn {
             fragment.state = FragmentState::Ready;
         }
     }
-    let run_fragment = if context.observer.is_some() { run_fragment::<true> } else { run_fragment::<false> };
+    let run_fragment = if context.observer.is_some() || context.cluster.checker.is_some() {
+        run_fragment::<true>
+    } else {
+        run_fragment::<false>
+    };
     loop {
         if context.warp.fragments.len() > 1 {
             context.warp.merge();
@@ -156,7 +160,7 @@ pub fn run(context: &mut Context<'_>, budget: u32) -> Turn {
     }
 }
 
-/// Runs one fragment, for somebody who looks on or for nobody, until the fragments have to be looked at again, or until the warp has to stop.
+/// Runs one fragment, for the checker or somebody who looks on, or for nobody, until the fragments have to be looked at again, or until the warp has to stop.
 fn run_fragment<const OBSERVED: bool>(context: &mut Context<'_>, index: usize, left: &mut u32) -> Option<Turn> {
     let kernel = context.kernel;
     let alone = context.warp.fragments.len() == 1;
@@ -173,6 +177,7 @@ fn run_fragment<const OBSERVED: bool>(context: &mut Context<'_>, index: usize, l
         context.arrived = mask;
         ran += 1;
         let step = if OBSERVED {
+            context.at = at;
             context.run_observed(instruction)
         } else if context.mask == 0 {
             Step::Next
@@ -251,7 +256,7 @@ fn run_fragment<const OBSERVED: bool>(context: &mut Context<'_>, index: usize, l
     };
     *left = left.saturating_sub(ran);
     // A fragment that loops may be waiting for another one, which has to get its turn.
-    context.warp.streak += ran;
+    context.warp.streak = context.warp.streak.saturating_add(ran);
     let state = if !alone && state == FragmentState::Ready && context.warp.streak >= FRAGMENT_TURN {
         context.warp.streak = 0;
         FragmentState::Yielding

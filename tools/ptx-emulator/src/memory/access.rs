@@ -187,6 +187,7 @@ impl<'a> Context<'a> {
             Space::Global => self.global(address, into.len()).and_then(|window| window.copy_out(address, into)),
             Space::Shared => {
                 let place = self.shared_place(address);
+                self.check_stretch(place, into.len(), None);
                 let bytes = place.and_then(|(rank, offset)| self.cluster.ctas[rank].shared.slice(offset, into.len()));
                 bytes.map(|bytes| into.copy_from_slice(bytes))
             }
@@ -213,6 +214,11 @@ impl<'a> Context<'a> {
             Space::Global => self.global(address, from.len()).and_then(|window| window.copy_in(address, from)),
             Space::Shared => {
                 let place = self.shared_place(address);
+                if self.cluster.checker.is_some() {
+                    let there = place.and_then(|(rank, at)| self.cluster.ctas[rank].shared.slice(at, from.len()));
+                    let same = there == Some(from);
+                    self.check_stretch(place, from.len(), Some(same));
+                }
                 let bytes =
                     place.and_then(|(rank, offset)| self.cluster.ctas[rank].shared.slice_mut(offset, from.len()));
                 bytes.map(|bytes| bytes.copy_from_slice(from))

@@ -109,6 +109,7 @@ fn row_place(
         let message = format!("misaligned row of a matrix at 0x{address:x}: it has to be a multiple of 16");
         return Err(context.fail(crate::machine::fault::FaultKind::MisalignedAddress, lane, message));
     }
+    context.issue(lane, |_, _| None);
     Ok((space, address))
 }
 

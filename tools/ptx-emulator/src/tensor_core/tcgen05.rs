@@ -103,6 +103,9 @@ fn allocate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn store(context: &mut Context<'_>, lane: usize, address: u64, first: usize) -> Step {
+    context.issue(lane, |_, _| None);
+    let place = context.shared_place(address);
+    context.check_stretch(place, 4, Some(false));
     match context.store(Space::Shared, lane, address, first as u32) {
         Ok(()) => Step::Next,
         Err(refused) => context.refuse(lane, refused, "tcgen05.alloc"),

@@ -258,6 +258,7 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let address = listed_address(context, context.list(instruction), lane) as usize;
         let (first_lane, first) = (address >> 16, address & 0xffff);
         let bits = context.read::<u64>(instruction.operands[0])[lane];
+        context.issue(lane, |checker, actor| Some(checker.tensor_product(actor)));
         let Some(descriptor) = Descriptor::of_tensor_memory(bits) else {
             return context.fail(
                 FaultKind::IllegalInstruction,

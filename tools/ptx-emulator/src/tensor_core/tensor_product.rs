@@ -209,6 +209,7 @@ fn product_of(context: &mut Context<'_>, instruction: &Instruction, lane: usize)
     } else {
         (&list[3..], None)
     };
+    context.issue(lane, |checker, actor| Some(checker.tensor_product(actor)));
     let members = group(context, pair);
     let rows_each = shape.rows / members.len();
     let mut b = [0f32; COLUMNS * DEPTH];

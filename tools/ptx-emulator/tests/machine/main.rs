@@ -2,10 +2,12 @@
 
 mod arithmetic;
 mod control;
+mod corpus;
 mod coverage;
 mod faults;
 mod matrices;
 mod products;
+mod seeded;
 mod warpgroup;
 
 use std::cell::RefCell;
