@@ -111,3 +111,36 @@ fn sum_streams(bytes: &[u8]) -> u64 {
     }
     lanes.iter().fold(0, |sum, lane| sum.wrapping_add(*lane))
 }
+
+/// Floating-point operations per second of independent fused multiply-adds in f32 on so many threads; NaN without AVX-512.
+pub fn fused_multiply_add_peak(threads: usize) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        const STEPS: usize = 200_000;
+        let elapsed = time(|| {
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    // SAFETY: the feature was detected.
+                    scope.spawn(|| unsafe { multiply_adds(STEPS) });
+                }
+            });
+        });
+        return (threads * STEPS * 12 * 32) as f64 / elapsed.as_secs_f64();
+    }
+    f64::NAN
+}
+
+/// `steps` times twelve independent fused multiply-adds of 16 lanes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn multiply_adds(steps: usize) {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+    let mut sums = [_mm512_set1_ps(1.0); 12];
+    let (a, b) = (_mm512_set1_ps(0.5), _mm512_set1_ps(0.25));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums.map(|sum| _mm512_reduce_add_ps(sum)));
+}

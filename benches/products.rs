@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tempfile::TempDir;
-use tessera_benches::{BandwidthProbe, median, time};
+use tessera_benches::{BandwidthProbe, fused_multiply_add_peak, median, time};
 use tessera_compiler::target::host::{CpuFeatures, HostOptions, compile};
 use tessera_compiler::tile::{Access, Builder, Coordinate, Dimension, Element, GridExtent, Program};
 
@@ -189,7 +189,7 @@ fn blocked(criterion: &mut Criterion) {
         for _ in 0..ROUNDS {
             let rate = operations / time(|| fixture.run()).as_secs_f64();
             rates.push(rate);
-            shares.push(rate / fma_peak());
+            shares.push(rate / fused_multiply_add_peak(THREADS));
         }
         let (rate, share) = (median(&mut rates) * 1e-9, 100.0 * median(&mut shares));
         println!("{}: {rate:.0} GFLOP/s, {share:.0} % of the f32 FMA peak", product.name);
@@ -197,39 +197,6 @@ fn blocked(criterion: &mut Criterion) {
         group.bench_function(product.name, |bencher| bencher.iter(|| fixture.run()));
     }
     group.finish();
-}
-
-/// Floating-point operations per second of independent fused multiply-adds on all threads; NaN without AVX-512.
-fn fma_peak() -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        const STEPS: usize = 200_000;
-        let elapsed = time(|| {
-            std::thread::scope(|scope| {
-                for _ in 0..THREADS {
-                    // SAFETY: the feature was detected.
-                    scope.spawn(|| unsafe { multiply_adds(STEPS) });
-                }
-            });
-        });
-        return (THREADS * STEPS * 12 * 32) as f64 / elapsed.as_secs_f64();
-    }
-    f64::NAN
-}
-
-/// `steps` times twelve independent fused multiply-adds of 16 lanes.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn multiply_adds(steps: usize) {
-    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
-    let mut sums = [_mm512_set1_ps(1.0); 12];
-    let (a, b) = (_mm512_set1_ps(0.5), _mm512_set1_ps(0.25));
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = _mm512_fmadd_ps(*sum, a, b);
-        }
-    }
-    std::hint::black_box(sums.map(|sum| _mm512_reduce_add_ps(sum)));
 }
 
 criterion_group!(benches, streamed, blocked);

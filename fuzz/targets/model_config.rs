@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tessera_models::{ModelConfig, ModelFolder, gpt, gpt2};
+use tessera_models::{ModelConfig, ModelFolder, gpt, gpt2, gpt_oss};
 
 /// Larger configurations only take longer.
 const MOST_LAYERS: u64 = 8;
@@ -18,6 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Ok(ModelConfig::Gpt(config)) if config.n_layers <= MOST_LAYERS => {
             gpt::build(&config).expect("a valid configuration builds");
+        }
+        Ok(ModelConfig::GptOss(config)) if config.layer_types.len() as u64 <= MOST_LAYERS => {
+            gpt_oss::build(&config, &gpt_oss::GptOssLayout::of(&config)).expect("a valid configuration builds");
         }
         _ => {}
     }

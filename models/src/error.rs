@@ -74,6 +74,16 @@ pub enum ModelError {
         /// What is accepted.
         supported: String,
     },
+    /// A checkpoint holds a tensor that the model has no use for.
+    #[error("tensor `{name}` of {origin} is no part of {model}: the checkpoint is not of this config.json")]
+    UnknownTensor {
+        /// Where the weights come from.
+        origin: String,
+        /// The tensor.
+        name: String,
+        /// What the configuration describes.
+        model: String,
+    },
     /// Weights could not be written.
     #[error("cannot write {}: {reason}", path.display())]
     Unwritable {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 use crate::gpt::GptConfig;
+use crate::gpt_oss::{ConfigError, GptOssConfig};
 use crate::gpt2::Gpt2Config;
 use crate::tokenizer::{GPT2_VOCABULARY, Tokenizer};
 
@@ -15,6 +16,9 @@ pub const GPT2_MODEL_TYPE: &str = "gpt2";
 
 /// The `model_type` of [`GptConfig`] folders.
 pub const GPT_MODEL_TYPE: &str = "tessera_gpt";
+
+/// The `model_type` of [`GptOssConfig`] folders.
+pub const GPT_OSS_MODEL_TYPE: &str = "gpt_oss";
 
 /// Fields of a `config.json` that describe the folder rather than the model.
 const FOLDER_FIELDS: [&str; 8] = [
@@ -35,6 +39,8 @@ pub enum ModelConfig {
     Gpt2(Gpt2Config),
     /// `model_type` [`GPT_MODEL_TYPE`].
     Gpt(Box<GptConfig>),
+    /// `model_type` `gpt_oss`, or OpenAI's own file, which names none.
+    GptOss(Box<GptOssConfig>),
 }
 
 impl ModelConfig {
@@ -43,6 +49,7 @@ impl ModelConfig {
         match self {
             Self::Gpt2(config) => config.vocab_size,
             Self::Gpt(config) => config.vocab_size,
+            Self::GptOss(config) => config.vocab_size,
         }
     }
 
@@ -51,6 +58,7 @@ impl ModelConfig {
         match self {
             Self::Gpt2(config) => config.n_positions,
             Self::Gpt(config) => config.max_seq_len,
+            Self::GptOss(config) => config.max_position_embeddings,
         }
     }
 
@@ -59,6 +67,7 @@ impl ModelConfig {
         let (model_type, mut fields) = match self {
             Self::Gpt2(config) => (GPT2_MODEL_TYPE, serde_json::to_value(config)?),
             Self::Gpt(config) => (GPT_MODEL_TYPE, serde_json::to_value(config)?),
+            Self::GptOss(config) => (GPT_OSS_MODEL_TYPE, config.to_json()),
         };
         if let Some(fields) = fields.as_object_mut() {
             fields.insert("model_type".to_owned(), model_type.into());
@@ -173,11 +182,26 @@ fn parse_config(text: &[u8], path: &Path) -> Result<(ModelConfig, TextBounds)> {
             config.validate()?;
             ModelConfig::Gpt(Box::new(config))
         }
+        name if name == Some(GPT_OSS_MODEL_TYPE) || (name.is_none() && GptOssConfig::is_original(&fields)) => {
+            if name.is_none() {
+                // OpenAI's own file names no special tokens. These are harmony's: <|return|>, and <|call|>.
+                let harmony = [200_002, 200_012];
+                let are_there = harmony.iter().all(|id| fields.get("vocab_size").and_then(Value::as_u64) > Some(*id));
+                bounds.eos_token_id = are_there.then(|| TokenIds::Many(harmony.map(|id| id as u32).to_vec()));
+            }
+            let config = GptOssConfig::from_json(text).map_err(|error| match error {
+                ConfigError::Json(error) => ModelError::json(path)(error),
+                ConfigError::Model(error) => error,
+            })?;
+            ModelConfig::GptOss(Box::new(config))
+        }
         _ => {
             return Err(ModelError::Unsupported {
                 field: "model_type".to_owned(),
                 value: model_type.to_string(),
-                supported: format!("\"{GPT2_MODEL_TYPE}\", \"{GPT_MODEL_TYPE}\""),
+                supported: [GPT2_MODEL_TYPE, GPT_MODEL_TYPE, GPT_OSS_MODEL_TYPE]
+                    .map(|name| format!("\"{name}\""))
+                    .join(", "),
             });
         }
     };

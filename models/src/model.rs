@@ -9,9 +9,27 @@ use tessera_runtime::weights::WeightsError;
 
 use crate::error::{ModelError, Result};
 use crate::folder::{ModelConfig, ModelFolder};
+use crate::gpt_oss::{GptOssLayout, detect_layout as detect_gpt_oss_layout, in_hugging_face_names};
 use crate::gpt2::Gpt2Layout;
 use crate::weights::{FLOATS, Initialization, parameter_specifications, storage_of, write_random};
-use crate::{gpt, gpt2};
+use crate::{gpt, gpt_oss, gpt2};
+
+/// What a model computes in, where that is not fixed by its checkpoint. It concerns gpt-oss; other models take it from their
+/// configuration or the storage of their weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Precision {
+    /// What enters products and attention; f32 if absent.
+    pub activations: Option<Storage>,
+    /// The KV cache; the storage of the activations if absent.
+    pub cache: Option<Storage>,
+}
+
+impl Precision {
+    fn of(self, layout: GptOssLayout) -> GptOssLayout {
+        let activations = self.activations.unwrap_or(layout.activations);
+        GptOssLayout { activations, cache: self.cache.unwrap_or(activations), ..layout }
+    }
+}
 
 /// A model that is ready to be compiled: every parameter of its module has a tensor of the right shape and type.
 #[derive(Debug, Clone)]
@@ -27,6 +45,11 @@ pub struct Model {
 impl Model {
     /// Opens a model folder with the weights that are in it.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_in(path, Precision::default())
+    }
+
+    /// Opens a model folder, to be computed in a precision.
+    pub fn open_in(path: &Path, precision: Precision) -> Result<Self> {
         let folder = ModelFolder::open(path)?;
         let weights = Weights::open(path).map_err(|error| match error {
             WeightsError::NoWeights(_) if path.join("pytorch_model.bin").is_file() => ModelError::MissingFile {
@@ -36,19 +59,33 @@ impl Model {
             },
             other => other.into(),
         })?;
-        Self::with_weights(folder, weights)
+        Self::with_weights(folder, weights, precision)
     }
 
     /// The model of a folder's configuration with other weights, for example a copy in another storage.
-    pub fn with_weights(folder: ModelFolder, weights: Weights) -> Result<Self> {
-        let module = match &folder.config {
-            ModelConfig::Gpt2(config) => gpt2::build(config, &detect_layout(&weights)?)?,
-            ModelConfig::Gpt(config) => gpt::build(config)?,
+    pub fn with_weights(folder: ModelFolder, weights: Weights, precision: Precision) -> Result<Self> {
+        let (module, weights) = match &folder.config {
+            ModelConfig::Gpt2(config) => (gpt2::build(config, &detect_layout(&weights)?)?, weights),
+            ModelConfig::Gpt(config) => (gpt::build(config)?, weights),
+            ModelConfig::GptOss(config) => {
+                let weights = in_hugging_face_names(config, weights)?;
+                let layout = precision.of(detect_gpt_oss_layout(config, &weights)?);
+                (gpt_oss::build(config, &layout)?, weights)
+            }
         };
         for parameter in parameter_specifications(&module)? {
             weights.find(&parameter)?;
         }
         Ok(Self { folder, weights, module })
+    }
+
+    /// The module of a configuration alone, for weights as its published checkpoints store them.
+    pub fn module_of(config: &ModelConfig, precision: Precision) -> Result<Module> {
+        match config {
+            ModelConfig::Gpt2(config) => gpt2::build(config, &Gpt2Layout::default()),
+            ModelConfig::Gpt(config) => gpt::build(config),
+            ModelConfig::GptOss(config) => gpt_oss::build(config, &precision.of(GptOssLayout::of(config))),
+        }
     }
 
     /// Writes a model folder with random weights, and opens it: for tests, benches, and to train from.
@@ -62,7 +99,7 @@ impl Model {
     ) -> Result<Self> {
         let module = match config {
             ModelConfig::Gpt2(config) => gpt2::build(config, &Gpt2Layout { matrices, ..Gpt2Layout::default() })?,
-            ModelConfig::Gpt(config) => gpt::build(config)?,
+            other => Self::module_of(other, Precision::default())?,
         };
         std::fs::create_dir_all(path).map_err(ModelError::file("make", path))?;
         let config_path = path.join("config.json");

@@ -64,6 +64,10 @@ pub(crate) struct AttentionShape {
     pub heads: u64,
     pub head_dim: u64,
     pub scale: f64,
+    /// How many keys a token sees; all if absent.
+    pub window: Option<u64>,
+    /// The logits of attention sinks, one for each head.
+    pub sinks: Option<ValueId>,
     /// Whether flash attention is wanted.
     pub online: bool,
 }
@@ -195,6 +199,29 @@ impl Network {
         self.op_as(ops::Matmul { transpose_rhs: transposed }, &[x, weight], TensorType::new(shape, policy))
     }
 
+    /// The product of rows with the matrices of the experts chosen for them, and the experts' biases: `[N, chosen, M]`.
+    pub fn grouped_matmul(
+        &mut self,
+        x: ValueId,
+        weight: ValueId,
+        experts: ValueId,
+        bias: ValueId,
+        storage: Storage,
+    ) -> Result<ValueId> {
+        let mut shape = self.shape(experts);
+        shape.extend(self.shape(weight).get(1).cloned());
+        self.op_as(ops::GroupedMatmul {}, &[x, weight, experts, bias], TensorType::new(shape, storage))
+    }
+
+    /// A gated activation, whose rows are half as long as those of `x`, in this storage.
+    pub fn halved(&mut self, activation: ops::Swiglu, x: ValueId, storage: Storage) -> Result<ValueId> {
+        let mut shape = self.shape(x);
+        if let Some(Dim::Static(last)) = shape.last_mut() {
+            *last /= 2;
+        }
+        self.op_as(activation, &[x], TensorType::new(shape, storage))
+    }
+
     /// Adds a vector `[M]` to every row of `x[N, M]`; the sum is rounded to this storage.
     pub fn add_bias(&mut self, x: ValueId, bias: ValueId, rounded: Storage) -> Result<ValueId> {
         let storage = self.storage(x).unwrap_or(rounded);
@@ -251,11 +278,11 @@ impl Network {
 
     /// Attention of the queries `[N, H, D]` of `tokens` over the cache; `[N, H·D]`.
     pub fn attend(&mut self, shape: &AttentionShape, query: ValueId, tokens: &Tokens) -> Result<ValueId> {
-        let operands = [query, self.cache, tokens.positions, tokens.sequences, self.page_table];
-        let attended = self.op(
-            ops::PagedAttention { layer: shape.layer as usize, scale: shape.scale, window: None, online: shape.online },
-            &operands,
-        )?;
+        let mut operands = vec![query, self.cache, tokens.positions, tokens.sequences, self.page_table];
+        operands.extend(shape.sinks);
+        let AttentionShape { scale, window, online, .. } = *shape;
+        let attended =
+            self.op(ops::PagedAttention { layer: shape.layer as usize, scale, window, online }, &operands)?;
         self.name(attended, "attention");
         let merged = vec![tokens.count.clone(), Dim::Static(shape.heads * shape.head_dim)];
         let ty = TensorType::new(merged, self.storage(attended).unwrap_or(Storage::F32));

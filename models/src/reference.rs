@@ -47,12 +47,27 @@ pub fn cache_type(module: &Module) -> Result<KvCacheType> {
 }
 
 fn parameters(module: &Module, weights: &Weights) -> Result<Parameters> {
-    let mut parameters = Parameters::new();
-    for name in module.parameters.keys() {
-        let Some(stored) = weights.get(name) else { continue };
-        let Some(storage) = storage_of(stored.element) else { continue };
+    let stored = |name: &str| -> Result<Option<Tensor>> {
+        let Some(stored) = weights.get(name) else { return Ok(None) };
+        let Some(storage) = storage_of(stored.element) else { return Ok(None) };
         let shape: Vec<usize> = stored.shape.iter().map(|&extent| extent as usize).collect();
-        parameters.insert(name.clone(), Tensor::from_bytes(storage, shape, stored.bytes.as_slice())?);
+        Ok(Some(Tensor::from_bytes(storage, shape, stored.bytes.as_slice())?))
+    };
+    let mut parameters = Parameters::new();
+    for (name, ty) in &module.parameters {
+        let tensor = match ty.storage().blocks() {
+            None => stored(name)?,
+            Some(format) => {
+                let [elements, scales] = format.names(name);
+                let shape: Vec<usize> =
+                    ty.shape.iter().filter_map(|dim| dim.as_static()).map(|extent| extent as usize).collect();
+                match stored(&elements)?.zip(stored(&scales)?) {
+                    Some((elements, scales)) => Some(Tensor::from_blocks(ty.storage(), shape, &elements, &scales)?),
+                    None => None,
+                }
+            }
+        };
+        parameters.extend(tensor.map(|tensor| (name.clone(), tensor)));
     }
     Ok(parameters)
 }

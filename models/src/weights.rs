@@ -20,19 +20,19 @@ use crate::random::NormalStream;
 /// What ends the names of per-channel scales: the weight `NAME` has the scales `NAME_scale`.
 pub const SCALE_SUFFIX: &str = "_scale";
 
-/// What each of a module's parameters must be bound to.
+/// What a module's parameters must be bound to: for each the tensor of its name, or where it is block-scaled the tensors of its
+/// elements and scales.
 pub fn parameter_specifications(module: &Module) -> Result<Vec<ParameterSpecification>> {
-    module
-        .parameters
-        .iter()
-        .map(|(name, ty)| {
+    let mut specifications = Vec::new();
+    for (name, ty) in &module.parameters {
+        let unstorable = || ModelError::InvalidConfig(format!("parameter `{name}` of type {ty} cannot be stored"));
+        for (name, ty) in ty.stored_as(name).ok_or_else(unstorable)? {
             let shape: Option<Vec<u64>> = ty.shape.iter().map(|dim| dim.as_static()).collect();
-            match (shape, element_of(ty.storage())) {
-                (Some(shape), Some(element)) => Ok(ParameterSpecification { name: name.to_string(), element, shape }),
-                _ => Err(ModelError::InvalidConfig(format!("parameter `{name}` of type {ty} cannot be stored"))),
-            }
-        })
-        .collect()
+            let (shape, element) = shape.zip(element_of(ty.storage())).ok_or_else(unstorable)?;
+            specifications.push(ParameterSpecification { name: name.to_string(), element, shape });
+        }
+    }
+    Ok(specifications)
 }
 
 /// The runtime's element type of a storage. Both crates use the same names, and neither depends on the other.

@@ -99,6 +99,8 @@ impl GptBuilder<'_> {
             heads: config.n_heads,
             head_dim: config.head_dim(),
             scale: 1.0 / (config.head_dim() as f64).sqrt(),
+            window: None,
+            sinks: None,
             online: config.use_flash_attention,
         };
         let attended = self.network.attend(&shape, query, &places)?;

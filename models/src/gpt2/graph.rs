@@ -108,7 +108,15 @@ impl Gpt2Builder<'_> {
         } else {
             (x, query, self.network.all.clone())
         };
-        let shape = AttentionShape { layer, heads, head_dim, scale: self.config.attention_scale(layer), online: true };
+        let shape = AttentionShape {
+            layer,
+            heads,
+            head_dim,
+            scale: self.config.attention_scale(layer),
+            window: None,
+            sinks: None,
+            online: true,
+        };
         let attended = self.network.attend(&shape, query, &places)?;
         let projected = self.linear(&name("attn.c_proj"), attended, n_embd, n_embd, RESIDUAL)?;
         let x = self.network.op(ops::Add {}, &[x, projected])?;

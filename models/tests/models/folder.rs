@@ -71,7 +71,7 @@ fn folders_that_are_none_are_explained() {
     let cases = [
         ("{", "is malformed: EOF while parsing an object at line 1"),
         ("[]", "is malformed: invalid type: sequence, expected a map"),
-        ("{}", "model_type = null is not supported; supported: \"gpt2\", \"tessera_gpt\""),
+        ("{}", "model_type = null is not supported; supported: \"gpt2\", \"tessera_gpt\", \"gpt_oss\""),
         (r#"{"model_type": "llama"}"#, "model_type = \"llama\" is not supported"),
         (r#"{"model_type": "gpt2", "n_embd": "wide"}"#, "invalid type: string \"wide\", expected u64"),
         (r#"{"model_type": "gpt2", "n_head": 5}"#, "n_head = 5 does not divide n_embd = 768"),

@@ -10,12 +10,13 @@ use proptest::sample::Index;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tessera_models::folder::{ModelConfig, ModelFolder};
-use tessera_models::{GptConfig, Tokenizer, gpt, gpt2};
+use tessera_models::{GptConfig, Tokenizer, gpt, gpt_oss, gpt2};
 use tessera_runtime::Weights;
 
-use crate::gpt2_kjv;
+use crate::{gpt_oss_kjv, gpt2_kjv};
 
 static CONFIG: LazyLock<Vec<u8>> = LazyLock::new(|| fs::read(gpt2_kjv().join("config.json")).unwrap());
+static GPT_OSS_CONFIG: LazyLock<Vec<u8>> = LazyLock::new(|| fs::read(gpt_oss_kjv().join("config.json")).unwrap());
 static GPT_CONFIG: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let config = ModelConfig::Gpt(Box::new(GptConfig { n_layers: 2, ..GptConfig::default() })).to_json().unwrap();
     serde_json::to_vec_pretty(&config).unwrap()
@@ -86,6 +87,9 @@ fn open_config(folder: &Path, bytes: &[u8]) {
         Ok(ModelConfig::Gpt(config)) if config.n_layers < 8 => {
             gpt::build(&config).unwrap();
         }
+        Ok(ModelConfig::GptOss(config)) if config.layer_types.len() < 8 => {
+            gpt_oss::build(&config, &gpt_oss::GptOssLayout::of(&config)).unwrap();
+        }
         _ => {}
     }
 }
@@ -138,6 +142,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         open_config(folder.path(), &apply(&CONFIG, &damages));
         open_config(folder.path(), &apply(&GPT_CONFIG, &damages));
+        open_config(folder.path(), &apply(&GPT_OSS_CONFIG, &damages));
     }
 
     #[test]

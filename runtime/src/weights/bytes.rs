@@ -31,6 +31,13 @@ impl WeightBytes {
         WeightBytes { source: Source::Memory(bytes.into()), range }
     }
 
+    /// Some of the bytes, in the same memory; `None` where they end beyond these.
+    pub fn part(&self, range: Range<usize>) -> Option<WeightBytes> {
+        self.as_slice().get(range.clone())?;
+        let range = self.range.start + range.start..self.range.start + range.end;
+        Some(WeightBytes { source: self.source.clone(), range })
+    }
+
     /// The bytes. Their address does not change while any clone lives.
     pub fn as_slice(&self) -> &[u8] {
         match &self.source {

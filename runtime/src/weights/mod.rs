@@ -25,6 +25,20 @@ pub struct Weight {
     pub bytes: WeightBytes,
 }
 
+impl Weight {
+    /// Some of the rows, the places along the first dimension, in the same memory. `None` if there are not so many.
+    pub fn rows(&self, rows: std::ops::Range<u64>) -> Option<Weight> {
+        let (count, rest) = self.shape.split_first()?;
+        if rows.start > rows.end || rows.end > *count {
+            return None;
+        }
+        let row = self.element.bytes(rest.iter().product())?;
+        let bytes = self.bytes.part(usize::try_from(rows.start * row).ok()?..usize::try_from(rows.end * row).ok()?)?;
+        let shape = std::iter::once(rows.end - rows.start).chain(rest.iter().copied()).collect();
+        Some(Weight { element: self.element, shape, bytes })
+    }
+}
+
 /// Tensors by name.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
@@ -52,8 +66,8 @@ pub enum WeightsError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A folder has neither `model.safetensors` nor `model.safetensors.index.json`.
-    #[error("{0}: no model.safetensors and no model.safetensors.index.json in this folder")]
+    /// A folder has no safetensors files.
+    #[error("{0}: no model.safetensors, no model.safetensors.index.json and no other safetensors in this folder")]
     NoWeights(PathBuf),
     /// The model needs a tensor that is not there.
     #[error("{origin} has no tensor `{name}`, which the model needs as {expected}{}", hint.as_ref().map(|near| format!("; the nearest name is `{near}`")).unwrap_or_default())]
@@ -124,6 +138,16 @@ impl Weights {
         }
         self.tensors.insert(expected.name, weight);
         Ok(())
+    }
+
+    /// Weights of the same origin with no tensors, to be filled by [`Weights::share`].
+    pub fn without_tensors(&self) -> Weights {
+        Weights { tensors: BTreeMap::new(), origin: self.origin.clone() }
+    }
+
+    /// Adds or replaces a tensor that shares its memory with one of other weights.
+    pub fn share(&mut self, name: &str, tensor: Weight) {
+        self.tensors.insert(name.to_owned(), tensor);
     }
 
     /// Where the weights come from.

@@ -21,7 +21,7 @@ struct Index {
 
 impl Weights {
     /// Opens a safetensors file, an index of several (`….safetensors.index.json`), or a folder that holds
-    /// `model.safetensors` or `model.safetensors.index.json`.
+    /// `model.safetensors`, `model.safetensors.index.json`, or other safetensors files, which are then read all.
     pub fn open(path: impl AsRef<Path>) -> Result<Weights, WeightsError> {
         let path = path.as_ref();
         let mut weights = Weights { origin: path.display().to_string(), ..Weights::default() };
@@ -33,7 +33,15 @@ impl Weights {
             } else if index.is_file() {
                 weights.add_index(&index)?;
             } else {
-                return Err(WeightsError::NoWeights(path.into()));
+                let unreadable = |error| WeightsError::File { path: path.into(), error };
+                let entries = std::fs::read_dir(path).map_err(unreadable)?;
+                let files: std::io::Result<BTreeSet<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+                let mut files = files.map_err(unreadable)?;
+                files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+                if files.is_empty() {
+                    return Err(WeightsError::NoWeights(path.into()));
+                }
+                files.iter().try_for_each(|file| weights.add_file(file))?;
             }
         } else if path.extension().is_some_and(|extension| extension == "json") {
             weights.add_index(path)?;
@@ -69,8 +77,9 @@ impl Weights {
         // SAFETY: the mapping is read-only. Another process that changed the file meanwhile would change the weights, and one
         // that truncated it would end this process; that holds for every program that maps its data.
         let file = Arc::new(WeightFile::new(unsafe { Mmap::map(&file) }.map_err(unreadable)?));
-        let tensors =
-            SafeTensors::deserialize(file.mapped()).map_err(|error| malformed(format!("not safetensors: {error}")))?;
+        let tensors = SafeTensors::deserialize(file.mapped()).map_err(|error| {
+            malformed(truncation(file.mapped()).unwrap_or_else(|| format!("not safetensors: {error}")))
+        })?;
         for (name, view) in tensors.iter() {
             // Tensors of types no model uses may lie beside those that are wanted.
             let Some(element) = element_type(view.dtype()) else {
@@ -86,6 +95,28 @@ impl Weights {
         }
         Ok(())
     }
+}
+
+/// What a safetensors file that ends too early lacks: the first tensor that is not all there. `None` if that is not what is wrong
+/// with it.
+fn truncation(file: &[u8]) -> Option<String> {
+    /// What a header says of a tensor that matters here.
+    #[derive(Deserialize)]
+    struct Entry {
+        data_offsets: [u64; 2],
+    }
+    let (length, rest) = file.split_first_chunk::<8>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let data = rest.len().checked_sub(length)? as u64;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&rest[..length]).ok()?;
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    let ends =
+        tensors.filter_map(|(name, entry)| Some((serde_json::from_value::<Entry>(entry).ok()?.data_offsets[1], name)));
+    let (end, name) = ends.filter(|(end, _)| *end > data).min()?;
+    let missing = end - data;
+    Some(format!(
+        "the file ends {missing} bytes before the end of tensor `{name}`; it has not been copied or downloaded whole"
+    ))
 }
 
 /// The bytes of a tensor where they are mapped. Files whose tensors do not start at a multiple of their element size are rare
@@ -179,6 +210,40 @@ mod tests {
         std::fs::write(&index, text.replace("two", "../two")).unwrap();
         let message = Weights::open(&index).unwrap_err().to_string();
         assert!(message.contains("`../two.safetensors` is not a file of the same folder"), "{message}");
+    }
+
+    #[test]
+    fn shards_without_an_index_open_too() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("model--00001-of-00002.safetensors"), "a", &[1.0]);
+        write(&folder.path().join("model--00002-of-00002.safetensors"), "b", &[2.0, 3.0]);
+        let weights = Weights::open(folder.path()).unwrap();
+        assert_eq!(weights.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_truncated_file_names_the_tensor_that_it_ends_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write(&path, "a.weight", &[1.0, 2.0, 3.0]);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+        let message = Weights::open(&path).unwrap_err().to_string();
+        assert!(message.contains("the file ends 5 bytes before the end of tensor `a.weight`"), "{message}");
+    }
+
+    #[test]
+    fn rows_of_a_weight_share_its_memory() {
+        let mut weights = Weights::in_memory();
+        weights.insert("qkv", ElementType::Bf16, vec![3, 2], (0..12).collect()).unwrap();
+        let whole = weights.get("qkv").unwrap();
+        let rows = whole.rows(1..3).unwrap();
+        assert_eq!(
+            (rows.shape.as_slice(), rows.bytes.as_slice()),
+            ([2, 2].as_slice(), &[4, 5, 6, 7, 8, 9, 10, 11][..])
+        );
+        assert_eq!(rows.bytes.as_slice().as_ptr(), whole.bytes.as_slice()[4..].as_ptr());
+        assert!(whole.rows(2..4).is_none());
     }
 
     #[test]

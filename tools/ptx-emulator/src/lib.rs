@@ -8,6 +8,8 @@
 #![deny(missing_docs)]
 
 #[macro_use]
+mod vectors;
+#[macro_use]
 pub mod instructions;
 pub mod asynchronous;
 pub mod checker;

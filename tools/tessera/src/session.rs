@@ -9,6 +9,7 @@ use tessera_compiler::target::Target;
 use tessera_ir::Storage;
 use tessera_models::engine::LoadedModel;
 use tessera_models::generation::Engine;
+use tessera_models::model::Precision;
 use tessera_models::network::PAGE_SIZE;
 use tessera_models::reference::ReferenceEngine;
 use tessera_models::weights::write_cast;
@@ -115,7 +116,7 @@ pub fn open_model(arguments: &ModelArguments, cache: &Cache, progress: &Progress
             .into_diagnostic()
     })?;
     let weights = Weights::open(&converted).into_diagnostic()?;
-    Model::with_weights(model.folder, weights).into_diagnostic()
+    Model::with_weights(model.folder, weights, Precision::default()).into_diagnostic()
 }
 
 /// Adds a file's identity to a key: where it lies, how long it is, and when it was written.

@@ -3,9 +3,8 @@
 
 use super::accumulation::{self, Scales};
 use super::element::Element;
-use super::mma;
-use super::product;
 use super::sparse::{Metadata, Structure};
+use super::{fragment, mma, product};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -149,8 +148,8 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let (mut stored, mut expanded) = ([0f32; 16 * 64], [0f32; 16 * 128]);
     let (mut b_columns, mut b, mut d) = ([0f32; 8 * 128], [0f32; 8 * 128], [0f64; 128]);
     let stored = &mut stored[..16 * stored_depth];
-    mma::gather(context, a_slots, a_element, bits, stored_depth, true, stored);
-    mma::gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
+    fragment::gather(context, a_slots, a_element, bits, stored_depth, true, stored);
+    fragment::gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
     product::transpose(&b_columns[..8 * depth], &mut b[..8 * depth], 8, depth);
     let mut a = &*stored;
     if let [slot] = metadata {
@@ -184,10 +183,10 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let (column, block) = (at / blocks % 8, at % blocks);
         scale(b_source.words[4 * column + b_source.thread], b_source.byte + block)
     });
-    mma::read_addend(context, c_slots, false, &mut d);
+    fragment::read_sums(context, c_slots, false, 8, &mut d);
     let rule = mma::rule(context, a_element, b_element, depth, false);
     let scales = Scales { a: &a_scales, b: &b_scales, blocks };
     accumulation::multiply_scaled(rule, bits == 4, (a, &b[..8 * depth]), scales, &mut d, (8, depth));
-    mma::write_result(context, d_slots, false, &d);
+    fragment::write_sums(context, d_slots, false, 8, &d);
     Step::Next
 }

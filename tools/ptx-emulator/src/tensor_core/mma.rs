@@ -6,13 +6,13 @@
 
 use super::accumulation::{self, Accumulation, Rule, Unit};
 use super::element::Element;
+use super::{fragment, product};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
 use crate::machine::context::Context;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::{Kind, LANES, Slot};
-use crate::numeric::format;
 use crate::numeric::rounding::{Directed, Rounding};
 
 /// The forms.
@@ -126,73 +126,6 @@ fn parts<'k>(context: &Context<'k>, instruction: &Instruction) -> [&'k [Slot]; 4
     [d, a, b, &rest[..accumulators(HALF_ADDEND)]]
 }
 
-/// Spreads fragments over a matrix of rows of `depth` values.
-pub(super) fn gather(
-    context: &Context<'_>,
-    slots: &[Slot],
-    element: Element,
-    bits: usize,
-    depth: usize,
-    is_a: bool,
-    into: &mut [f32],
-) {
-    let each = 32 / bits;
-    for (register, slot) in slots.iter().enumerate() {
-        let words = &context.row(*slot).0;
-        let (row_offset, block) = match is_a {
-            true if into.len() == 8 * depth => (0, register),
-            true => (8 * (register & 1), register >> 1),
-            false => (0, register),
-        };
-        for (lane, word) in words.iter().enumerate() {
-            let (row, column) = (lane / 4 + row_offset, each * (lane % 4) + 4 * each * block);
-            let values = &mut into[row * depth + column..][..each];
-            if bits == element.bits() {
-                element.unpack(*word, values);
-            } else {
-                // A byte each: fp6 in its low six bits, fp4 in its bits 2 to 5.
-                let shift = if element == Element::E2M1 { 2 } else { 0 };
-                for (at, value) in values.iter_mut().enumerate() {
-                    *value = element.decode(word >> (8 * at + shift) & 0xff);
-                }
-            }
-        }
-    }
-}
-
-/// The addend's matrix as f64.
-pub(super) fn read_addend(context: &Context<'_>, slots: &[Slot], half: bool, d: &mut [f64]) {
-    for (register, slot) in slots.iter().enumerate() {
-        let words = &context.row(*slot).0;
-        for (lane, word) in words.iter().enumerate() {
-            let (row, column) = (lane / 4, 2 * (lane % 4));
-            if half {
-                let at = (row + 8 * register) * 8 + column;
-                d[at] = half::f16::from_bits(*word as u16).to_f64();
-                d[at + 1] = half::f16::from_bits((*word >> 16) as u16).to_f64();
-            } else {
-                d[(row + 8 * (register >> 1)) * 8 + column + (register & 1)] = f64::from(f32::from_bits(*word));
-            }
-        }
-    }
-}
-
-pub(super) fn write_result(context: &mut Context<'_>, slots: &[Slot], half: bool, d: &[f64]) {
-    for (register, slot) in slots.iter().enumerate() {
-        let mut words = [0u32; LANES];
-        for (lane, word) in words.iter_mut().enumerate() {
-            let (row, column) = (lane / 4, 2 * (lane % 4));
-            *word = if half {
-                let at = (row + 8 * register) * 8 + column;
-                u32::from(format::double_to_f16(d[at])) | u32::from(format::double_to_f16(d[at + 1])) << 16
-            } else {
-                single(d[(row + 8 * (register >> 1)) * 8 + column + (register & 1)])
-            };
-        }
-        context.write(*slot, &words);
-    }
-}
-
 /// How a warp's products are added up, where not in the default way.
 pub(super) fn rule(context: &Context<'_>, a: Element, b: Element, depth: usize, half: bool) -> Option<Rule> {
     let target = &context.kernel.target;
@@ -242,18 +175,14 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let bits = if modifiers & PADDED != 0 { 8 } else { a_element.bits() };
     let [d_slots, a_slots, b_slots, c_slots] = parts(context, instruction);
     let (mut a, mut b_columns, mut b, mut d) = ([0f32; 16 * 64], [0f32; 8 * 64], [0f32; 8 * 64], [0f64; 128]);
-    gather(context, a_slots, a_element, bits, depth, true, &mut a[..rows * depth]);
-    gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
-    for column in 0..8 {
-        for row in 0..depth {
-            b[row * 8 + column] = b_columns[column * depth + row];
-        }
-    }
-    read_addend(context, c_slots, modifiers & HALF_ADDEND != 0, &mut d);
+    fragment::gather(context, a_slots, a_element, bits, depth, true, &mut a[..rows * depth]);
+    fragment::gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
+    product::transpose(&b_columns[..8 * depth], &mut b[..8 * depth], 8, depth);
+    fragment::read_sums(context, c_slots, modifiers & HALF_ADDEND != 0, 8, &mut d);
     let half = modifiers & HALF_RESULT != 0;
     let rule = rule(context, a_element, b_element, depth, half);
     accumulation::multiply(rule, &a[..rows * depth], &b[..8 * depth], &mut d[..rows * 8], 8, depth);
-    write_result(context, d_slots, half, &d);
+    fragment::write_sums(context, d_slots, half, 8, &d);
     Step::Next
 }
 

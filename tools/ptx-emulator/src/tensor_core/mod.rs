@@ -3,6 +3,7 @@
 pub mod accumulation;
 pub mod block_scaled;
 pub mod element;
+pub mod fragment;
 pub mod matrix;
 pub mod mma;
 pub mod product;

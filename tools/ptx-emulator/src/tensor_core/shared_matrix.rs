@@ -11,6 +11,8 @@ use crate::machine::fault::FaultKind;
 use crate::machine::instruction::Step;
 use crate::machine::observer::{Access, Direction};
 use crate::memory::access::Space;
+use crate::memory::shared::Bytes;
+use crate::numeric::format;
 
 /// A descriptor, taken apart. Addresses and strides are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,31 +54,38 @@ impl Descriptor {
         Descriptor { start: field(0), leading: field(16), stride: field(32), swizzle }
     }
 
+    /// The bytes along a row that a swizzle permutes, as a power of two: 16 where there is none.
+    #[inline(always)]
+    fn span_bits(&self) -> u32 {
+        4 + self.swizzle.mode
+    }
+
     /// The address of a byte of the matrix: of row `row`, `along` bytes into its K dimension, stored K-major.
     #[inline(always)]
     fn k_major(&self, row: u64, along: u64) -> u64 {
-        let address = if self.swizzle.mode == 0 {
-            // Core matrices of 8 rows of 16 bytes.
-            self.start + row / 8 * self.stride + row % 8 * 16 + along / 16 * self.leading + along % 16
-        } else {
-            let span = 16 << self.swizzle.mode;
-            // Beyond the span of the swizzle the next atom follows at the leading stride.
-            self.start + row / 8 * self.stride + row % 8 * span + along / span * self.leading + along % span
-        };
-        self.swizzle.apply(address)
+        // Without a swizzle, core matrices of 8 rows of 16 bytes. With one, beyond its span the next atom follows at the leading stride.
+        let bits = self.span_bits();
+        let within = ((row % 8) << bits) + (along & ((1 << bits) - 1));
+        self.swizzle.apply(self.start + row / 8 * self.stride + (along >> bits) * self.leading + within)
     }
 
-    /// The address of row `row`, element `k`, stored MN-major: rows of an atom follow each other.
+    /// The address of the byte `along` of the rows, for element `k` of each, stored MN-major: rows of an atom follow each other.
     #[inline(always)]
-    fn row_major(&self, row: u64, k: u64, bytes: u64) -> u64 {
-        let span = if self.swizzle.mode == 0 { 16 } else { 16 << self.swizzle.mode };
-        let (atom, within) = (row * bytes / span, row * bytes % span);
+    fn row_major(&self, along: u64, k: u64) -> u64 {
+        let bits = self.span_bits();
+        let (atom, within) = (along >> bits, along & ((1 << bits) - 1));
         let address = if self.swizzle.mode == 0 {
             self.start + atom * self.stride + within + k % 8 * 16 + k / 8 * self.leading
+        } else if self.swizzle.atomicity == 1 {
+            // Atoms have four rows.
+            self.start
+                + atom * self.leading
+                + within
+                + ((k % 4) << bits)
+                + k / 8 * self.stride
+                + ((k / 4 % 2 * 4) << bits)
         } else {
-            let rows = if self.swizzle.atomicity == 1 { 4 } else { 8 };
-            let group = k / rows * rows / 8 * self.stride + if rows == 4 { k / 4 % 2 * 4 * span } else { 0 };
-            self.start + atom * self.leading + within + k % rows * span + group
+            self.start + atom * self.leading + within + ((k % 8) << bits) + k / 8 * self.stride
         };
         self.swizzle.apply(address)
     }
@@ -121,31 +130,12 @@ impl Matrix {
             format!("a matrix descriptor reaches address 0x{address:x}, outside of the CTA's shared memory")
         };
         let shared = &context.cluster.ctas[cta].shared;
-        let padded = self.packing == Packing::Padded && self.element.width() < 8;
-        let bits = if padded { 8 } else { self.element.bits() };
-        let mut failed = None;
-        for (row, values) in into.chunks_exact_mut(depth).enumerate() {
-            let row = (first + row) as u64;
-            if self.transposed {
-                let bytes = (bits / 8).max(1);
-                for (k, value) in values.iter_mut().enumerate() {
-                    let address = self.descriptor.row_major(row, k as u64, bytes as u64);
-                    match shared.slice(address as usize, bytes) {
-                        Some(found) => *value = self.element.decode(word(found)),
-                        None => failed = Some(address),
-                    }
-                }
-                continue;
-            }
-            // A stretch of 16 bytes is never torn by a swizzle.
-            for (chunk, values) in values.chunks_mut(128 / bits).enumerate() {
-                let address = self.descriptor.k_major(row, 16 * chunk as u64);
-                match shared.slice(address as usize, 16) {
-                    Some(found) => self.unpack(found, values),
-                    None => failed = Some(address),
-                }
-            }
-        }
+        let bits = if self.is_padded() { 8 } else { self.element.bits() };
+        let failed = if self.transposed {
+            self.read_columns(shared, first, depth, into)
+        } else {
+            self.read_rows(shared, first, depth * bits / 8, depth, into)
+        };
         let start = self.descriptor.start | (cta as u64) << 24;
         let bytes = into.len() * bits / 8;
         context.show(|| Access::of_warp(Direction::Read, Space::Shared, start, bytes));
@@ -160,45 +150,121 @@ impl Matrix {
 
     /// Tells the checker what will be read.
     fn check(&self, context: &mut Context<'_>, cta: usize, first: usize, rows: usize, depth: usize) {
-        let padded = self.packing == Packing::Padded && self.element.width() < 8;
-        let bits = if padded { 8 } else { self.element.bits() };
-        for row in first..first + rows {
-            if self.transposed {
-                let bytes = (bits / 8).max(1);
+        let bits = if self.is_padded() { 8 } else { self.element.bits() };
+        if self.transposed {
+            let bytes = (bits / 8).max(1);
+            for chunk in 0..(rows * bytes).div_ceil(16) {
+                let length = (rows * bytes - 16 * chunk).min(16);
                 for k in 0..depth {
-                    let address = self.descriptor.row_major(row as u64, k as u64, bytes as u64);
-                    context.check_stretch(Some((cta, address as usize)), bytes, None);
+                    let address = self.descriptor.row_major((first * bytes + 16 * chunk) as u64, k as u64);
+                    context.check_stretch(Some((cta, address as usize)), length, None);
                 }
-            } else {
-                for chunk in 0..(depth * bits).div_ceil(128) {
-                    let address = self.descriptor.k_major(row as u64, 16 * chunk as u64);
-                    // Of 16 padded bytes only the first are elements.
-                    let bytes = if padded { 2 * self.element.width() } else { 16 };
-                    context.check_stretch(Some((cta, address as usize)), bytes, None);
-                }
+            }
+            return;
+        }
+        for row in first..first + rows {
+            for chunk in 0..(depth * bits).div_ceil(128) {
+                let address = self.descriptor.k_major(row as u64, 16 * chunk as u64);
+                // Of 16 padded bytes only the first are elements.
+                let bytes = if self.is_padded() { 2 * self.element.width() } else { 16 };
+                context.check_stretch(Some((cta, address as usize)), bytes, None);
             }
         }
     }
 
-    #[inline(always)]
-    fn unpack(&self, bytes: &[u8], values: &mut [f32]) {
-        let bits = self.element.bits();
-        if self.packing == Packing::Padded && self.element.width() < 8 {
-            let width = self.element.width();
-            let all = bytes.first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes));
-            for (at, value) in values.iter_mut().enumerate() {
-                *value = self.element.decode((all >> (at * width)) as u32 & ((1 << width) - 1));
+    fn is_padded(&self) -> bool {
+        self.packing == Packing::Padded && self.element.width() < 8
+    }
+
+    /// Reads what is stored K-major, sixteen rows of `row_bytes` at a time; answers an address that is outside.
+    fn read_rows(&self, shared: &Bytes, first: usize, row_bytes: usize, depth: usize, into: &mut [f32]) -> Option<u64> {
+        let mut stored = [0; 16 * LONGEST_ROW];
+        for (group, values) in into.chunks_mut(16 * depth).enumerate() {
+            let rows = values.len() / depth;
+            for (row, bytes) in stored.chunks_exact_mut(row_bytes).take(rows).enumerate() {
+                for (chunk, bytes) in bytes.chunks_mut(16).enumerate() {
+                    // A stretch of 16 bytes is never torn by a swizzle.
+                    let address = self.descriptor.k_major((first + 16 * group + row) as u64, 16 * chunk as u64);
+                    match shared.slice(address as usize, 16) {
+                        Some(found) => bytes.copy_from_slice(&found[..bytes.len()]),
+                        None => return Some(address),
+                    }
+                }
             }
-            return;
+            let stored = &stored[..rows * row_bytes];
+            if self.is_padded() {
+                for (bytes, values) in stored.as_chunks::<16>().0.iter().zip(values.chunks_mut(16)) {
+                    self.unpack_padded(u128::from_le_bytes(*bytes), values);
+                }
+            } else {
+                unpack(self.element, stored, values);
+            }
         }
-        for (word_bytes, values) in bytes.chunks_exact(4).zip(values.chunks_mut(32 / bits)) {
-            self.element.unpack(word(word_bytes), values);
+        None
+    }
+
+    /// Reads what is stored MN-major, 16 bytes of an element of several rows at a time; answers an address that is outside.
+    fn read_columns(&self, shared: &Bytes, first: usize, depth: usize, into: &mut [f32]) -> Option<u64> {
+        let bytes = (self.element.bits() / 8).max(1);
+        let mut values = [0.0; 16];
+        for (chunk, into) in into.chunks_mut(16 / bytes * depth).enumerate() {
+            let rows = into.len() / depth;
+            let along = (first + chunk * 16 / bytes) * bytes;
+            for k in 0..depth {
+                let address = self.descriptor.row_major(along as u64, k as u64);
+                let Some(found) = shared.slice(address as usize, rows * bytes) else { return Some(address) };
+                unpack(self.element, found, &mut values[..rows]);
+                for (row, value) in values[..rows].iter().enumerate() {
+                    into[row * depth + k] = *value;
+                }
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn unpack_padded(&self, all: u128, values: &mut [f32]) {
+        let width = self.element.width();
+        for (at, value) in values.iter_mut().enumerate() {
+            *value = self.element.decode((all >> (at * width)) as u32 & ((1 << width) - 1));
         }
     }
 }
 
-fn word(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |all, byte| all << 8 | u32::from(*byte))
+/// The most bytes that a row of one instruction has along K: 96 elements of 4 bits, or 64 bytes of a sparse product's.
+const LONGEST_ROW: usize = 64;
+
+widest! {
+    /// Decodes elements that follow each other.
+    fn unpack(element: Element, bytes: &[u8], into: &mut [f32]) {
+        match element {
+            Element::BF16 => {
+                for (bytes, value) in bytes.as_chunks().0.iter().zip(into) {
+                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+                }
+            }
+            Element::F16 => {
+                for (bytes, value) in bytes.as_chunks().0.iter().zip(into) {
+                    *value = format::f16_to_f32(u32::from(u16::from_le_bytes(*bytes)));
+                }
+            }
+            Element::TF32 => {
+                for (bytes, value) in bytes.as_chunks().0.iter().zip(into) {
+                    *value = f32::from_bits(u32::from_le_bytes(*bytes) & !0x1fff);
+                }
+            }
+            _ if element.bits() == 8 => {
+                for (byte, value) in bytes.iter().zip(into) {
+                    *value = element.decode(u32::from(*byte));
+                }
+            }
+            _ => {
+                for (bytes, values) in bytes.as_chunks().0.iter().zip(into.chunks_mut(32 / element.bits())) {
+                    element.unpack(u32::from_le_bytes(*bytes), values);
+                }
+            }
+        }
+    }
 }
 
 /// A descriptor's matrix of bytes: `rows` rows of `bytes`, K-major, as `tcgen05.cp` reads it.
@@ -240,8 +306,8 @@ mod tests {
         assert_eq!(descriptor.k_major(1, 0), 16);
         assert_eq!(descriptor.k_major(8, 0), 256);
         assert_eq!(descriptor.k_major(0, 16), 128);
-        assert_eq!(descriptor.row_major(8, 0, 2), 256);
-        assert_eq!(descriptor.row_major(0, 8, 2), 128);
+        assert_eq!(descriptor.row_major(16, 0), 256);
+        assert_eq!(descriptor.row_major(0, 8), 128);
         assert!(Descriptor::of_tensor_memory(3 << 61).is_none());
     }
 }

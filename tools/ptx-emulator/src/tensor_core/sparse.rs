@@ -4,8 +4,7 @@
 //! A chunk has four bits of metadata: two indices of two bits, the first in the low bits.
 
 use super::element::Element;
-use super::mma;
-use super::product;
+use super::{fragment, mma, product};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -245,8 +244,8 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let (mut stored, mut a) = ([0f32; 16 * DEPTH / 2], [0f32; 16 * DEPTH]);
     let (mut b_columns, mut b) = ([0f32; 8 * DEPTH], [0f32; 8 * DEPTH]);
     let (a, b) = (&mut a[..16 * depth], &mut b[..8 * depth]);
-    mma::gather(context, a_slots, a_element, bits, depth / 2, true, &mut stored[..8 * depth]);
-    mma::gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
+    fragment::gather(context, a_slots, a_element, bits, depth / 2, true, &mut stored[..8 * depth]);
+    fragment::gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
     product::transpose(&b_columns[..8 * depth], b, 8, depth);
     let structure = Structure::of(a_element, modifiers & PADDED == 0);
     if let Some(metadata) = Metadata::new(a_element, structure, depth, instruction.immediate >> 32) {
@@ -263,10 +262,10 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         product::multiply(a, b, &mut d, 8, depth);
         mma::write_integers(context, d_slots, modifiers & SATURATE != 0, &d);
     } else {
-        mma::read_addend(context, c_slots, modifiers & HALF_ADDEND != 0, &mut d);
+        fragment::read_sums(context, c_slots, modifiers & HALF_ADDEND != 0, 8, &mut d);
         let rule = mma::rule(context, a_element, b_element, depth, half);
         super::accumulation::multiply(rule, a, b, &mut d, 8, depth);
-        mma::write_result(context, d_slots, half, &d);
+        fragment::write_sums(context, d_slots, half, 8, &d);
     }
     Step::Next
 }
