@@ -116,6 +116,10 @@ impl Engine for RuntimeEngine {
         Cow::Borrowed(&self.logits)
     }
 
+    fn logits_mut(&mut self) -> Result<&mut [f32]> {
+        Ok(&mut self.logits)
+    }
+
     fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>> {
         let shape = [rows.seed.len() as u64, self.model.vocabulary as u64];
         let inputs = [

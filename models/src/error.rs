@@ -101,6 +101,16 @@ pub enum ModelError {
     /// The reference evaluation failed.
     #[error("reference evaluation: {0}")]
     Evaluation(#[from] tessera_ir::evaluate::EvaluationError),
+    /// A parameter of a request cannot be what it is.
+    #[error("{field} {value} {expected}")]
+    Parameter {
+        /// The parameter, as its field is called.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        expected: String,
+    },
     /// A request for text or logits cannot be honoured.
     #[error("{0}")]
     Request(String),

@@ -34,6 +34,7 @@ const FOLDER_FIELDS: [&str; 8] = [
 
 /// A model's configuration, of any kind that this crate builds.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each model that is open")]
 pub enum ModelConfig {
     /// `model_type` `gpt2`.
     Gpt2(Gpt2Config),

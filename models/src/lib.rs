@@ -25,6 +25,7 @@
 
 #![deny(missing_docs)]
 
+pub mod chat;
 mod contain;
 pub mod engine;
 pub mod error;

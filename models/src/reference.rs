@@ -19,7 +19,8 @@ pub struct ReferenceEngine {
     vocabulary: usize,
     context: usize,
     cache: KvCache,
-    logits: Tensor,
+    /// The logits of the last step's rows, `[R, V]`.
+    logits: Vec<f32>,
 }
 
 impl ReferenceEngine {
@@ -33,7 +34,7 @@ impl ReferenceEngine {
             vocabulary: model.folder.config.vocabulary() as usize,
             context: model.folder.config.context() as usize,
             cache,
-            logits: Tensor::zeros(Storage::F32, [0, 0])?,
+            logits: Vec::new(),
         })
     }
 }
@@ -104,7 +105,8 @@ impl Engine for ReferenceEngine {
         let mut outputs = evaluate(&self.module, STEP, &inputs, &self.parameters)?.into_iter();
         match (outputs.next(), outputs.next()) {
             (Some(Value::Tensor(logits)), Some(Value::Cache(cache))) => {
-                (self.logits, self.cache) = (logits, cache);
+                self.logits = logits.to_floats().iter().map(|logit| *logit as f32).collect();
+                self.cache = cache;
                 Ok(())
             }
             _ => Err(ModelError::InvalidConfig(format!("@{STEP} does not return logits and a cache"))),
@@ -112,14 +114,18 @@ impl Engine for ReferenceEngine {
     }
 
     fn logits(&self) -> Cow<'_, [f32]> {
-        self.logits.to_floats().iter().map(|logit| *logit as f32).collect()
+        Cow::Borrowed(&self.logits)
+    }
+
+    fn logits_mut(&mut self) -> Result<&mut [f32]> {
+        Ok(&mut self.logits)
     }
 
     fn sample(&mut self, rows: &SampleRows) -> Result<Vec<u32>> {
         let count = [rows.seed.len()];
         let seeds = rows.seed.clone();
         let inputs: [Value; 6] = [
-            self.logits.clone().into(),
+            Tensor::from_f32([rows.seed.len(), self.vocabulary], &self.logits)?.into(),
             Tensor::from_f32(count, &rows.temperature)?.into(),
             Tensor::from_i32(count, &rows.top_k)?.into(),
             Tensor::from_f32(count, &rows.top_p)?.into(),

@@ -1,8 +1,10 @@
 //! Text to token ids and back.
 
+use std::ops::Deref;
 use std::path::Path;
 
 use serde::de::IgnoredAny;
+use tiktoken_rs::CoreBPE;
 
 use crate::contain::contained;
 use crate::error::{ModelError, Result};
@@ -10,41 +12,74 @@ use crate::error::{ModelError, Result};
 /// The vocabulary size of GPT-2's own tokenizer, end of text included.
 pub const GPT2_VOCABULARY: u64 = 50257;
 
-/// A tokenizer: a folder's own `tokenizer.json`, or GPT-2's byte-pair encoding, which this crate carries.
+/// The vocabulary size of gpt-oss, tokens that are reserved included.
+pub const GPT_OSS_VOCABULARY: u64 = 201_088;
+
+/// A tokenizer: a folder's own `tokenizer.json`, or the byte-pair encoding of GPT-2 or gpt-oss, which this crate carries.
 pub struct Tokenizer {
     kind: Kind,
 }
 
 enum Kind {
     HuggingFace(Box<tokenizers::Tokenizer>),
-    /// OpenAI's `r50k_base`, compiled into the program: no network, no file.
-    Gpt2(&'static tiktoken_rs::CoreBPE),
+    BuiltIn(&'static BuiltIn),
+}
+
+/// An encoding that is compiled into the program: no network, no file.
+struct BuiltIn {
+    name: &'static str,
+    encoding: fn() -> &'static CoreBPE,
+    /// The first special token; all before it are text.
+    first_special: u32,
+}
+
+static GPT2: BuiltIn = BuiltIn { name: "r50k_base", encoding: tiktoken_rs::r50k_base_singleton, first_special: 50_256 };
+
+static GPT_OSS: BuiltIn =
+    BuiltIn { name: "o200k_harmony", encoding: tiktoken_rs::o200k_harmony_singleton, first_special: 199_998 };
+
+impl BuiltIn {
+    fn bytes(&self, token: u32) -> Vec<u8> {
+        // Numbers that no token has are no text.
+        (self.encoding)().decode_bytes(&[token]).unwrap_or_default()
+    }
+
+    /// One more than the last token's id.
+    fn end(&self) -> u32 {
+        let encoding = (self.encoding)();
+        let ids = encoding.special_tokens().into_iter().flat_map(|name| encoding.encode_with_special_tokens(name));
+        ids.max().map_or(self.first_special, |last| last + 1)
+    }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self.kind {
-            Kind::HuggingFace(_) => "Tokenizer(tokenizer.json)",
-            Kind::Gpt2(_) => "Tokenizer(GPT-2)",
-        })
+        let name = match self.kind {
+            Kind::HuggingFace(_) => "tokenizer.json",
+            Kind::BuiltIn(encoding) => encoding.name,
+        };
+        write!(formatter, "Tokenizer({name})")
     }
 }
 
 impl Tokenizer {
-    /// The tokenizer of a model folder: its `tokenizer.json`, or GPT-2's own where the vocabulary has its size.
+    /// The tokenizer of a model folder: its `tokenizer.json`, or GPT-2's or gpt-oss's own where the vocabulary has its size.
     pub fn open_folder(folder: &Path, vocabulary: u64) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if path.is_file() {
             return Self::open_file(&path);
         }
-        if vocabulary == GPT2_VOCABULARY {
-            return Ok(Self::gpt2());
+        match vocabulary {
+            GPT2_VOCABULARY => return Ok(Self::gpt2()),
+            GPT_OSS_VOCABULARY => return Ok(Self::gpt_oss()),
+            _ => {}
         }
         Err(ModelError::MissingFile {
             folder: folder.to_path_buf(),
             file: "tokenizer.json".to_owned(),
             help: format!(
-                "a tokenizer is built in only for GPT-2's vocabulary of {GPT2_VOCABULARY}, and this model has {vocabulary}"
+                "tokenizers are built in for GPT-2's vocabulary of {GPT2_VOCABULARY} and gpt-oss's of {GPT_OSS_VOCABULARY}, \
+                 and this model has {vocabulary}"
             ),
         })
     }
@@ -63,7 +98,78 @@ impl Tokenizer {
 
     /// GPT-2's own tokenizer.
     pub fn gpt2() -> Self {
-        Self { kind: Kind::Gpt2(tiktoken_rs::r50k_base_singleton()) }
+        Self { kind: Kind::BuiltIn(&GPT2) }
+    }
+
+    /// gpt-oss's own tokenizer, o200k_harmony.
+    pub fn gpt_oss() -> Self {
+        Self { kind: Kind::BuiltIn(&GPT_OSS) }
+    }
+
+    /// The id of a special token, if there is one of this name.
+    pub fn special_token(&self, name: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => {
+                let id = tokenizer.token_to_id(name)?;
+                tokenizer.get_added_tokens_decoder().get(&id).filter(|token| token.special).map(|_| id)
+            }
+            Kind::BuiltIn(built_in) => {
+                let encoding = (built_in.encoding)();
+                let known = encoding.special_tokens().contains(name);
+                known.then(|| encoding.encode_with_special_tokens(name)).and_then(|ids| ids.first().copied())
+            }
+        }
+    }
+
+    /// The bytes that each token stands for, by id; none for ids that no text has. Those of special tokens begin with 0xFF, which no
+    /// text has.
+    pub fn token_bytes(&self) -> Result<Vec<Vec<u8>>> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => {
+                let failed = |error: String| ModelError::Tokenizer(format!("cannot list the tokens: {error}"));
+                let text = tokenizer.to_string(false).map_err(|error| failed(error.to_string()))?;
+                let json = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+                llguidance::token_bytes_from_tokenizer_json(&json).map_err(|error| failed(error.to_string()))
+            }
+            Kind::BuiltIn(built_in) => {
+                let text = (0..built_in.first_special).map(|token| built_in.bytes(token));
+                let last = built_in.end();
+                let special = (built_in.first_special..last).map(|token| match built_in.bytes(token) {
+                    name if name.is_empty() => name,
+                    name => [&[0xff], &name[..]].concat(),
+                });
+                Ok(text.chain(special).collect())
+            }
+        }
+    }
+
+    /// The token ids of a text in which special tokens are but text: of what a user wrote.
+    pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => {
+                let failed = |error: String| ModelError::Tokenizer(format!("cannot encode the text: {error}"));
+                // What looks like a special token is cut after its first character, so that it is none any more.
+                let mut names: Vec<String> = tokenizer
+                    .get_added_tokens_decoder()
+                    .into_values()
+                    .filter(|token| token.special)
+                    .map(|token| token.content)
+                    .collect();
+                names.retain(|name| !name.is_empty());
+                let mut ids = Vec::new();
+                let mut rest = text;
+                while !rest.is_empty() {
+                    let cut = names.iter().filter_map(|name| rest.find(name.as_str())).min();
+                    let cut = cut.map_or(rest.len(), |at| at + rest[at..].chars().next().map_or(1, char::len_utf8));
+                    let (piece, after) = rest.split_at(cut);
+                    let encoding = contained(|| tokenizer.encode(piece, false)).map_err(failed)?;
+                    ids.extend_from_slice(encoding.map_err(|error| failed(error.to_string()))?.get_ids());
+                    rest = after;
+                }
+                Ok(ids)
+            }
+            Kind::BuiltIn(built_in) => Ok((built_in.encoding)().encode_ordinary(text)),
+        }
     }
 
     /// The token ids of a text; special tokens written out in it (`<|endoftext|>`) become their ids.
@@ -74,7 +180,7 @@ impl Tokenizer {
                 let encoding = contained(|| tokenizer.encode(text, true)).map_err(failed)?;
                 encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| failed(error.to_string()))
             }
-            Kind::Gpt2(bpe) => Ok(bpe.encode_with_special_tokens(text)),
+            Kind::BuiltIn(built_in) => Ok((built_in.encoding)().encode_with_special_tokens(text)),
         }
     }
 
@@ -85,25 +191,24 @@ impl Tokenizer {
             Kind::HuggingFace(tokenizer) => {
                 contained(|| tokenizer.decode(ids, true)).map_err(failed)?.map_err(|error| failed(error.to_string()))
             }
-            Kind::Gpt2(bpe) => {
-                let ordinary: Vec<u32> =
-                    ids.iter().copied().filter(|&id| u64::from(id) < GPT2_VOCABULARY - 1).collect();
-                let bytes = bpe.decode_bytes(&ordinary).map_err(|error| failed(error.to_string()))?;
+            Kind::BuiltIn(built_in) => {
+                let text = ids.iter().filter(|id| **id < built_in.first_special);
+                let bytes: Vec<u8> = text.flat_map(|id| built_in.bytes(*id)).collect();
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
         }
     }
 
     /// Starts decoding ids that arrive one by one.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, ids: Vec::new(), settled: 0, printed: 0 }
+    pub fn stream(&self) -> TextStream<&Tokenizer> {
+        TextStream::new(self)
     }
 }
 
 /// Turns ids that arrive one by one into text, holding back characters whose bytes are not all there yet.
 #[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct TextStream<T> {
+    tokenizer: T,
     ids: Vec<u32>,
     /// Decoding starts here: everything before has been printed whole.
     settled: usize,
@@ -111,7 +216,12 @@ pub struct TextStream<'a> {
     printed: usize,
 }
 
-impl TextStream<'_> {
+impl<T: Deref<Target = Tokenizer>> TextStream<T> {
+    /// A stream that owns or borrows its tokenizer.
+    pub fn new(tokenizer: T) -> Self {
+        Self { tokenizer, ids: Vec::new(), settled: 0, printed: 0 }
+    }
+
     /// Takes the next id and returns the text that is now complete; it may be empty.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);

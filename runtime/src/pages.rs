@@ -53,10 +53,10 @@ pub enum PagesError {
     /// No open sequence has that number.
     #[error("there is no open sequence {0}")]
     NoSequence(u32),
-    /// A sequence has fewer tokens than are to be shared.
-    #[error("{wanted} tokens of a sequence of {tokens} cannot be shared")]
+    /// A sequence has fewer tokens than are to be shared or kept.
+    #[error("a sequence of {tokens} tokens has no first {wanted}")]
     TooShort {
-        /// Tokens to be shared.
+        /// Tokens to be shared, or to be kept.
         wanted: u32,
         /// Tokens it has.
         tokens: u32,
@@ -146,18 +146,41 @@ impl Pages {
         Ok(self.insert(Sequence { pages, tokens: count * self.page_size }))
     }
 
+    /// Takes a sequence back to its first `tokens` tokens, to go on differently from there, and returns how many of them stay: what
+    /// is left of a page that another sequence shares has to be computed again, in a page of its own.
+    pub fn rewind(&mut self, id: SequenceId, tokens: u32) -> Result<u32, PagesError> {
+        let sequence = self.sequence(id)?;
+        if tokens > sequence.tokens {
+            return Err(PagesError::TooShort { wanted: tokens, tokens: sequence.tokens });
+        }
+        let full = tokens / self.page_size;
+        let last_is_shared = sequence.pages.get(full as usize).is_some_and(|page| self.users[*page as usize] > 1);
+        let tokens = if last_is_shared { full * self.page_size } else { tokens };
+        let keep = tokens.div_ceil(self.page_size) as usize;
+        if let Some(Some(sequence)) = self.sequences.get_mut(id.0 as usize) {
+            let given_up = sequence.pages.split_off(keep);
+            sequence.tokens = tokens;
+            self.give_back(given_up);
+        }
+        Ok(tokens)
+    }
+
     /// Ends a sequence. Pages that no other sequence shares are free again.
     pub fn close(&mut self, id: SequenceId) -> Result<(), PagesError> {
         let slot = self.sequences.get_mut(id.0 as usize).ok_or(PagesError::NoSequence(id.0))?;
         let sequence = slot.take().ok_or(PagesError::NoSequence(id.0))?;
-        for page in sequence.pages.into_iter().rev() {
+        self.give_back(sequence.pages);
+        Ok(())
+    }
+
+    fn give_back(&mut self, pages: Vec<u32>) {
+        for page in pages.into_iter().rev() {
             let users = &mut self.users[page as usize];
             *users -= 1;
             if *users == 0 {
                 self.free.push(page);
             }
         }
-        Ok(())
     }
 
     /// The page table of some sequences, a row for each.
@@ -214,11 +237,31 @@ mod tests {
         assert_eq!(message, "there is no open sequence 1");
     }
 
+    #[test]
+    fn a_rewound_sequence_writes_no_page_that_another_reads() {
+        let mut pages = Pages::new(5, 4);
+        let first = pages.open();
+        pages.append(first, 10).unwrap();
+        // Of its own pages everything stays.
+        assert_eq!(pages.rewind(first, 9), Ok(9));
+        assert_eq!(pages.append(first, 1), Ok(9..10));
+        let second = pages.share(first, 8).unwrap();
+        // The second page is the other's too.
+        assert_eq!(pages.rewind(second, 6), Ok(4));
+        assert_eq!(pages.free_pages(), 2);
+        assert_eq!(pages.append(second, 3), Ok(4..7));
+        assert_eq!(pages.table(&[first, second]).unwrap().entries, [0, 1, 2, 0, 3, 0]);
+        assert_eq!(pages.rewind(second, 0), Ok(0));
+        assert_eq!(pages.free_pages(), 2);
+        assert_eq!(pages.rewind(first, 11), Err(PagesError::TooShort { wanted: 11, tokens: 10 }));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Open,
         Append(prop::sample::Index, usize),
         Share(prop::sample::Index, u32),
+        Rewind(prop::sample::Index, u32),
         Close(prop::sample::Index),
     }
 
@@ -228,6 +271,7 @@ mod tests {
             Just(Step::Open),
             (index(), 0..20usize).prop_map(|(sequence, tokens)| Step::Append(sequence, tokens)),
             (index(), 0..20u32).prop_map(|(sequence, tokens)| Step::Share(sequence, tokens)),
+            (index(), 0..20u32).prop_map(|(sequence, tokens)| Step::Rewind(sequence, tokens)),
             index().prop_map(Step::Close),
         ]
     }
@@ -256,6 +300,22 @@ mod tests {
                     }
                     Step::Share(index, tokens) if !open.is_empty() => {
                         open.extend(pages.share(open[index.index(open.len())], tokens).ok());
+                    }
+                    Step::Rewind(index, tokens) if !open.is_empty() => {
+                        let id = open[index.index(open.len())];
+                        if let Ok(kept) = pages.rewind(id, tokens) {
+                            let kept = kept as usize;
+                            if !kept.is_multiple_of(4) {
+                                // It will write the rest of its last page again, which therefore nobody else has.
+                                let page = pages.sequence(id).unwrap().pages[kept / 4];
+                                let has_it = |other: &&SequenceId| pages.sequence(**other).unwrap().pages.contains(&page);
+                                prop_assert_eq!(open.iter().filter(has_it).count(), 1);
+                                writer[page as usize][kept % 4..].fill(None);
+                            }
+                            for page in &pages.free {
+                                writer[*page as usize] = [None; 4];
+                            }
+                        }
                     }
                     Step::Close(index) if !open.is_empty() => {
                         pages.close(open.swap_remove(index.index(open.len()))).unwrap();

@@ -46,7 +46,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
     let mut engine = loaded.engine(pages_for(&requests, 512, 16)).unwrap();
     let limits = [(2048, 256), (5, 256), (3, 2), (1, 1)];
     for (tokens_per_step, sequences) in limits {
-        let limits = Limits { tokens_per_step, sequences };
+        let limits = Limits { tokens_per_step, sequences, ..Limits::default() };
         let (found, _) = generate(&mut engine, &requests, limits, &mut |_, _| ()).unwrap();
         for (case, continuation) in cases.iter().zip(&found) {
             case.check(&continuation.ids, &format!("{limits:?}"));
@@ -61,7 +61,7 @@ fn sampling_is_the_same_on_every_engine() {
     let model = Model::open(&fixture::folder()).unwrap();
     let request = |prompt: &[u32], temperature, top_k, top_p, seed| Request {
         prompt: prompt.to_vec(),
-        sampling: Sampling { max_new_tokens: 10, temperature, top_k, top_p, seed, stop: vec![] },
+        sampling: Sampling { max_new_tokens: 10, temperature, top_k, top_p, seed, ..Sampling::default() },
     };
     let requests = [
         request(&[296, 387, 388], 1.0, 0, 1.0, 1),

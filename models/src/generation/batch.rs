@@ -2,7 +2,7 @@
 
 use tessera_runtime::pages::{PageTable, Pages, PagesError, SequenceId};
 
-use super::FinishReason;
+use super::sequence::Running;
 
 /// The inputs of `@step`, on the host. T tokens, B sequences, P pages a sequence, R rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,76 +34,55 @@ impl Step {
     }
 }
 
-/// A sequence that is being generated.
-#[derive(Debug)]
-pub(super) struct Sequence {
-    /// The request it belongs to.
-    pub request: usize,
-    /// Prompt and new tokens.
-    pub tokens: Vec<u32>,
-    /// How many of them are the prompt.
-    pub prompt: usize,
-    /// How many of them have keys and values in the cache.
-    pub cached: usize,
-    /// Its pages, enough from the beginning for all that it may become. So the shape of the page table stays the same from
-    /// step to step, and with it everything that is planned for that shape.
-    pub pages: SequenceId,
-    /// Set when it has ended.
-    pub finish: Option<FinishReason>,
-}
-
-impl Sequence {
-    pub fn new(request: usize, tokens: Vec<u32>, pages: SequenceId) -> Self {
-        Self { request, prompt: tokens.len(), tokens, cached: 0, pages, finish: None }
-    }
-
-    pub fn new_tokens(&self) -> usize {
-        self.tokens.len() - self.prompt
-    }
-}
-
 /// A step, and what it means to the sequences.
 #[derive(Debug)]
 pub(super) struct PlannedStep {
     pub inputs: Step,
-    /// For each row of logits, the sequence it continues (an index into the active sequences); none where no row is wanted.
+    /// For each row of logits, the sequence it continues (an index into the running sequences); none where no row is wanted.
     pub sampled: Vec<usize>,
     /// How many of the tokens are prompt tokens.
     pub prompt_tokens: usize,
 }
 
+/// Pages by which the page table grows. Everything that is planned for a shape of it then serves for many steps.
+const TABLE_STEP: u64 = 16;
+
 /// Plans the next step: every decoding sequence's one token first, so that prompts never starve them, then prompt chunks in
-/// order up to the limit. Counts the tokens as cached.
-pub(super) fn plan_step(active: &mut [Sequence], pages: &Pages, limit: usize) -> Result<PlannedStep, PagesError> {
+/// order up to the limit. Counts the tokens as cached. Every sequence has pages for all its tokens.
+pub(super) fn plan_step(
+    running: &mut [Running],
+    pages: &Pages,
+    limit: usize,
+    widest_table: u64,
+) -> Result<PlannedStep, PagesError> {
     let mut budget = limit;
     let mut taken: Vec<(usize, usize)> = Vec::new();
     for decoding in [true, false] {
-        for (slot, sequence) in active.iter().enumerate() {
-            let pending = sequence.tokens.len() - sequence.cached;
-            if (sequence.cached >= sequence.prompt) == decoding && budget > 0 {
-                let count = pending.min(budget);
+        for (slot, sequence) in running.iter().enumerate() {
+            if sequence.is_decoding() == decoding && budget > 0 {
+                let count = sequence.pending().min(budget);
                 budget -= count;
                 taken.push((slot, count));
             }
         }
     }
 
-    let holders: Vec<SequenceId> = taken.iter().map(|(slot, _)| active[*slot].pages).collect();
-    let page_table = pages.table(&holders)?;
+    let holders: Vec<SequenceId> = taken.iter().map(|(slot, _)| running[*slot].pages).collect();
+    let page_table = widened(pages.table(&holders)?, widest_table);
     let mut inputs = Step { tokens: vec![], positions: vec![], sequences: vec![], page_table, rows: vec![] };
     let mut sampled = Vec::new();
     let mut prompt_tokens = 0;
     for (row, &(slot, count)) in taken.iter().enumerate() {
-        let sequence = &mut active[slot];
-        let chunk = sequence.cached..sequence.cached + count;
-        prompt_tokens += chunk.end.min(sequence.prompt).saturating_sub(chunk.start);
+        let running = &mut running[slot];
+        let chunk = running.cached..running.cached + count;
+        prompt_tokens += chunk.end.min(running.sequence.prompt).saturating_sub(chunk.start);
         for position in chunk.clone() {
-            inputs.tokens.push(sequence.tokens[position] as i32);
+            inputs.tokens.push(running.sequence.tokens[position] as i32);
             inputs.positions.push(position as i32);
             inputs.sequences.push(row as i32);
         }
-        sequence.cached = chunk.end;
-        if chunk.end == sequence.tokens.len() {
+        running.cached = chunk.end;
+        if running.pending() == 0 {
             inputs.rows.push(inputs.tokens.len() as i32 - 1);
             sampled.push(slot);
         }
@@ -113,4 +92,15 @@ pub(super) fn plan_step(active: &mut [Sequence], pages: &Pages, limit: usize) ->
         inputs.rows.push(inputs.tokens.len() as i32 - 1);
     }
     Ok(PlannedStep { inputs, sampled, prompt_tokens })
+}
+
+/// The table with columns up to the next multiple of [`TABLE_STEP`], but not beyond the widest there may be. No token reads them.
+fn widened(table: PageTable, widest: u64) -> PageTable {
+    let [rows, columns] = table.shape;
+    let wide = columns.next_multiple_of(TABLE_STEP).min(widest).max(columns);
+    let entries = table
+        .entries
+        .chunks(columns.max(1) as usize)
+        .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, (wide - columns) as usize)));
+    PageTable { entries: entries.collect(), shape: [rows, wide] }
 }

@@ -91,7 +91,7 @@ fn gpt2s_own_vocabulary_needs_no_tokenizer_file() {
     let folder = folder_with(r#"{"model_type": "gpt2", "vocab_size": 100}"#);
     let error = ModelFolder::open(folder.path()).unwrap().tokenizer().unwrap_err().to_string();
     assert!(
-        error.contains("has no tokenizer.json: a tokenizer is built in only for GPT-2's vocabulary of 50257"),
+        error.contains("has no tokenizer.json: tokenizers are built in for GPT-2's vocabulary of 50257 and gpt-oss's of 201088, and"),
         "{error}"
     );
 }

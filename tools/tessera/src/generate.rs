@@ -19,10 +19,10 @@ pub fn run(arguments: &Generate, progress: &Progress) -> Result<()> {
         top_k: arguments.top_k,
         top_p: arguments.top_p,
         seed: arguments.seed,
-        stop: Vec::new(),
+        ..Sampling::default()
     };
     // Before anything slow happens.
-    sampling.validate().into_diagnostic()?;
+    sampling.validate(None).into_diagnostic()?;
     let session = Session::open(&arguments.model, &arguments.run, progress)?;
     let folder = &session.model.folder;
     let tokenizer = folder.tokenizer().into_diagnostic()?;

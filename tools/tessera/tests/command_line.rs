@@ -190,7 +190,7 @@ fn mistakes_are_explained() {
     for (arguments, message) in [
         (&["generate", "--model", "/nonexistent", "-p", "x", "-d", "reference"][..], "/nonexistent is not a folder"),
         (&["generate", "--model", empty, "-p", "x", "-d", "reference"], "has no config.json"),
-        (&["generate", "--model", model, "-p", "x", "--top-p", "3"], "top-p 3 must be above 0 and at most 1"),
+        (&["generate", "--model", model, "-p", "x", "--top-p", "3"], "top_p 3 must be above 0 and at most 1"),
         (&["generate", "--model", model, "-p", "x", "--temperature=-1"], "temperature -1 must be finite"),
         (&["generate", "--model", model, "-p", "x", "-d", "gpu"], "`gpu`"),
         (
