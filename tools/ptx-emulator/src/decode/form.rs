@@ -22,7 +22,7 @@ pub struct Form {
 }
 
 /// Alternatives by name.
-pub const SETS: [(&str, &str); 9] = [
+pub const SETS: [(&str, &str); 10] = [
     ("BITS", "b16|b32|b64"),
     ("INTEGER", "u16|s16|u32|s32|u64|s64"),
     ("MEMORY", "b8|u8|s8|b16|u16|s16|f16|bf16|b32|u32|s32|f32|b64|u64|s64|f64|b128"),
@@ -31,6 +31,10 @@ pub const SETS: [(&str, &str); 9] = [
     ("SCOPE", "cta|cluster|gpu|sys"),
     ("ORDER", "weak|relaxed|acquire|release|acq_rel|volatile|mmio|sc"),
     ("SPACE", "global|shared|shared::cta|shared::cluster|local|param|param::entry|param::func|const"),
+    (
+        "BUFFER",
+        "collector::b0::fill|collector::b0::use|collector::b0::lastuse|collector::b0::discard|collector::b1::fill|collector::b1::use|collector::b1::lastuse|collector::b1::discard|collector::b2::fill|collector::b2::use|collector::b2::lastuse|collector::b2::discard|collector::b3::fill|collector::b3::use|collector::b3::lastuse|collector::b3::discard",
+    ),
     ("COMPARISON", "eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan"),
 ];
 

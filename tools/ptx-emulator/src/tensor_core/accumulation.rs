@@ -187,6 +187,9 @@ pub fn multiply(rule: Option<Rule>, a: &[f32], b: &[f32], d: &mut [f64], columns
     }
 }
 
+/// The most columns that a scaled product has.
+const MOST_COLUMNS: usize = 256;
+
 /// Adds a product of scaled blocks to `d`. `fp4` says that both operands are packed fp4, which the hardware adds up in groups of 16.
 ///
 /// Scales do not meet single elements, which could overflow, but the sums of their blocks, which f64 holds exactly.
@@ -205,26 +208,33 @@ pub fn multiply_scaled(
         (a * b, exponent(a, i32::MIN) + exponent(b, i32::MIN))
     };
     for (row, (values, d)) in a.chunks_exact(depth).zip(d.chunks_exact_mut(columns)).enumerate() {
+        let Some(rule) = rule else {
+            for at in 0..blocks {
+                let mut sums = [0f64; MOST_COLUMNS];
+                let sums = &mut sums[..columns];
+                let (a, b) = (&values[at * block..][..block], &b[at * block * columns..][..block * columns]);
+                product::multiply(a, b, sums, columns, block);
+                for (column, (d, sum)) in d.iter_mut().zip(sums).enumerate() {
+                    *d += *sum * factor(row, column, at).0;
+                }
+            }
+            continue;
+        };
         for (column, d) in d.iter_mut().enumerate() {
-            let product = |k: usize| f64::from(values[k]) * f64::from(b[k * columns + column]);
-            let group = |start: usize, count: usize| (start..start + count).map(product).sum::<f64>();
-            *d = match rule {
-                None => (0..blocks).fold(*d, |sum, at| sum + group(at * block, block) * factor(row, column, at).0),
-                Some(rule) if fp4 => {
-                    let terms = (0..depth / 16).map(|at| {
-                        let (scale, exponent) = factor(row, column, at * 16 / block);
-                        (group(at * 16, 16) * scale, exponent)
-                    });
-                    rule.sum(*d, terms, 35)
-                }
-                Some(rule) => {
-                    let terms = (0..depth).map(|k| {
-                        let (scale, more) = factor(row, column, k / block);
-                        let (a, b) = (f64::from(values[k]), f64::from(b[k * columns + column]));
-                        (a * b * scale, exponent(a, rule.a_smallest) + exponent(b, rule.b_smallest) + more)
-                    });
-                    rule.sum(*d, terms, rule.fraction)
-                }
+            let pair = |k: usize| (f64::from(values[k]), f64::from(b[k * columns + column]));
+            *d = if fp4 {
+                let terms = (0..depth / 16).map(|at| {
+                    let (scale, exponent) = factor(row, column, at * 16 / block);
+                    let group: f64 = (at * 16..at * 16 + 16).map(pair).map(|(a, b)| a * b).sum();
+                    (group * scale, exponent)
+                });
+                rule.sum(*d, terms, 35)
+            } else {
+                let terms = (0..depth).map(|k| {
+                    let ((scale, more), (a, b)) = (factor(row, column, k / block), pair(k));
+                    (a * b * scale, exponent(a, rule.a_smallest) + exponent(b, rule.b_smallest) + more)
+                });
+                rule.sum(*d, terms, rule.fraction)
             };
         }
     }

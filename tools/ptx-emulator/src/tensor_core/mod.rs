@@ -14,4 +14,5 @@ pub mod tcgen05;
 pub mod tensor_memory;
 pub mod tensor_memory_access;
 pub mod tensor_product;
+pub mod tensor_shape;
 pub mod wgmma;

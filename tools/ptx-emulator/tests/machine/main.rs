@@ -8,6 +8,7 @@ mod faults;
 mod matrices;
 mod products;
 mod seeded;
+mod tensor_memory;
 mod warpgroup;
 
 use std::cell::RefCell;

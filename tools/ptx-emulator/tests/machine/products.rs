@@ -50,8 +50,10 @@ pub struct Trial<'t> {
     pub read: usize,
     /// What is in shared memory, in words.
     pub shared: &'t [u32],
-    /// How many threads there are.
+    /// How many threads a CTA has.
     pub threads: usize,
+    /// How many CTAs there are, which are a cluster. Their words of shared memory and registers follow each other.
+    pub ctas: usize,
     /// How sums are rounded.
     pub how: Accumulation,
 }
@@ -59,13 +61,20 @@ pub struct Trial<'t> {
 impl Trial<'_> {
     /// Runs it: each thread's word of each register that is read.
     pub fn run(&self) -> Vec<Vec<u32>> {
-        let threads = self.threads;
+        let (threads, all) = (self.threads, self.threads * self.ctas);
         let mut sizes = vec![self.new];
         sizes.extend(self.operands.iter().map(Vec::len));
-        let mut body = String::from("mad.wide.u32 %rd1, %r0, 4, %rd0;\n");
-        let mut words = self.shared.to_vec();
-        words.resize(words.len().next_multiple_of(threads), 0);
-        if !words.is_empty() {
+        let each = (self.shared.len() / self.ctas).next_multiple_of(threads);
+        let mut words = vec![];
+        for part in self.shared.chunks(each.max(1)) {
+            words.extend_from_slice(part);
+            words.resize(words.len().next_multiple_of(each), 0);
+        }
+        let mut body = format!(
+            "mov.u32 %r40, %ctaid.x; mad.lo.u32 %r41, %r40, {each}, %r0; mad.wide.u32 %rd1, %r41, 4, %rd0;\n\
+             mad.lo.u32 %r40, %r40, {threads}, %r0;\n"
+        );
+        if each > 0 {
             body.push_str(&format!(
                 "mov.u32 %r1, tile; mad.lo.u32 %r2, %r0, 4, %r1; mov.u32 %r3, 0;\n\
                  fill: ld.global.b32 %r4, [%rd1]; st.shared.b32 [%r2], %r4; add.u64 %rd1, %rd1, {}; add.u32 %r2, %r2, {};\n\
@@ -73,10 +82,11 @@ impl Trial<'_> {
                  fence.proxy.async.shared::cta; bar.sync 0;\n",
                 4 * threads,
                 4 * threads,
-                words.len() / threads
+                each / threads
             ));
         }
         let start = words.len();
+        body.push_str(&format!("mad.wide.u32 %rd1, %r40, 4, %rd0; add.u64 %rd1, %rd1, {};\n", 4 * start));
         let mut text = self.text.to_string();
         for (number, size) in sizes.iter().enumerate().rev() {
             let Some(_) = size.checked_sub(1) else { continue };
@@ -95,16 +105,20 @@ impl Trial<'_> {
         body.push_str(&format!("{text}\n"));
         let first = words.len();
         for register in 0..sizes[self.read] {
-            let at = 4 * (first - start + threads * register);
+            let at = 4 * (first - start + all * register);
             body.push_str(&format!("st.global.b32 [%rd1+{at}], o{}_{register};\n", self.read));
         }
-        words.resize(first + threads * sizes[self.read], 0);
+        words.resize(first + all * sizes[self.read], 0);
         let mut buffer: Vec<u64> = words.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
-        let run = Run::new(&body).target(self.target).accumulation(self.how).shape(1, threads as u32, 1);
-        let run = run.declare(".extern .shared .align 1024 .b8 tile[];").shared(4 * start as u32);
+        let run = Run::new(&body).target(self.target).accumulation(self.how).shape(
+            self.ctas as u32,
+            threads as u32,
+            self.ctas as u32,
+        );
+        let run = run.declare(".extern .shared .align 1024 .b8 tile[];").shared(4 * each as u32);
         run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{}: {fault}", self.text));
         let words: Vec<u32> = buffer.iter().flat_map(|pair| [*pair as u32, (*pair >> 32) as u32]).collect();
-        words[first..].chunks_exact(threads).map(<[u32]>::to_vec).collect()
+        words[first..].chunks_exact(all).map(<[u32]>::to_vec).collect()
     }
 }
 
@@ -112,7 +126,8 @@ impl Trial<'_> {
 pub fn warp(target: &'static str, text: &str, result: usize, operands: &[Registers], how: Accumulation) -> Registers {
     let operands: Vec<Vec<Vec<u32>>> =
         operands.iter().map(|registers| registers.iter().map(|lanes| lanes.to_vec()).collect()).collect();
-    let trial = Trial { target, text, new: result, operands: &operands, read: 0, shared: &[], threads: 32, how };
+    let trial =
+        Trial { target, text, new: result, operands: &operands, read: 0, shared: &[], threads: 32, ctas: 1, how };
     trial.run().into_iter().map(|lanes| lanes.try_into().unwrap()).collect()
 }
 

@@ -198,6 +198,7 @@ impl Case {
             read: 1,
             shared: &image,
             threads: 128,
+            ctas: 1,
             how: Accumulation::Once,
         };
         for (register, words) in trial.run().iter().enumerate() {
@@ -304,6 +305,7 @@ fn hopper_keeps_thirteen_bits_of_fp8() {
             read: 1,
             shared: &image,
             threads: 128,
+            ctas: 1,
             how,
         };
         f32::from_bits(trial.run()[2][77])
