@@ -34,12 +34,8 @@ widest! {
     /// Decodes a register into eight rows that are `stride` values apart.
     fn decode(words: &[u32; LANES], element: Element, bits: usize, stride: usize, into: &mut [f32]) {
         match (element, bits) {
-            (Element::BF16, _) => {
-                rows(words, stride, into, |word| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]);
-            }
-            (Element::F16, _) => {
-                rows(words, stride, into, |word| [format::f16_to_f32(word & 0xffff), format::f16_to_f32(word >> 16)]);
-            }
+            (Element::BF16, _) => halves(words, stride, into, |bits| f32::from_bits(bits << 16)),
+            (Element::F16, _) => halves(words, stride, into, format::f16_to_f32),
             (Element::TF32, _) => rows(words, stride, into, |word| [f32::from_bits(word & !0x1fff)]),
             (_, 8) => {
                 // A byte each: fp6 in its low six bits, fp4 in its bits 2 to 5.
@@ -54,6 +50,21 @@ widest! {
                     }
                 }
             }
+        }
+    }
+
+    /// Decodes a register into rows of eight values, one of each of its rows.
+    fn decode_columns(words: &[u32; LANES], element: Element, bits: usize, into: &mut [f32]) {
+        match (element, bits) {
+            (Element::BF16, _) => columns::<2>(words, into, |word, at| f32::from_bits(word >> (16 * at) << 16)),
+            (Element::F16, _) => columns::<2>(words, into, |word, at| format::f16_to_f32(word >> (16 * at) & 0xffff)),
+            (Element::TF32, _) => columns::<1>(words, into, |word, _| f32::from_bits(word & !0x1fff)),
+            (_, 8) => {
+                // A byte each: fp6 in its low six bits, fp4 in its bits 2 to 5.
+                let shift = if element == Element::E2M1 { 2 } else { 0 };
+                columns::<4>(words, into, |word, at| element.decode(word >> (8 * at + shift) & 0xff >> shift));
+            }
+            _ => columns::<8>(words, into, |word, at| element.decode(word >> (4 * at) & 0xf)),
         }
     }
 
@@ -80,12 +91,41 @@ widest! {
     }
 }
 
+/// Decodes 16-bit elements, which are as many to a row as a vector has lanes.
+#[inline(always)]
+fn halves(words: &[u32; LANES], stride: usize, into: &mut [f32], decode: impl Fn(u32) -> f32) {
+    for (row, words) in words.as_chunks::<4>().0.iter().enumerate() {
+        let into = &mut into[row * stride..][..8];
+        for (at, value) in into.iter_mut().enumerate() {
+            *value = decode(words[at / 2] >> (16 * (at % 2)) & 0xffff);
+        }
+    }
+}
+
+#[inline(always)]
+fn columns<const EACH: usize>(words: &[u32; LANES], into: &mut [f32], decode: impl Fn(u32, usize) -> f32) {
+    for (word, into) in into.chunks_exact_mut(8 * EACH).enumerate().take(4) {
+        for (at, into) in into.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            for (row, value) in into.iter_mut().enumerate() {
+                *value = decode(words[4 * row + word], at);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn rows<const EACH: usize>(words: &[u32; LANES], stride: usize, into: &mut [f32], decode: impl Fn(u32) -> [f32; EACH]) {
     for (row, words) in words.as_chunks::<4>().0.iter().enumerate() {
         for (word, values) in words.iter().zip(into[row * stride..].as_chunks_mut::<EACH>().0) {
             *values = decode(*word);
         }
+    }
+}
+
+/// Decodes operands of B into `depth` rows of eight values.
+pub fn gather_columns(context: &Context<'_>, slots: &[Slot], element: Element, bits: usize, into: &mut [f32]) {
+    for (slot, into) in slots.iter().zip(into.chunks_mut(8 * 4 * 32 / bits)) {
+        decode_columns(&context.row(*slot).0, element, bits, into);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::accumulation::{self, Accumulation, Rule, Unit};
 use super::element::Element;
-use super::{fragment, product};
+use super::fragment;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -109,7 +109,11 @@ fn build(b: &mut Builder<'_, '_>, result: usize, first: usize, second: usize) ->
             b.made.modifiers |= bit;
         }
     }
-    Ok(if a_element.is_integer() { execute_integer } else { execute })
+    Ok(match depth {
+        _ if a_element.is_integer() => execute_integer,
+        0..=16 => execute::<16>,
+        _ => execute::<64>,
+    })
 }
 
 /// The parts of the operand list: result, A, B, addend.
@@ -164,7 +168,7 @@ pub fn single(value: f64) -> u32 {
     if value.is_nan() { 0x7fff_ffff } else { bits }
 }
 
-fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+fn execute<const DEPTH: usize>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     if !context.assembled(u32::MAX) {
         return Step::Converge;
     }
@@ -174,14 +178,14 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let rows = if modifiers & SMALL != 0 { 8 } else { 16 };
     let bits = if modifiers & PADDED != 0 { 8 } else { a_element.bits() };
     let [d_slots, a_slots, b_slots, c_slots] = parts(context, instruction);
-    let (mut a, mut b_columns, mut b, mut d) = ([0f32; 16 * 64], [0f32; 8 * 64], [0f32; 8 * 64], [0f64; 128]);
-    fragment::gather(context, a_slots, a_element, bits, depth, true, &mut a[..rows * depth]);
-    fragment::gather(context, b_slots, b_element, bits, depth, false, &mut b_columns[..8 * depth]);
-    product::transpose(&b_columns[..8 * depth], &mut b[..8 * depth], 8, depth);
+    let (mut a, mut b, mut d) = ([[0f32; DEPTH]; 16], [[0f32; DEPTH]; 8], [0f64; 128]);
+    let (a, b) = (&mut a.as_flattened_mut()[..rows * depth], &mut b.as_flattened_mut()[..8 * depth]);
+    fragment::gather(context, a_slots, a_element, bits, depth, true, a);
+    fragment::gather_columns(context, b_slots, b_element, bits, b);
     fragment::read_sums(context, c_slots, modifiers & HALF_ADDEND != 0, 8, &mut d);
     let half = modifiers & HALF_RESULT != 0;
     let rule = rule(context, a_element, b_element, depth, half);
-    accumulation::multiply(rule, &a[..rows * depth], &b[..8 * depth], &mut d[..rows * 8], 8, depth);
+    accumulation::multiply(rule, a, b, &mut d[..rows * 8], 8, depth);
     fragment::write_sums(context, d_slots, half, 8, &d);
     Step::Next
 }

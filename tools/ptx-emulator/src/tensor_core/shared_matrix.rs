@@ -60,13 +60,25 @@ impl Descriptor {
         4 + self.swizzle.mode
     }
 
+    /// Where row `row` starts, stored K-major, before it is swizzled.
+    #[inline(always)]
+    fn k_major_row(&self, row: u64) -> u64 {
+        // Without a swizzle, core matrices of 8 rows of 16 bytes.
+        self.start + row / 8 * self.stride + ((row % 8) << self.span_bits())
+    }
+
+    /// How far from there the byte `along` of its K dimension is.
+    #[inline(always)]
+    fn k_major_offset(&self, along: u64) -> u64 {
+        // Beyond the span of a swizzle the next atom follows at the leading stride.
+        let bits = self.span_bits();
+        (along >> bits) * self.leading + (along & ((1 << bits) - 1))
+    }
+
     /// The address of a byte of the matrix: of row `row`, `along` bytes into its K dimension, stored K-major.
     #[inline(always)]
     fn k_major(&self, row: u64, along: u64) -> u64 {
-        // Without a swizzle, core matrices of 8 rows of 16 bytes. With one, beyond its span the next atom follows at the leading stride.
-        let bits = self.span_bits();
-        let within = ((row % 8) << bits) + (along & ((1 << bits) - 1));
-        self.swizzle.apply(self.start + row / 8 * self.stride + (along >> bits) * self.leading + within)
+        self.swizzle.apply(self.k_major_row(row) + self.k_major_offset(along))
     }
 
     /// The address of the byte `along` of the rows, for element `k` of each, stored MN-major: rows of an atom follow each other.
@@ -78,12 +90,8 @@ impl Descriptor {
             self.start + atom * self.stride + within + k % 8 * 16 + k / 8 * self.leading
         } else if self.swizzle.atomicity == 1 {
             // Atoms have four rows.
-            self.start
-                + atom * self.leading
-                + within
-                + ((k % 4) << bits)
-                + k / 8 * self.stride
-                + ((k / 4 % 2 * 4) << bits)
+            let group = k / 8 * self.stride + ((k / 4 % 2 * 4) << bits);
+            self.start + atom * self.leading + within + ((k % 4) << bits) + group
         } else {
             self.start + atom * self.leading + within + ((k % 8) << bits) + k / 8 * self.stride
         };
@@ -114,7 +122,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Reads rows `first..first + rows`, each of `depth` elements, from a CTA's shared memory, into rows of `depth` values.
+    /// Reads rows from `first` on, each of `depth` elements, from a CTA's shared memory, into rows of `depth` values.
     pub fn read(
         &self,
         context: &mut Context<'_>,
@@ -123,34 +131,63 @@ impl Matrix {
         depth: usize,
         into: &mut [f32],
     ) -> Result<(), Step> {
-        if context.cluster.checker.is_some() {
-            self.check(context, cta, first, into.len() / depth.max(1), depth);
-        }
-        let outside = |address: u64| {
-            format!("a matrix descriptor reaches address 0x{address:x}, outside of the CTA's shared memory")
-        };
+        self.check(context, cta, first, into.len() / depth.max(1), depth);
         let shared = &context.cluster.ctas[cta].shared;
-        let bits = if self.is_padded() { 8 } else { self.element.bits() };
-        let failed = if self.transposed {
-            self.read_columns(shared, first, depth, into)
+        let read = if self.transposed {
+            self.read_columns(shared, first, into.len() / depth, depth, |values, row, k| {
+                for (at, value) in values.iter().enumerate() {
+                    into[(row + at) * depth + k] = *value;
+                }
+            })
         } else {
-            self.read_rows(shared, first, depth * bits / 8, depth, into)
+            self.read_rows(shared, first, depth, into)
         };
-        let start = self.descriptor.start | (cta as u64) << 24;
-        let bytes = into.len() * bits / 8;
-        context.show(|| Access::of_warp(Direction::Read, Space::Shared, start, bytes));
-        match failed {
-            None => Ok(()),
-            Some(address) => {
-                let lane = context.leader();
-                Err(context.fail(FaultKind::IllegalAddress, lane, outside(address)))
-            }
-        }
+        self.finish(context, cta, into.len(), read)
     }
 
-    /// Tells the checker what will be read.
+    /// The same, into `depth` rows of `rows` values: the operand B of a product.
+    pub fn read_transposed(
+        &self,
+        context: &mut Context<'_>,
+        cta: usize,
+        (first, rows): (usize, usize),
+        depth: usize,
+        into: &mut [f32],
+    ) -> Result<(), Step> {
+        self.check(context, cta, first, rows, depth);
+        let shared = &context.cluster.ctas[cta].shared;
+        let read = if self.transposed {
+            self.read_columns(shared, first, rows, depth, |values, row, k| {
+                into[k * rows + row..][..values.len()].copy_from_slice(values);
+            })
+        } else {
+            self.read_rows_transposed(shared, (first, rows), depth, into)
+        };
+        self.finish(context, cta, rows * depth, read)
+    }
+
+    /// Shows what was read, or fails for an address that is outside of shared memory.
+    fn finish(
+        &self,
+        context: &mut Context<'_>,
+        cta: usize,
+        elements: usize,
+        read: Result<(), Outside>,
+    ) -> Result<(), Step> {
+        let start = self.descriptor.start | (cta as u64) << 24;
+        context.show(|| Access::of_warp(Direction::Read, Space::Shared, start, elements * self.bits() / 8));
+        let Err(Outside(address)) = read else { return Ok(()) };
+        let message = format!("a matrix descriptor reaches address 0x{address:x}, outside of the CTA's shared memory");
+        let lane = context.leader();
+        Err(context.fail(FaultKind::IllegalAddress, lane, message))
+    }
+
+    /// Tells the checker, where there is one, what will be read.
     fn check(&self, context: &mut Context<'_>, cta: usize, first: usize, rows: usize, depth: usize) {
-        let bits = if self.is_padded() { 8 } else { self.element.bits() };
+        if context.cluster.checker.is_none() {
+            return;
+        }
+        let bits = self.bits();
         if self.transposed {
             let bytes = (bits / 8).max(1);
             for chunk in 0..(rows * bytes).div_ceil(16) {
@@ -176,21 +213,45 @@ impl Matrix {
         self.packing == Packing::Padded && self.element.width() < 8
     }
 
-    /// Reads what is stored K-major, sixteen rows of `row_bytes` at a time; answers an address that is outside.
-    fn read_rows(&self, shared: &Bytes, first: usize, row_bytes: usize, depth: usize, into: &mut [f32]) -> Option<u64> {
+    /// What an element takes.
+    fn bits(&self) -> usize {
+        if self.is_padded() { 8 } else { self.element.bits() }
+    }
+
+    /// Hands over what is stored K-major, 16 bytes at a time: the row's number, the chunk's number in it, and the bytes.
+    #[inline(always)]
+    fn chunks(
+        &self,
+        shared: &Bytes,
+        first: usize,
+        rows: usize,
+        row_bytes: usize,
+        mut take: impl FnMut(usize, usize, &[u8; 16]),
+    ) -> Result<(), Outside> {
+        for row in 0..rows {
+            let start = self.descriptor.k_major_row((first + row) as u64);
+            for chunk in 0..row_bytes.div_ceil(16) {
+                // A stretch of 16 bytes is never torn by a swizzle.
+                let address = start + self.descriptor.k_major_offset(16 * chunk as u64);
+                let address = self.descriptor.swizzle.apply(address);
+                match shared.slice(address as usize, 16).and_then(|found| found.first_chunk()) {
+                    Some(found) => take(row, chunk, found),
+                    None => return Err(Outside(address)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is stored K-major, sixteen rows at a time.
+    fn read_rows(&self, shared: &Bytes, first: usize, depth: usize, into: &mut [f32]) -> Result<(), Outside> {
+        let row_bytes = depth * self.bits() / 8;
         let mut stored = [0; 16 * LONGEST_ROW];
         for (group, values) in into.chunks_mut(16 * depth).enumerate() {
             let rows = values.len() / depth;
-            for (row, bytes) in stored.chunks_exact_mut(row_bytes).take(rows).enumerate() {
-                for (chunk, bytes) in bytes.chunks_mut(16).enumerate() {
-                    // A stretch of 16 bytes is never torn by a swizzle.
-                    let address = self.descriptor.k_major((first + 16 * group + row) as u64, 16 * chunk as u64);
-                    match shared.slice(address as usize, 16) {
-                        Some(found) => bytes.copy_from_slice(&found[..bytes.len()]),
-                        None => return Some(address),
-                    }
-                }
-            }
+            self.chunks(shared, first + 16 * group, rows, row_bytes, |row, chunk, bytes| {
+                stored[row * row_bytes + 16 * chunk..][..16].copy_from_slice(bytes);
+            })?;
             let stored = &stored[..rows * row_bytes];
             if self.is_padded() {
                 for (bytes, values) in stored.as_chunks::<16>().0.iter().zip(values.chunks_mut(16)) {
@@ -200,26 +261,67 @@ impl Matrix {
                 unpack(self.element, stored, values);
             }
         }
-        None
+        Ok(())
     }
 
-    /// Reads what is stored MN-major, 16 bytes of an element of several rows at a time; answers an address that is outside.
-    fn read_columns(&self, shared: &Bytes, first: usize, depth: usize, into: &mut [f32]) -> Option<u64> {
-        let bytes = (self.element.bits() / 8).max(1);
-        let mut values = [0.0; 16];
-        for (chunk, into) in into.chunks_mut(16 / bytes * depth).enumerate() {
-            let rows = into.len() / depth;
-            let along = (first + chunk * 16 / bytes) * bytes;
-            for k in 0..depth {
-                let address = self.descriptor.row_major(along as u64, k as u64);
-                let Some(found) = shared.slice(address as usize, rows * bytes) else { return Some(address) };
-                unpack(self.element, found, &mut values[..rows]);
-                for (row, value) in values[..rows].iter().enumerate() {
-                    into[row * depth + k] = *value;
+    /// Reads what is stored K-major, eight rows at a time, into columns.
+    fn read_rows_transposed(
+        &self,
+        shared: &Bytes,
+        (first, rows): (usize, usize),
+        depth: usize,
+        into: &mut [f32],
+    ) -> Result<(), Outside> {
+        let row_bytes = depth * self.bits() / 8;
+        if self.is_padded() || !rows.is_multiple_of(8) {
+            let mut values = [0.0; 8 * LONGEST_ROW * 2];
+            for row in (0..rows).step_by(8) {
+                let count = (rows - row).min(8);
+                let values = &mut values[..count * depth];
+                self.read_rows(shared, first + row, depth, values)?;
+                for (at, values) in values.chunks_exact(depth).enumerate() {
+                    for (k, value) in values.iter().enumerate() {
+                        into[k * rows + row + at] = *value;
+                    }
                 }
             }
+            return Ok(());
         }
-        None
+        // Words of 32 bits: each eight from as many rows.
+        let mut words = [[0u32; 8]; LONGEST_ROW / 4];
+        for column in (0..rows).step_by(8) {
+            self.chunks(shared, first + column, 8, row_bytes, |row, chunk, bytes| {
+                for (at, bytes) in bytes.as_chunks().0.iter().enumerate() {
+                    words[4 * chunk + at][row] = u32::from_le_bytes(*bytes);
+                }
+            })?;
+            unpack_columns(self.element, &words[..row_bytes / 4], &mut into[column..], rows);
+        }
+        Ok(())
+    }
+
+    /// Hands over what is stored MN-major: up to 16 bytes of values, the row of their first, and their place along K.
+    #[inline(always)]
+    fn read_columns(
+        &self,
+        shared: &Bytes,
+        first: usize,
+        rows: usize,
+        depth: usize,
+        mut take: impl FnMut(&[f32], usize, usize),
+    ) -> Result<(), Outside> {
+        let bytes = (self.element.bits() / 8).max(1);
+        let mut values = [0.0; 16];
+        for row in (0..rows).step_by(16 / bytes) {
+            let values = &mut values[..(rows - row).min(16 / bytes)];
+            for k in 0..depth {
+                let address = self.descriptor.row_major(((first + row) * bytes) as u64, k as u64);
+                let found = shared.slice(address as usize, values.len() * bytes).ok_or(Outside(address))?;
+                unpack(self.element, found, values);
+                take(values, row, k);
+            }
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -230,6 +332,9 @@ impl Matrix {
         }
     }
 }
+
+/// An address outside of shared memory.
+struct Outside(u64);
 
 /// The most bytes that a row of one instruction has along K: 96 elements of 4 bits, or 64 bytes of a sparse product's.
 const LONGEST_ROW: usize = 64;
@@ -262,6 +367,32 @@ widest! {
                 for (bytes, values) in bytes.as_chunks().0.iter().zip(into.chunks_mut(32 / element.bits())) {
                     element.unpack(u32::from_le_bytes(*bytes), values);
                 }
+            }
+        }
+    }
+
+    /// Decodes words of eight rows each into rows that are `stride` apart, as many for each word as it has elements.
+    fn unpack_columns(element: Element, words: &[[u32; 8]], into: &mut [f32], stride: usize) {
+        match element {
+            Element::BF16 => columns::<2>(words, into, stride, |word, at| f32::from_bits(word >> (16 * at) << 16)),
+            Element::F16 => columns::<2>(words, into, stride, |word, at| format::f16_to_f32(word >> (16 * at) & 0xffff)),
+            Element::TF32 => columns::<1>(words, into, stride, |word, _| f32::from_bits(word & !0x1fff)),
+            _ if element.bits() == 8 => {
+                columns::<4>(words, into, stride, |word, at| element.decode(word >> (8 * at) & 0xff));
+            }
+            Element::B1 => columns::<32>(words, into, stride, |word, at| (word >> at & 1) as f32),
+            _ => columns::<8>(words, into, stride, |word, at| element.decode(word >> (4 * at) & 0xf)),
+        }
+    }
+}
+
+#[inline(always)]
+fn columns<const EACH: usize>(words: &[[u32; 8]], into: &mut [f32], stride: usize, decode: impl Fn(u32, usize) -> f32) {
+    for (word, words) in words.iter().enumerate() {
+        for at in 0..EACH {
+            let into = &mut into[(word * EACH + at) * stride..][..8];
+            for (word, value) in words.iter().zip(into) {
+                *value = decode(*word, at);
             }
         }
     }

@@ -5,8 +5,8 @@
 
 use super::accumulation::{self, Accumulation, Rule, Unit};
 use super::element::Element;
-use super::mma::{integer, single};
-use super::product;
+use super::fragment;
+use super::mma::integer;
 use super::shared_matrix::{Descriptor, Matrix, Packing};
 use super::sparse::{Metadata, Structure};
 use crate::decode::builder::Builder;
@@ -16,7 +16,6 @@ use crate::machine::context::Context;
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::{Kind, LANES, Slot};
-use crate::numeric::format;
 use crate::parse::ast::Operand;
 
 /// The forms. The shapes are checked by the builder.
@@ -190,16 +189,10 @@ fn extents(instruction: &Instruction) -> (usize, usize) {
     (instruction.immediate as usize & 0xffff, instruction.immediate as usize >> 16 & 0xffff)
 }
 
-/// Reads the operands: A's rows of this warp, and all of B, each in rows of `depth`.
-fn operands(
-    context: &mut Context<'_>,
-    instruction: &Instruction,
-    a: &mut [f32],
-    b: &mut [f32],
-    depth: usize,
-) -> Result<(), Step> {
+/// Reads A's rows of this warp, in rows of `depth`.
+fn operand_a(context: &mut Context<'_>, instruction: &Instruction, a: &mut [f32], depth: usize) -> Result<(), Step> {
     let modifiers = instruction.modifiers;
-    let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
+    let a_element = Element::from_code(modifiers & 15);
     if modifiers & SPARSE == 0 {
         read_a(context, instruction, a_element, depth, a)?;
     } else {
@@ -215,10 +208,15 @@ fn operands(
             }
         }
     }
-    let cta = context.cta;
+    Ok(())
+}
+
+/// Where B is.
+fn operand_b(context: &Context<'_>, instruction: &Instruction) -> Matrix {
     let descriptor = Descriptor::of_warpgroup(context.uniform(instruction.operands[1]));
-    let transposed = modifiers & TRANSPOSE_B != 0;
-    Matrix { descriptor, element: b_element, packing: Packing::Tight, transposed }.read(context, cta, 0, depth, b)
+    let (element, transposed) =
+        (Element::from_code(instruction.modifiers >> 4 & 15), instruction.modifiers & TRANSPOSE_B != 0);
+    Matrix { descriptor, element, packing: Packing::Tight, transposed }
 }
 
 /// Reads A's rows of this warp, as they are stored: from registers, or from shared memory.
@@ -237,15 +235,12 @@ fn read_a(
         return matrix.read(context, cta, first, depth, into);
     }
     let list = context.list(instruction);
-    let each = 32 / element.bits();
-    for (register, slot) in list[list.len() - 4..].iter().enumerate() {
-        for (lane, word) in context.row(*slot).0.iter().enumerate() {
-            let (row, column) = (lane / 4 + 8 * (register & 1), each * (lane % 4) + 4 * each * (register >> 1));
-            element.unpack(*word, &mut into[row * depth + column..][..each]);
-        }
-    }
+    fragment::gather(context, &list[list.len() - 4..], element, element.bits(), depth, true, into);
     Ok(())
 }
+
+/// Columns that are read, multiplied and written at a time, so that what they need stays in the fastest cache.
+const PART: usize = 64;
 
 fn execute<const DEPTH: usize>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     if !context.assembled(u32::MAX) {
@@ -253,71 +248,42 @@ fn execute<const DEPTH: usize>(context: &mut Context<'_>, instruction: &Instruct
     }
     let modifiers = instruction.modifiers;
     let (columns, depth) = extents(instruction);
-    let (mut a, mut b_rows, mut b) = ([[0f32; DEPTH]; 16], [[0f32; DEPTH]; 256], [[0f32; DEPTH]; 256]);
-    let (a, b_rows) = (&mut a.as_flattened_mut()[..16 * depth], &mut b_rows.as_flattened_mut()[..columns * depth]);
-    let b = &mut b.as_flattened_mut()[..columns * depth];
-    if let Err(step) = operands(context, instruction, a, b_rows, depth) {
+    let (mut a, mut b) = ([[0f32; DEPTH]; 16], [[0f32; DEPTH]; PART]);
+    let a = &mut a.as_flattened_mut()[..16 * depth];
+    if let Err(step) = operand_a(context, instruction, a, depth) {
         return step;
     }
     if (modifiers & NEGATE_A != 0) != (modifiers & NEGATE_B != 0) {
         a.iter_mut().for_each(|value| *value = -*value);
     }
-    product::transpose(b_rows, b, columns, depth);
-    let mut d = [0f64; 16 * 256];
-    let d = &mut d[..16 * columns];
     let half = modifiers & HALF_RESULT != 0;
     let counts =
         crate::instructions::logic::predicate_value(context, instruction.operands[3]) >> context.leader() & 1 != 0;
-    let list = context.list(instruction);
-    let accumulators = &list[..columns / 2 / if half { 2 } else { 1 }];
-    if counts {
-        for (register, slot) in accumulators.iter().enumerate() {
-            let words = context.row(*slot).0;
-            for (lane, word) in words.iter().enumerate() {
-                for (at, value) in places(register, lane, columns, half).zip(values(*word, half)) {
-                    d[at] = value;
-                }
-            }
-        }
-    }
     let (a_element, b_element) = (Element::from_code(modifiers & 15), Element::from_code(modifiers >> 4 & 15));
     let target = &context.kernel.target;
     let rule = (context.grid.accumulation == Accumulation::Hardware)
         .then(|| Rule::of(target, Unit::Warpgroup, a_element, b_element, depth, half));
-    accumulation::multiply(rule, a, b, d, columns, depth);
-    for (register, slot) in accumulators.iter().enumerate() {
-        let mut words = [0u32; LANES];
-        for (lane, word) in words.iter_mut().enumerate() {
-            let mut at = places(register, lane, columns, half);
-            let mut next = || at.next().map_or(0.0, |at| d[at]);
-            *word = if half {
-                let (low, high) = (format::double_to_f16(next()), format::double_to_f16(next()));
-                u32::from(low) | u32::from(high) << 16
-            } else {
-                single(next())
-            };
+    let (matrix, cta) = (operand_b(context, instruction), context.cta);
+    let mut d = [0f64; 16 * PART];
+    // A register has two columns of a row, or in f16 four.
+    let registers = PART / 2 / if half { 2 } else { 1 };
+    let accumulators = &context.list(instruction)[..columns / 2 / if half { 2 } else { 1 }];
+    for (part, accumulators) in accumulators.chunks(registers).enumerate() {
+        let first = part * PART;
+        let columns = (columns - first).min(PART);
+        let (b, d) = (&mut b.as_flattened_mut()[..columns * depth], &mut d[..16 * columns]);
+        if let Err(step) = matrix.read_transposed(context, cta, (first, columns), depth, b) {
+            return step;
         }
-        context.write(*slot, &words);
+        if counts {
+            fragment::read_sums(context, accumulators, half, columns, d);
+        } else {
+            d.fill(0.0);
+        }
+        accumulation::multiply(rule, a, b, d, columns, depth);
+        fragment::write_sums(context, accumulators, half, columns, d);
     }
     Step::Next
-}
-
-/// Where in the warp's rows the values of an accumulator register are.
-#[inline(always)]
-fn places(register: usize, lane: usize, columns: usize, half: bool) -> impl Iterator<Item = usize> {
-    let (group, within) = if half { (register / 2, 2 * (register % 2)) } else { (register / 4, register % 4) };
-    let row = lane / 4 + 8 * (within >> 1);
-    let first = row * columns + 8 * group + 2 * (lane % 4) + (within & 1);
-    first..first + if half { 2 } else { 1 }
-}
-
-#[inline(always)]
-fn values(word: u32, half: bool) -> [f64; 2] {
-    if half {
-        [half::f16::from_bits(word as u16).to_f64(), half::f16::from_bits((word >> 16) as u16).to_f64()]
-    } else {
-        [f64::from(f32::from_bits(word)), 0.0]
-    }
 }
 
 fn execute_integer<const DEPTH: usize>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
@@ -328,7 +294,9 @@ fn execute_integer<const DEPTH: usize>(context: &mut Context<'_>, instruction: &
     let (columns, depth) = extents(instruction);
     let (mut a, mut b) = ([[0f32; DEPTH]; 16], [[0f32; DEPTH]; 256]);
     let (a, b) = (&mut a.as_flattened_mut()[..16 * depth], &mut b.as_flattened_mut()[..columns * depth]);
-    if let Err(step) = operands(context, instruction, a, b, depth) {
+    let (matrix, cta) = (operand_b(context, instruction), context.cta);
+    let read = operand_a(context, instruction, a, depth).and_then(|()| matrix.read(context, cta, 0, depth, b));
+    if let Err(step) = read {
         return step;
     }
     let counts =
@@ -338,8 +306,8 @@ fn execute_integer<const DEPTH: usize>(context: &mut Context<'_>, instruction: &
         let before = context.row(*slot).0;
         let mut words = [0u32; LANES];
         for (lane, word) in words.iter_mut().enumerate() {
-            let at = places(register, lane, columns, false).next().unwrap_or_default();
-            let (row, column) = (at / columns, at % columns);
+            let row = lane / 4 + 8 * (register >> 1 & 1);
+            let column = 8 * (register / 4) + 2 * (lane % 4) + (register & 1);
             let pairs = a[row * depth..][..depth].iter().zip(&b[column * depth..][..depth]);
             let sum: i64 = pairs.map(|(a, b)| *a as i64 * *b as i64).sum();
             let total = sum + if counts { i64::from(before[lane] as i32) } else { 0 };
