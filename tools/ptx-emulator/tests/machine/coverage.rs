@@ -59,7 +59,7 @@ fn every_instruction_is_run_with_each_of_its_modifiers() {
 }
 
 /// NVIDIA's assembler: where `TESSERA_PTXAS` says, on the path, or where `make test` installs it.
-fn assembler() -> Option<PathBuf> {
+pub fn assembler() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let installed = || {
         let packages = std::fs::read_dir(root.join(".venv/lib")).ok()?;

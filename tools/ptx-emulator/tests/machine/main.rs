@@ -6,6 +6,7 @@ mod corpus;
 mod coverage;
 mod faults;
 mod matrices;
+mod numbers;
 mod products;
 mod seeded;
 mod tensor_memory;
