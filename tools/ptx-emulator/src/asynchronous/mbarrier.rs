@@ -370,13 +370,14 @@ fn wait(b: &mut Builder<'_, '_>, parity: bool) -> Result<Execute, Problem> {
             } else {
                 context.read::<u64>(instruction.operands[1])[lane] >> 63
             };
-            holds |= u32::from(bits >> 63 != waited) << lane;
-            if bits >> 63 != waited
-                && let Some((cta, offset)) = context.shared_place(address)
-            {
+            let mut complete = bits >> 63 != waited;
+            if complete && let Some((cta, offset)) = context.shared_place(address) {
                 let acquire = instruction.modifiers & 4 == 0;
-                context.check(|checker, actor| checker.mbarrier_awaited(actor, lane, cta, offset, acquire));
+                context.check(|checker, actor| {
+                    complete = checker.mbarrier_awaited(actor, lane, cta, offset, acquire);
+                });
             }
+            holds |= u32::from(complete) << lane;
         }
         context.set_predicate(instruction.predicate(0), holds);
         if instruction.modifiers & 2 != 0 && holds & context.mask != context.mask { Step::Yield } else { Step::Next }

@@ -11,6 +11,7 @@
 pub mod clock;
 mod memory;
 mod order;
+mod registers;
 mod report;
 mod shadow;
 
@@ -22,9 +23,11 @@ pub use report::{Report, ReportKind, Reports};
 
 use crate::machine::cluster::BARRIERS;
 use crate::machine::grid::Grid;
+use crate::machine::kernel::Kernel;
 use crate::machine::row::LANES;
 use clock::{Agents, Clock, Work};
 use order::{Counters, Mbarrier, Meeting};
+use registers::Registers;
 use shadow::{Access, Shadow};
 
 /// What the checker knows of a cluster.
@@ -37,6 +40,7 @@ pub struct Checker {
     /// For each lane of each warp: what other lanes of the warp did before this time comes before what it does.
     lanes: Vec<[u32; LANES]>,
     counters: Vec<Counters>,
+    registers: Vec<Registers>,
     shadows: Vec<Shadow>,
     barriers: Vec<Meeting>,
     cluster_barrier: Meeting,
@@ -82,6 +86,7 @@ impl Checker {
             clocks: vec![],
             lanes: vec![],
             counters: vec![],
+            registers: vec![],
             shadows: vec![],
             barriers: vec![],
             cluster_barrier: Meeting::default(),
@@ -94,8 +99,8 @@ impl Checker {
         }
     }
 
-    /// Forgets the cluster before, for one of this shape.
-    pub fn start(&mut self, ctas: usize, warps_each: usize, shared_bytes: usize) {
+    /// Forgets the cluster before, for one of this shape that runs a kernel.
+    pub fn start(&mut self, kernel: &Kernel, ctas: usize, warps_each: usize, shared_bytes: usize) {
         let warps = ctas * warps_each;
         self.agents = Agents { warps };
         self.warps_each = warps_each;
@@ -108,6 +113,8 @@ impl Checker {
         self.lanes.resize(warps, [0; LANES]);
         self.counters.clear();
         self.counters.resize(warps, Counters::default());
+        self.registers.resize_with(warps, Registers::default);
+        self.registers.iter_mut().for_each(|registers| registers.start(kernel));
         self.shadows.resize_with(ctas, Shadow::default);
         self.shadows.iter_mut().for_each(|shadow| shadow.reset(shared_bytes));
         self.barriers.resize_with(ctas * BARRIERS, Meeting::default);

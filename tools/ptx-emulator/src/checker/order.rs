@@ -48,6 +48,8 @@ pub struct Mbarrier {
     gathered: Clock,
     published: Clock,
     initialized: Access,
+    /// For each warp the phase that it asked for last, from 1 on, and the lanes that did.
+    asked: Vec<(u32, u32)>,
 }
 
 /// A copy in bulk that reads shared memory.
@@ -218,6 +220,7 @@ impl Checker {
                 gathered: Clock::default(),
                 published: Clock::default(),
                 initialized,
+                asked: vec![],
             }),
         }
     }
@@ -289,9 +292,25 @@ impl Checker {
         mbarrier.gathered.clear();
     }
 
-    /// Lanes have seen that an mbarrier has completed the phase they wait for.
-    pub fn mbarrier_awaited(&mut self, actor: Actor, lane: usize, cta: usize, offset: usize, acquire: bool) {
-        let Some(number) = self.mbarrier_used(actor, lane, cta, offset) else { return };
+    /// A lane asks for a phase of an mbarrier that is complete; false where it is told that it is not yet.
+    ///
+    /// Copies are done at once here, so that nobody would ever have to wait: the first time that a warp asks, the answer is that it
+    /// has to, as on a GPU where the copy takes its time. Code that does not ask again has not waited.
+    pub fn mbarrier_awaited(&mut self, actor: Actor, lane: usize, cta: usize, offset: usize, acquire: bool) -> bool {
+        let Some(number) = self.mbarrier_used(actor, lane, cta, offset) else { return true };
+        let mbarrier = &mut self.mbarriers[number];
+        if mbarrier.asked.len() <= actor.warp {
+            mbarrier.asked.resize(actor.warp + 1, (0, 0));
+        }
+        // The phase, from 1 on, and the lanes that asked for it.
+        let asked = &mut mbarrier.asked[actor.warp];
+        if asked.0 != mbarrier.phase + 1 {
+            *asked = (mbarrier.phase + 1, 0);
+        }
+        if asked.1 >> lane & 1 == 0 {
+            asked.1 |= 1 << lane;
+            return false;
+        }
         let mbarrier = &self.mbarriers[number];
         let known = self.clocks[actor.warp].reached(self.agents.of_mbarrier(number), mbarrier.phase)
             && self.lanes[actor.warp][lane] > mbarrier.published.time(actor.warp as u16);
@@ -299,11 +318,21 @@ impl Checker {
             let own = &mut self.lanes[actor.warp];
             Checker::acquire(&mut self.clocks, own, actor.warp, 1 << lane, &self.mbarriers[number].published);
         }
+        true
     }
 
     /// All threads of the cluster have exited.
     pub fn finish(&mut self) {
         for warp in 0..self.counters.len() {
+            if let Some((at, committed)) = self.products_left(warp) {
+                let actor = Actor { cta: warp / self.warps_each.max(1), warp, at };
+                let message = if committed {
+                    "the kernel ends while this wgmma may still run: a wgmma.wait_group is missing"
+                } else {
+                    "no group was committed for this wgmma: a wgmma.commit_group is missing, and a wgmma.wait_group after it"
+                };
+                self.find(ReportKind::NotCommitted, actor, 0, None, message.into());
+            }
             let Some(bulk) = self.counters[warp].last_bulk else { continue };
             let actor = Actor { cta: warp / self.warps_each.max(1), warp, at: bulk.at };
             let message = if bulk.committed {

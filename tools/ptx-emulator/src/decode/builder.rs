@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::instruction::{CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE};
-use crate::machine::kernel::{Destination, Preset, Register, Special};
+use crate::machine::kernel::{Destination, Preset, Register, Source, Special};
 use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
 use crate::parse::ast::{self, Operand};
 
@@ -116,6 +116,8 @@ pub struct Builder<'b, 'a> {
     pub made: Instruction,
     /// The registers and predicates that it writes.
     pub destinations: Vec<Destination>,
+    /// The registers and predicates that it reads or writes.
+    pub touched: Vec<Source>,
     /// The kernel.
     pub draft: &'b mut Draft,
     /// What names mean.
@@ -167,7 +169,19 @@ impl<'b, 'a> Builder<'b, 'a> {
             target: 0,
             place,
         };
-        Builder { modifiers, made, destinations: vec![], draft, scopes, link, functions, written, next: 0, filled: 0 }
+        Builder {
+            modifiers,
+            made,
+            destinations: vec![],
+            touched: vec![],
+            draft,
+            scopes,
+            link,
+            functions,
+            written,
+            next: 0,
+            filled: 0,
+        }
     }
 
     /// Whether a modifier is there.
@@ -300,7 +314,9 @@ impl<'b, 'a> Builder<'b, 'a> {
                         if index >= components {
                             return self.problem(format!("`{name}` has {components} components"));
                         }
-                        Ok(Slot::register(row + index * rows_of(have)))
+                        let row = row + index * rows_of(have);
+                        self.touches(name, Register::Rows { row, bytes: have });
+                        Ok(Slot::register(row))
                     }
                     Some(Binding::Predicate(_)) => {
                         self.problem(format!("`{name}` is a predicate, the instruction wants a register"))
@@ -397,6 +413,11 @@ impl<'b, 'a> Builder<'b, 'a> {
         Ok(())
     }
 
+    /// Notes an operand by its name.
+    fn touches(&mut self, name: &str, register: Register) {
+        self.touched.push(Source { name: name.into(), register });
+    }
+
     /// Notes a destination by its name.
     fn writes(&mut self, operand: &Operand<'_>, register: Register) {
         let name = match operand {
@@ -435,6 +456,9 @@ impl<'b, 'a> Builder<'b, 'a> {
             operand => (operand, 0),
         };
         let number = self.predicate_number(operand)?;
+        if let Operand::Name(name) = operand {
+            self.touches(name, Register::Predicate(number));
+        }
         self.put(Slot::register(number << 1 | flip));
         Ok(())
     }
@@ -497,6 +521,7 @@ impl<'b, 'a> Builder<'b, 'a> {
         };
         match self.scopes.find(name) {
             Some(Binding::Register { row, bytes: bytes @ (4 | 8), components: 1 }) => {
+                self.touches(name, Register::Rows { row, bytes });
                 Ok((Slot::register(row), bytes == 8, offset))
             }
             Some(Binding::Variable { space: Place::Shared, address }) => {
@@ -533,6 +558,8 @@ impl<'b, 'a> Builder<'b, 'a> {
                         if destination {
                             let name = format!("{name}.{}", ["x", "y", "z", "w"][component as usize % 4]).into();
                             self.destinations.push(Destination { name, register: Register::Rows { row, bytes } });
+                        } else {
+                            self.touches(name, Register::Rows { row, bytes });
                         }
                         self.put_in_list(Slot::register(row));
                     }

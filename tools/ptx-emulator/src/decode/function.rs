@@ -8,7 +8,7 @@ use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::fault;
 use crate::machine::instruction::{Guard, INLINE_OPERANDS, Instruction, Step};
-use crate::machine::kernel::{Destination, Kernel};
+use crate::machine::kernel::{Destination, Kernel, Register, Source};
 use crate::machine::row::Slot;
 use crate::parse::Span;
 use crate::parse::ast::{self, Function, Linkage, Module, Operand, Space, Statement, Variable, Width};
@@ -36,6 +36,7 @@ pub fn kernel(
         shared: SharedLayout::default(),
         spans: vec![],
         destinations: vec![],
+        sources: vec![],
         link: None,
     };
     decoder.scopes.open();
@@ -68,7 +69,7 @@ pub fn kernel(
         done.insert(number);
         decoder.callee(&module.functions[number], &callee)?;
     }
-    let Decoder { mut draft, spans, destinations, shared, .. } = decoder;
+    let Decoder { mut draft, spans, destinations, sources, shared, .. } = decoder;
     let labels: Vec<u32> = draft.labels.iter().map(|label| label.unwrap_or_default()).collect();
     for instruction in &mut draft.code {
         if let Some(label) = labels.get(instruction.target as usize) {
@@ -89,6 +90,7 @@ pub fn kernel(
     });
     Ok(Kernel {
         name: function.name.into(),
+        has_products: places.clone().any(|place| place.text.contains("wgmma.mma_async")),
         places: places.collect(),
         code: draft.code,
         list: draft.list,
@@ -104,6 +106,7 @@ pub fn kernel(
         requirements: function.requirements.clone(),
         tables: draft.tables,
         destinations,
+        sources,
         target: module.target.into(),
     })
 }
@@ -181,6 +184,7 @@ struct Decoder<'m, 'a> {
     shared: SharedLayout,
     spans: Vec<Span>,
     destinations: Vec<Vec<Destination>>,
+    sources: Vec<Vec<Source>>,
     link: Option<u32>,
 }
 
@@ -333,10 +337,14 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn instruction(&mut self, written: &ast::Instruction<'a>) -> Decoded<()> {
+        let mut guard_register = None;
         let guard = match written.guard {
             None => Guard::ALWAYS,
             Some((name, negated)) => match self.scopes.find(name) {
-                Some(Binding::Predicate(number)) => Guard::new(number, negated),
+                Some(Binding::Predicate(number)) => {
+                    guard_register = Some(Source { name: name.into(), register: Register::Predicate(number) });
+                    Guard::new(number, negated)
+                }
                 _ => return Err(Problem::new(written.span.clone(), format!("`{name}` is not a predicate"))),
             },
         };
@@ -357,12 +365,26 @@ impl<'a> Decoder<'_, 'a> {
         let mut builder = Builder::new(written, modifiers, guard, place, &mut self.draft, around);
         let execute = (form.form.build)(&mut builder)?;
         builder.finish()?;
+        self.sources.push(sources(guard_register, builder.touched, &builder.destinations));
         self.destinations.push(builder.destinations);
         let mut made = builder.made;
         made.execute = execute;
         self.draft.code.push(made);
         Ok(())
     }
+}
+
+/// What an instruction reads: its guard, and the operands that are not destinations.
+fn sources(guard: Option<Source>, mut touched: Vec<Source>, destinations: &[Destination]) -> Vec<Source> {
+    let row = |register| if let Register::Rows { row, .. } = register { Some(row) } else { None };
+    for destination in destinations {
+        let written = row(destination.register);
+        // A register that is read too is there twice.
+        if let Some(at) = touched.iter().position(|one| written.is_some() && row(one.register) == written) {
+            touched.remove(at);
+        }
+    }
+    guard.into_iter().chain(touched).collect()
 }
 
 fn unknown_modifiers(written: &ast::Instruction<'_>, forms: &[Prepared], full: &str) -> Problem {

@@ -152,7 +152,7 @@ impl Cluster {
             cta.tensor = None;
         }
         if let Some(checker) = &mut self.state.checker {
-            checker.start(ctas, warps_each, grid.shared_bytes() as usize);
+            checker.start(kernel, ctas, warps_each, grid.shared_bytes() as usize);
         }
         self.warps.resize_with(ctas * warps_each, Default::default);
         self.finished.clear();

@@ -118,7 +118,14 @@ impl<'a> Context<'a> {
 
     /// Runs an instruction, and shows it.
     pub(super) fn run_observed(&mut self, instruction: &Instruction) -> Step {
+        if self.mask == 0 && self.observer.is_none() {
+            return Step::Next;
+        }
         let step = if self.mask == 0 { Step::Next } else { (instruction.execute)(self, instruction) };
+        if self.mask != 0 && !matches!(step, Step::Wait | Step::Converge | Step::Fault) {
+            let (kernel, mask) = (self.kernel, self.mask);
+            self.check(|checker, actor| checker.executed(actor, kernel, instruction, mask));
+        }
         if let Some(observer) = &mut self.observer {
             let cta = self.cluster.ctas[self.cta].id;
             let (kernel, warp, mask) = (self.kernel, &*self.warp, self.mask);

@@ -42,6 +42,10 @@ pub struct Kernel {
     pub places: Vec<Place>,
     /// The registers and predicates that the instruction of each place writes, in its order.
     pub destinations: Vec<Vec<Destination>>,
+    /// What each of them reads, in its order; the guard first.
+    pub sources: Vec<Vec<Source>>,
+    /// Whether it has `wgmma` instructions.
+    pub has_products: bool,
     /// The target it was compiled for: `sm_90a`.
     pub target: String,
 }
@@ -49,6 +53,15 @@ pub struct Kernel {
 /// A register or a predicate that an instruction writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
+    /// As it is written.
+    pub name: Box<str>,
+    /// Where its value is.
+    pub register: Register,
+}
+
+/// A register or a predicate that an instruction reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
     /// As it is written.
     pub name: Box<str>,
     /// Where its value is.

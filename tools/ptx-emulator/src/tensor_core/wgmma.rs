@@ -9,6 +9,7 @@ use super::fragment;
 use super::mma::integer;
 use super::shared_matrix::{Descriptor, Matrix, Packing};
 use super::sparse::{Metadata, Structure};
+use crate::checker::{Actor, Checker};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -67,27 +68,39 @@ pub const FORMS: &[Form] = &[
         section: "9.7.15.6.3 wgmma.mma_async.sp",
         build,
     },
-    Form { pattern: "wgmma.fence.sync.aligned", section: "9.7.15.7.1 wgmma.fence", build: |_| Ok(together) },
+    Form {
+        pattern: "wgmma.fence.sync.aligned",
+        section: "9.7.15.7.1 wgmma.fence",
+        build: |_| Ok(|context, _| together(context, Checker::products_fenced)),
+    },
     Form {
         pattern: "wgmma.commit_group.sync.aligned",
         section: "9.7.15.7.2 wgmma.commit_group",
-        build: |_| Ok(together),
+        build: |_| Ok(|context, _| together(context, Checker::products_committed)),
     },
     Form {
         pattern: "wgmma.wait_group.sync.aligned",
         section: "9.7.15.7.3 wgmma.wait_group",
         build: |b| {
-            if b.integer()? < 0 {
-                return b.problem("the number of groups is negative");
+            b.made.immediate = b.integer()?;
+            if !(0..=7).contains(&b.made.immediate) {
+                return b.problem("the number of groups is not from 0 to 7");
             }
-            Ok(together)
+            Ok(|context, instruction| {
+                let left = instruction.immediate as u32;
+                together(context, |checker, actor| checker.products_awaited(actor, left))
+            })
         },
     },
 ];
 
-/// Products are done when they are issued: all that is left is that the warp is together.
-fn together(context: &mut Context<'_>, _: &Instruction) -> Step {
-    if context.assembled(u32::MAX) { Step::Next } else { Step::Converge }
+/// Products are done when they are issued: all that is left is that the warp is together, and that the checker knows.
+fn together(context: &mut Context<'_>, tell: impl FnOnce(&mut Checker, Actor)) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    context.check(tell);
+    Step::Next
 }
 
 const HALF_RESULT: u32 = 1 << 8;
@@ -193,6 +206,8 @@ fn extents(instruction: &Instruction) -> (usize, usize) {
 fn operand_a(context: &mut Context<'_>, instruction: &Instruction, a: &mut [f32], depth: usize) -> Result<(), Step> {
     let modifiers = instruction.modifiers;
     let a_element = Element::from_code(modifiers & 15);
+    let (list, lane) = (context.list(instruction), context.leader());
+    context.issue(lane, |checker, actor| Some(checker.product(actor, list, modifiers & A_IN_REGISTERS != 0)));
     if modifiers & SPARSE == 0 {
         read_a(context, instruction, a_element, depth, a)?;
     } else {
