@@ -109,7 +109,7 @@ impl Use {
             "ld" | "ldmatrix" | "atom" | "red" | "bra" | "brx" | "mbarrier" | "cp" | "bar" | "barrier" => {
                 Use::Decides(usize::MAX)
             }
-            "mov" | "selp" | "slct" | "and" | "or" | "lop3" | "prmt" | "bfi" | "shf" | "cvt" => Use::All,
+            "mov" | "selp" | "slct" | "and" | "prmt" | "bfi" | "cvt" => Use::All,
             "shfl" | "mma" | "wgmma" | "tcgen05" | "vote" | "match" | "redux" => Use::None,
             _ => Use::Any,
         }
@@ -117,8 +117,8 @@ impl Use {
 }
 
 impl Checker {
-    /// A warp has run an instruction for some lanes.
-    pub fn executed(&mut self, actor: Actor, kernel: &Kernel, instruction: &Instruction, mask: u32) {
+    /// A warp is about to run an instruction for some lanes.
+    pub fn executes(&mut self, actor: Actor, kernel: &Kernel, instruction: &Instruction, mask: u32) {
         let place = instruction.place as usize;
         let (Some(sources), Some(destinations)) = (kernel.sources.get(place), kernel.destinations.get(place)) else {
             return;
@@ -135,6 +135,14 @@ impl Checker {
                 registers.define(destination.register, mask, 0);
             }
         }
+    }
+
+    /// A warp has run an instruction of a kernel that has products.
+    pub fn executed(&mut self, actor: Actor, kernel: &Kernel, instruction: &Instruction) {
+        let place = instruction.place as usize;
+        let (Some(sources), Some(destinations)) = (kernel.sources.get(place), kernel.destinations.get(place)) else {
+            return;
+        };
         let registers = &mut self.registers[actor.warp];
         if registers.rows.is_empty() || registers.product == actor.at {
             return;

@@ -62,8 +62,8 @@ impl fmt::Display for Report {
 #[derive(Debug, Default)]
 struct Found {
     reports: Vec<Report>,
-    /// The kinds and lines that there is a report of.
-    known: HashSet<(ReportKind, u32, u32)>,
+    /// The lines that there is a report of, by kind.
+    known: HashSet<(ReportKind, u32)>,
 }
 
 /// The reports of a launch.
@@ -80,10 +80,16 @@ impl Reports {
         Reports { limit, found: Mutex::default(), full: AtomicBool::new(limit == 0) }
     }
 
-    /// Adds a report, unless there is one of this kind for the same two lines.
+    /// Adds a report, unless there is one of this kind for either of the two lines: a mistake shows at many instructions, and is
+    /// reported once.
     pub fn add(&self, report: impl FnOnce() -> Report, kind: ReportKind, line: u32, earlier: u32) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.reports.len() < self.limit && found.known.insert((kind, line, earlier)) {
+        let is_new = !found.known.contains(&(kind, line)) && !found.known.contains(&(kind, earlier));
+        if found.reports.len() < self.limit && is_new {
+            found.known.insert((kind, line));
+            if earlier != 0 {
+                found.known.insert((kind, earlier));
+            }
             found.reports.push(report());
         }
         if found.reports.len() >= self.limit {

@@ -121,10 +121,13 @@ impl<'a> Context<'a> {
         if self.mask == 0 && self.observer.is_none() {
             return Step::Next;
         }
-        let step = if self.mask == 0 { Step::Next } else { (instruction.execute)(self, instruction) };
-        if self.mask != 0 && !matches!(step, Step::Wait | Step::Converge | Step::Fault) {
-            let (kernel, mask) = (self.kernel, self.mask);
-            self.check(|checker, actor| checker.executed(actor, kernel, instruction, mask));
+        let (kernel, mask) = (self.kernel, self.mask);
+        if mask != 0 {
+            self.check(|checker, actor| checker.executes(actor, kernel, instruction, mask));
+        }
+        let step = if mask == 0 { Step::Next } else { (instruction.execute)(self, instruction) };
+        if kernel.has_products && mask != 0 && !matches!(step, Step::Wait | Step::Converge | Step::Fault) {
+            self.check(|checker, actor| checker.executed(actor, kernel, instruction));
         }
         if let Some(observer) = &mut self.observer {
             let cta = self.cluster.ctas[self.cta].id;

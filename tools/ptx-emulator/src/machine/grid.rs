@@ -155,7 +155,7 @@ impl Grid<'_> {
     }
 
     /// The same with the checker on: what it reports beside how the launch ended, which is with [`FaultKind::Reported`] once there are
-    /// as many reports as the limit says. Mistakes between the same two lines are reported once.
+    /// as many reports as the limit says. Of a kind of mistake a line is in one report only.
     pub fn run_checked(&self, limit: usize) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
         let reports = Arc::new(Reports::new(limit));
         let outcome = self.run_for(|| None::<Nobody>, Some(&reports)).0;

@@ -74,6 +74,8 @@ fn sizes(record: &Value) -> (HashMap<&'static str, i64>, [u32; 3]) {
         "flash_ptr" | "flash_tma" => ([("S", 3 * m)].to_vec(), [3, 1, 1]),
         entry if entry.starts_with('m') && entry != "math" => {
             let strides = [("sam", k), ("sbk", n), ("sbn", k), ("scm", n)];
+            // A persistent kernel does both tiles in one CTA.
+            let m = if entry.ends_with("persistent") { 2 * m } else { m };
             ([("M", m), ("N", n), ("K", k)].into_iter().chain(strides).collect(), [ctas, 1, 1])
         }
         _ => ([("n", constant("BLOCK"))].to_vec(), [1, 1, 1]),
