@@ -55,7 +55,7 @@ const fn seed(file: &'static str, edit: Edit, kind: ReportKind, at: Nth) -> Seed
 }
 
 use Edit::{Delete, Replace};
-use ReportKind::{Mbarrier, NotAwaited, NotCommitted, ProxyFence, Race, Uninitialized, WgmmaRegisters};
+use ReportKind::{NotAwaited, NotCommitted, ProxyFence, Race, Uninitialized, WgmmaRegisters};
 
 const SEEDS: &[Seed] = &[
     // Barriers between generic accesses.
