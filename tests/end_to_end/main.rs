@@ -3,6 +3,7 @@
 mod c_api;
 mod command_lines;
 mod fixture;
+mod generation;
 mod gpt;
 mod gpt2;
 mod ptx;

@@ -1,11 +1,15 @@
 //! `tessera generate`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{IntoDiagnostic, Result, miette};
-use serde_json::json;
-use tessera_models::generation::{self, Continuation, Limits, Request, Sampling, Timings};
-use tessera_models::{Tokenizer, generation::pages_for};
+use serde_json::{Value, json};
+use tessera_models::chat::{Answer, AnswerParser, ChatFormat, Conversation, Delta, Turn};
+use tessera_models::generation::{
+    Continuation, Event, Limits, Request, Sampling, Scheduler, Structure, Timings, pages_for, run_all,
+};
+use tessera_models::{ModelFolder, Tokenizer};
 
 use crate::arguments::Generate;
 use crate::session::Session;
@@ -15,57 +19,70 @@ use tessera_terminal::output;
 pub fn run(arguments: &Generate, progress: &Progress) -> Result<()> {
     let sampling = Sampling {
         max_new_tokens: arguments.max_new_tokens,
-        temperature: arguments.temperature,
-        top_k: arguments.top_k,
-        top_p: arguments.top_p,
-        seed: arguments.seed,
-        ..Sampling::default()
+        logprobs: arguments.logprobs,
+        ..arguments.sampling.sampling(0.0, 0)?
     };
-    // Before anything slow happens.
-    sampling.validate(None).into_diagnostic()?;
+    let grammar = arguments.sampling.grammar()?;
+    let setting = arguments.setting.setting()?;
     let session = Session::open(&arguments.model, &arguments.run, progress)?;
     let folder = &session.model.folder;
-    let tokenizer = folder.tokenizer().into_diagnostic()?;
-    let stop = if arguments.ignore_end_of_text { Vec::new() } else { folder.end_of_text.clone() };
-    let requests: Vec<Request> = arguments
-        .prompt
-        .iter()
-        .map(|prompt| {
-            let prompt = prompt_ids(&tokenizer, prompt, folder.begin_of_text)?;
-            Ok(Request { prompt, sampling: Sampling { stop: stop.clone(), ..sampling.clone() } })
-        })
-        .collect::<Result<_>>()?;
+    let tokenizer = Arc::new(folder.tokenizer().into_diagnostic()?);
+    let format = if arguments.chat { Some(ChatFormat::of(folder, &tokenizer).into_diagnostic()?) } else { None };
+
+    let sampling = Sampling {
+        stop: stop_tokens(folder, format.as_ref(), arguments.ignore_end_of_text),
+        structure: match (grammar, &format) {
+            (None, _) => None,
+            (Some(grammar), None) => Some(Structure::at_once(grammar)),
+            (Some(grammar), Some(format)) => Some(format.structure(grammar).into_diagnostic()?),
+        },
+        ..sampling
+    };
+    let request = |prompt: &String| {
+        let mut sampling = sampling.clone();
+        let prompt = match &format {
+            None => prompt_ids(&tokenizer, prompt, folder.begin_of_text)?,
+            Some(format) => {
+                sampling.stop_strings.extend(format.stop_strings());
+                let turns = vec![Turn::User(prompt.clone())];
+                format.render(&Conversation { setting: setting.clone(), turns }).into_diagnostic()?
+            }
+        };
+        Ok(Request { prompt, sampling })
+    };
+    let requests: Vec<Request> = arguments.prompt.iter().map(request).collect::<Result<_>>()?;
 
     let pages = pages_for(&requests, session.context(), session.page_size());
-    let mut engine = session.engine(pages)?;
     let limits = Limits { tokens_per_step: arguments.tokens_per_step as usize, ..Limits::default() };
+    let mut scheduler = Scheduler::new(session.engine(pages)?, limits, Some(tokenizer));
 
     let streaming = requests.len() == 1 && !arguments.json;
     let bar = if streaming {
         indicatif::ProgressBar::hidden()
     } else {
-        progress.tokens(sampling.max_new_tokens * requests.len())
+        progress.tokens(sampling.max_new_tokens.saturating_mul(requests.len()))
     };
-    let mut text = tokenizer.stream();
+    let mut texts = Texts::new(requests.len(), format.as_ref())?;
     let mut written = Ok(());
-    let (continuations, timings) = generation::generate(engine.as_mut(), &requests, limits, &mut |_, id| {
-        bar.inc(1);
+    let continuations = run_all(&mut scheduler, &requests, &mut |index, event| {
+        bar.inc(u64::from(matches!(event, Event::Token(_))));
+        let text = texts.take(index, event);
         if streaming && written.is_ok() {
-            written = text.push(id).into_diagnostic().and_then(|text| output::write(text.as_bytes()));
+            written = output::write(text.as_bytes());
         }
     })
     .into_diagnostic()?;
     bar.finish_and_clear();
     written?;
 
+    let timings = scheduler.timings();
     if arguments.json {
-        let report = report(arguments, &session, &tokenizer, &requests, &continuations, &timings)?;
+        let report = report(arguments, &session, &requests, &continuations, &texts, &timings);
         output::write(format!("{report:#}\n").as_bytes())?;
     } else if streaming {
-        output::write(format!("{}\n", text.finish().into_diagnostic()?).as_bytes())?;
+        output::write(b"\n")?;
     } else {
-        for continuation in &continuations {
-            let text = tokenizer.decode(&continuation.ids).into_diagnostic()?;
+        for text in &texts.texts {
             output::write(format!("{text}\n").as_bytes())?;
         }
     }
@@ -73,6 +90,61 @@ pub fn run(arguments: &Generate, progress: &Progress) -> Result<()> {
         eprintln!("{}", summary(&session, &timings));
     }
     Ok(())
+}
+
+/// The tokens that end a text, and those that end an answer.
+pub fn stop_tokens(folder: &ModelFolder, format: Option<&ChatFormat>, ignore_end_of_text: bool) -> Vec<u32> {
+    let mut stop = if ignore_end_of_text { Vec::new() } else { folder.end_of_text.clone() };
+    stop.extend(format.map(ChatFormat::stop_tokens).unwrap_or_default());
+    stop.sort_unstable();
+    stop.dedup();
+    stop
+}
+
+/// The texts of sequences as they come: all of it, or of a conversation the text of the answer.
+struct Texts {
+    texts: Vec<String>,
+    /// In a conversation, for each sequence.
+    parsers: Vec<Option<AnswerParser>>,
+    answers: Vec<Option<Answer>>,
+}
+
+impl Texts {
+    fn new(count: usize, format: Option<&ChatFormat>) -> Result<Self> {
+        let parser = |_| format.map(ChatFormat::parser).transpose().into_diagnostic();
+        Ok(Self {
+            texts: vec![String::new(); count],
+            parsers: (0..count).map(parser).collect::<Result<_>>()?,
+            answers: vec![None; count],
+        })
+    }
+
+    /// Takes an event of a sequence, and returns what it adds to the text.
+    fn take(&mut self, index: usize, event: &Event) -> String {
+        let text = match (event, &mut self.parsers[index]) {
+            (Event::Token(token), None) => token.text.clone(),
+            (Event::Finished(finish), None) => finish.text.clone(),
+            (Event::Token(token), Some(parser)) => texts(parser.push(token.id, &token.text)),
+            (Event::Finished(finish), parser) => {
+                let (deltas, answer) = match parser.take() {
+                    Some(parser) => parser.finish(finish.stop_token, &finish.text),
+                    None => (vec![], Answer::default()),
+                };
+                self.answers[index] = Some(answer);
+                texts(deltas)
+            }
+        };
+        self.texts[index] += &text;
+        text
+    }
+}
+
+fn texts(deltas: Vec<Delta>) -> String {
+    let text = deltas.into_iter().map(|delta| match delta {
+        Delta::Text(text) | Delta::Commentary(text) => text,
+        Delta::Reasoning(_) | Delta::Call(_) | Delta::Arguments(_) => String::new(),
+    });
+    text.collect()
 }
 
 /// One line of what took how long.
@@ -104,22 +176,42 @@ fn prompt_ids(tokenizer: &Tokenizer, prompt: &str, begin_of_text: Option<u32>) -
 fn report(
     arguments: &Generate,
     session: &Session,
-    tokenizer: &Tokenizer,
     requests: &[Request],
     continuations: &[Continuation],
+    texts: &Texts,
     timings: &Timings,
-) -> Result<serde_json::Value> {
+) -> Value {
     let mut sequences = Vec::new();
-    for ((prompt, request), continuation) in arguments.prompt.iter().zip(requests).zip(continuations) {
-        sequences.push(json!({
-            "prompt": prompt,
+    for (index, (request, continuation)) in requests.iter().zip(continuations).enumerate() {
+        let mut sequence = json!({
+            "prompt": arguments.prompt[index],
             "prompt_ids": request.prompt,
             "ids": continuation.ids,
-            "text": tokenizer.decode(&continuation.ids).into_diagnostic()?,
+            "text": texts.texts[index],
             "finish_reason": continuation.finish.name(),
-        }));
+        });
+        if let Some(token) = continuation.stop_token {
+            sequence["stop_token"] = token.into();
+        }
+        if let Some(answer) = &texts.answers[index] {
+            let calls = answer.calls.iter().map(|call| json!({"name": call.name, "arguments": call.arguments}));
+            sequence["text"] = answer.text.clone().into();
+            sequence["reasoning"] = answer.reasoning.clone().into();
+            sequence["commentary"] = answer.commentary.clone().into();
+            sequence["calls"] = calls.collect();
+        }
+        if arguments.logprobs.is_some() {
+            let likeliest = |top: &[(u32, f32)]| -> Value {
+                top.iter().map(|(id, logprob)| json!({"id": id, "logprob": logprob})).collect()
+            };
+            let tokens = continuation.ids.iter().zip(&continuation.logprobs);
+            sequence["logprobs"] = tokens
+                .map(|(id, token)| json!({"id": id, "logprob": token.logprob, "top": likeliest(&token.top)}))
+                .collect();
+        }
+        sequences.push(sequence);
     }
-    Ok(json!({
+    json!({
         "model": session.model.folder.path,
         "device": arguments.run.device,
         "sequences": sequences,
@@ -135,7 +227,7 @@ fn report(
             "decode_tokens_per_second": timings.decode_rate(),
             "steps": timings.steps,
         },
-    }))
+    })
 }
 
 fn seconds(duration: Duration) -> f64 {

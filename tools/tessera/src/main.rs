@@ -2,9 +2,11 @@
 
 mod arguments;
 mod cache;
+mod chat;
 mod export;
 mod generate;
 mod logits;
+mod request;
 mod session;
 
 use std::process::ExitCode;
@@ -27,6 +29,7 @@ fn run(line: CommandLine) -> Result<()> {
         Command::Export(arguments) => export::run(&arguments, &progress),
         Command::Logits(arguments) => logits::run(&arguments, &progress),
         Command::Generate(arguments) => generate::run(&arguments, &progress),
+        Command::Chat(arguments) => chat::run(&arguments, &progress),
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "tessera", &mut script);

@@ -193,6 +193,33 @@ fn mistakes_are_explained() {
         (&["generate", "--model", model, "-p", "x", "--top-p", "3"], "top_p 3 must be above 0 and at most 1"),
         (&["generate", "--model", model, "-p", "x", "--temperature=-1"], "temperature -1 must be finite"),
         (&["generate", "--model", model, "-p", "x", "-d", "gpu"], "`gpu`"),
+        (&["generate", "--model", model, "-p", "x", "--min-p", "2"], "min_p 2 must be at least 0 and at most 1"),
+        (
+            &["generate", "--model", model, "-p", "x", "--repetition-penalty", "0"],
+            "repetition_penalty 0 must be finite and above 0",
+        ),
+        (
+            &["generate", "--model", model, "-p", "x", "--frequency-penalty", "nan"],
+            "frequency_penalty NaN must be finite",
+        ),
+        (
+            &["generate", "--model", model, "-p", "x", "--logit-bias", "9999=1", "-d", "reference"],
+            "logit_bias 9999: 1 must be a token of the vocabulary of 2048",
+        ),
+        (&["generate", "--model", model, "-p", "x", "--logit-bias", "LORD"], "invalid value 'LORD'"),
+        (
+            &["generate", "--model", model, "-p", "x", "--stop", "", "-d", "reference"],
+            "stop_strings \"\" must not be empty",
+        ),
+        (
+            &["generate", "--model", model, "-p", "x", "--logprobs", "9999", "--json", "-d", "reference"],
+            "logprobs 9999 must be at most",
+        ),
+        (&["generate", "--model", model, "-p", "x", "--regex", "[", "-d", "reference"], "structure /[/ is not usable"),
+        (&["generate", "--model", model, "-p", "x", "--json-schema", "{"], "--json-schema is no JSON"),
+        (&["generate", "--model", model, "-p", "x", "--json-schema", "/nonexistent"], "--json-schema is neither"),
+        (&["chat", "--model", model, "--tools", "/nonexistent"], "cannot read /nonexistent"),
+        (&["chat", "--model", model, "--effort", "none"], "[possible values: low, medium, high]"),
         (
             &["logits", "--model", model, "--tokens", "1,2048", "-o", "x.npy", "-d", "reference"],
             "token 2048 at position 1",
@@ -209,6 +236,93 @@ fn mistakes_are_explained() {
     let long = "and ".repeat(600);
     let error = tessera.error(&["generate", "--model", model, "-p", &long, "-d", "reference"]);
     assert!(error.contains("are more than the model's longest sequence, 512"), "{error}");
+}
+
+#[test]
+fn a_conversation_over_pipes_is_a_line_for_each_message() {
+    let tessera = Tessera::new();
+    let model = fixture("");
+    let talk = |lines: &str, more: &[&str]| {
+        let arguments = ["chat", "--model", model.to_str().unwrap(), "-t", "0", "-n", "12", "-q"];
+        let assert = tessera.command(&arguments).args(more).write_stdin(lines.to_owned()).assert().success();
+        let output = assert.get_output();
+        (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+    };
+    let (first, notes) = talk("Who made the light?\n", &[]);
+    assert!(first.trim().len() > 4 && notes.contains("(cut off)"), "{first}{notes}");
+    // What was said before counts, until it is forgotten.
+    let (both, notes) = talk(
+        "Who made the light?\n\nWho made the light?\n/reset\nWho made \\\nthe light?\n/nonsense\n/help\n",
+        &["--timings"],
+    );
+    assert!(both.starts_with(&first) && both.len() > first.len(), "{both}");
+    for part in ["there is no /nonsense", "/effort low|medium|high", "A new conversation.", "and 16 from the cache"] {
+        assert!(notes.contains(part), "{part}: {notes}");
+    }
+    assert_eq!(talk("", &[]).0, "");
+    let (again, notes) = talk(&format!("{}\nWho made the light?\n", "and ".repeat(600)), &[]);
+    assert!(notes.contains("and there is room for 512. /reset begins a new one."), "{notes}");
+    assert_eq!(again, first, "a message that does not fit leaves no trace");
+    // A model with a seed of its own each time answers something.
+    let assert = tessera.command(&["chat", "--model", model.to_str().unwrap(), "-n", "3"]).write_stdin("Who?").assert();
+    assert!(!assert.success().get_output().stdout.is_empty());
+}
+
+#[test]
+fn generate_takes_prompts_for_messages() {
+    let tessera = Tessera::new();
+    let report =
+        tessera.output("generate", &["--chat", "--system", "Thou art brief.", "-p", "Who?", "-n", "8", "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let sequence = &report["sequences"][0];
+    assert_eq!((&sequence["reasoning"], &sequence["calls"]), (&"".into(), &Value::Array(vec![])));
+    let text = sequence["text"].as_str().unwrap();
+    assert!(!text.starts_with(' ') && !text.contains("User:"), "{text}");
+    // The plain rendering.
+    let raw = tessera.output("generate", &["-p", "Thou art brief.\n\nUser: Who?\nAssistant:", "-n", "8"]);
+    assert_eq!(raw.trim(), text.trim());
+}
+
+#[test]
+fn text_has_the_form_that_is_asked_for() {
+    let tessera = Tessera::new();
+    let schema = r#"{"type": "object", "additionalProperties": false, "required": ["name", "age", "wise"], "properties":
+        {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 999}, "wise": {"enum": [true, false]}}}"#;
+    let file = tessera.folder.path().join("schema.json");
+    std::fs::write(&file, schema).unwrap();
+    for (seed, schema) in ["1", "2", "3", "4"].into_iter().zip([schema, file.to_str().unwrap()].into_iter().cycle()) {
+        let arguments = ["-p", "And God said", "-n", "64", "-t", "1", "--seed", seed, "--json-schema", schema];
+        let text = tessera.output("generate", &arguments);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert!(value["name"].is_string() && value["age"].is_u64() && value["wise"].is_boolean(), "{text}");
+    }
+    let arguments = ["--chat", "-p", "Who?", "-n", "64", "--regex", "[A-Z][a-z]{3,6} and [A-Z][a-z]{1,9}\\."];
+    let text = tessera.output("generate", &arguments);
+    let (left, right) = text.trim_end().split_once(" and ").unwrap();
+    assert!((4..=7).contains(&left.len()) && right.ends_with('.'), "{text}");
+}
+
+#[test]
+fn sampling_is_asked_for_in_detail() {
+    let tessera = Tessera::new();
+    let text = |more: &[&str]| tessera.output("generate", &[&["-p", "In the beginning", "-n", "12"], more].concat());
+    let plain = text(&[]);
+    assert_eq!(plain, " of the LORD, and the LORD, and the LORD,\n");
+    assert_eq!(text(&["--stop", ", and"]), " of the LORD\n");
+    assert_eq!(text(&["--top-k", "1", "-t", "1", "--min-p", "0.1"]), plain);
+    assert!(!text(&["--logit-bias", "341=-inf"]).contains("LORD"));
+    assert_ne!(text(&["--repetition-penalty", "1.5"]), plain);
+    assert_ne!(text(&["--presence-penalty", "2", "--frequency-penalty", "1"]), plain);
+    let report: Value = serde_json::from_str(&text(&["--json", "--logprobs", "2"])).unwrap();
+    for (id, token) in report["sequences"][0]["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(report["sequences"][0]["logprobs"].as_array().unwrap())
+    {
+        assert_eq!((id, &token["top"][0]["id"], token["top"].as_array().unwrap().len()), (id, id, 2));
+        assert_eq!(token["logprob"], token["top"][0]["logprob"]);
+    }
 }
 
 #[test]

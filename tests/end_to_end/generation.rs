@@ -1,0 +1,166 @@
+//! Continuous batching of the fixture on the host: what is beside a sequence, how its prompt is cut, and which pages it shares, changes
+//! none of its tokens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tessera_models::Model;
+use tessera_models::generation::{
+    Event, Finish, FinishReason, Generator, Grammar, Limits, Request, RequestId, Sampling, Scheduler, Structure,
+    run_all,
+};
+
+use crate::{fixture, on_host, take_turn};
+
+/// Numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// Requests of random lengths, greedy and seeded, many with a beginning in common.
+fn requests(count: usize, random: &mut Random) -> Vec<Request> {
+    let text = fixture::sequence();
+    let one = |_| {
+        let shared = [0, 0, 17, 40, 64][random.below(5)];
+        let from = random.below(text.len() - 8);
+        let own = 1 + random.below((text.len() - from).min(60));
+        let prompt = [&text[..shared], &text[from..from + own]].concat();
+        let mut sampling = Sampling { max_new_tokens: 1 + random.below(24), ..Sampling::default() };
+        if random.below(2) == 0 {
+            sampling.temperature = 0.8;
+            sampling.top_p = [1.0, 0.95][random.below(2)];
+            sampling.top_k = [0, 50][random.below(2)] as u32;
+            sampling.seed = random.below(1000) as u64;
+        }
+        if random.below(3) == 0 {
+            sampling.repetition_penalty = 1.2;
+            sampling.presence_penalty = 0.3;
+            sampling.min_p = 0.02;
+        }
+        Request { prompt, sampling }
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn sixty_four_requests_at_random_times_are_each_alone() {
+    let _turn = take_turn();
+    let model = Model::open(&fixture::folder()).unwrap();
+    let loaded = on_host(&model);
+    let mut random = Random(3);
+    let requests = requests(64, &mut random);
+
+    let mut alone = loaded.engine(32).unwrap();
+    let wanted: Vec<Vec<u32>> = requests
+        .iter()
+        .map(|request| {
+            let limits = Limits { share_prefixes: false, ..Limits::default() };
+            let mut scheduler = Scheduler::new(&mut alone, limits, None);
+            run_all(&mut scheduler, std::slice::from_ref(request), &mut |_, _| ()).unwrap().remove(0).ids
+        })
+        .collect();
+
+    // Pages enough for some of them, steps shorter than most prompts.
+    let limits = Limits { tokens_per_step: 40, sequences: 24, ..Limits::default() };
+    let mut scheduler = Scheduler::new(loaded.engine(60).unwrap(), limits, None);
+    let mut found: HashMap<RequestId, Vec<u32>> = HashMap::new();
+    let (mut ids, mut queue) = (Vec::new(), requests.iter());
+    while ids.len() < requests.len() || !scheduler.is_idle() {
+        for request in queue.by_ref().take(random.below(4)) {
+            ids.push(scheduler.submit(request.clone()).unwrap());
+        }
+        let mut happened = |id, event| {
+            let tokens = found.entry(id).or_default();
+            if let Event::Token(token) = event {
+                tokens.push(token.id);
+            }
+        };
+        scheduler.step(&mut happened).unwrap();
+    }
+    for ((id, request), wanted) in ids.iter().zip(&requests).zip(&wanted) {
+        assert_eq!(&found[id], wanted, "{request:?}");
+    }
+    let timings = scheduler.timings();
+    assert!(timings.reused_tokens > 0 && timings.preemptions > 0, "{timings:?}");
+}
+
+#[test]
+fn a_conversation_that_is_rewound_goes_on_as_if_it_were_new() {
+    let _turn = take_turn();
+    let model = Model::open(&fixture::folder()).unwrap();
+    let loaded = on_host(&model);
+    let text = fixture::sequence();
+    let request = |prompt: &[u32]| Request {
+        prompt: prompt.to_vec(),
+        sampling: Sampling { max_new_tokens: 20, ..Sampling::default() },
+    };
+    let mut kept = Scheduler::new(loaded.engine(32).unwrap(), Limits::default(), None);
+    let mut continuation =
+        |prompt: &[u32]| run_all(&mut kept, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids;
+    let fresh = |prompt: &[u32]| {
+        let mut scheduler = Scheduler::new(loaded.engine(32).unwrap(), Limits::default(), None);
+        run_all(&mut scheduler, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids
+    };
+    let first = continuation(&text[..50]);
+    assert_eq!(first, fresh(&text[..50]));
+    let longer = [&text[..50], &first, &text[60..70]].concat();
+    let rewound = [&text[..37], &text[80..90]].concat();
+    for prompt in [&longer, &rewound, &longer, &text[..50].to_vec()] {
+        assert_eq!(continuation(prompt), fresh(prompt));
+    }
+    assert_eq!(kept.timings().reused_tokens, 64 + 32 + 64 + 48);
+}
+
+#[test]
+fn many_threads_share_a_generator_with_texts_and_structures() {
+    let _turn = take_turn();
+    let model = Model::open(&fixture::folder()).unwrap();
+    let tokenizer = Arc::new(model.folder.tokenizer().unwrap());
+    let engine = on_host(&model).engine(64).unwrap();
+    let generator = Generator::start(engine, Limits::default(), Some(tokenizer.clone())).unwrap();
+    std::thread::scope(|scope| {
+        for seed in 0..6 {
+            let (generator, tokenizer) = (&generator, &tokenizer);
+            scope.spawn(move || {
+                let schema = serde_json::json!({"type": "array", "items": {"enum": ["light", "dark", 3]}, "minItems": 2, "maxItems": 4});
+                let structured = seed % 2 == 0;
+                let sampling = Sampling {
+                    max_new_tokens: 60,
+                    temperature: 1.0,
+                    seed,
+                    structure: structured.then(|| Structure::at_once(Grammar::JsonSchema(schema))),
+                    stop_strings: if structured { vec![] } else { vec![" the".to_owned()] },
+                    ..Sampling::default()
+                };
+                let prompt = tokenizer.encode("And God said, ").unwrap();
+                let (mut text, mut ids, mut end) = (String::new(), Vec::new(), None);
+                for event in generator.submit(Request { prompt, sampling }).unwrap() {
+                    match event.unwrap() {
+                        Event::Token(token) => {
+                            text += &token.text;
+                            ids.push(token.id);
+                        }
+                        Event::Finished(finish) => end = Some(finish),
+                    }
+                }
+                let Finish { reason, text: rest, .. } = end.unwrap();
+                text += &rest;
+                if structured {
+                    assert_eq!((reason, &text), (FinishReason::Stop, &tokenizer.decode(&ids).unwrap()));
+                    let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+                    assert!((2..=4).contains(&list.len()), "{text}");
+                } else {
+                    let whole = tokenizer.decode(&ids).unwrap();
+                    let stopped = whole.split(" the").next().unwrap();
+                    assert_eq!(text, stopped);
+                    assert_eq!(reason == FinishReason::Stop, whole != stopped);
+                }
+            });
+        }
+    });
+}

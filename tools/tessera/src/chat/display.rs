@@ -1,0 +1,123 @@
+//! Answers, as they come.
+
+use std::io::{IsTerminal, stdout};
+
+use miette::Result;
+use tessera_models::chat::Delta;
+use tessera_models::generation::Timings;
+use tessera_terminal::output;
+
+use crate::arguments::Visibility;
+
+/// Shows answers on standard output, and notes on standard error.
+pub struct Display {
+    /// Whether a person looks, and not a program.
+    terminal: bool,
+    colors: bool,
+    reasoning: bool,
+    timings: bool,
+    /// What the last piece was of.
+    part: Part,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Nothing,
+    Reasoning,
+    Said,
+    Call,
+}
+
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+impl Display {
+    pub fn new(reasoning: Option<Visibility>, timings: bool) -> Self {
+        let terminal = stdout().is_terminal();
+        let colors = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let reasoning = reasoning.map_or(terminal, |visibility| visibility == Visibility::Show);
+        Self { terminal, colors, reasoning, timings, part: Part::Nothing }
+    }
+
+    pub fn show_reasoning(&mut self, visibility: Visibility) {
+        self.reasoning = visibility == Visibility::Show;
+    }
+
+    /// Shows pieces of an answer.
+    pub fn show(&mut self, deltas: &[Delta]) -> Result<()> {
+        let mut shown = String::new();
+        for delta in deltas {
+            match delta {
+                Delta::Reasoning(_) if !self.reasoning => {}
+                Delta::Reasoning(text) => {
+                    self.enter(Part::Reasoning, &mut shown);
+                    shown += text;
+                }
+                Delta::Commentary(text) | Delta::Text(text) => {
+                    self.enter(Part::Said, &mut shown);
+                    shown += text;
+                }
+                Delta::Call(name) => {
+                    // Another call is another part.
+                    self.leave(&mut shown);
+                    self.enter(Part::Call, &mut shown);
+                    shown += &format!("→ {name} ");
+                }
+                Delta::Arguments(text) => shown += text,
+            }
+        }
+        if shown.is_empty() { Ok(()) } else { output::write(shown.as_bytes()) }
+    }
+
+    /// Ends an answer.
+    pub fn end(&mut self, before: &Timings, after: &Timings) -> Result<()> {
+        let mut shown = String::new();
+        if self.part == Part::Nothing {
+            // An empty answer is a line too: programs count them.
+            shown.push('\n');
+        }
+        self.leave(&mut shown);
+        output::write(shown.as_bytes())?;
+        if self.timings {
+            let decoded = (after.decoded_tokens - before.decoded_tokens) as f64;
+            let (prefill, decode) = (after.prefill - before.prefill, after.decode - before.decode);
+            self.note(&format!(
+                "({} prompt tokens and {} from the cache in {:.2} s, {decoded} more at {:.1} tokens/s)",
+                after.prompt_tokens - before.prompt_tokens,
+                after.reused_tokens - before.reused_tokens,
+                prefill.as_secs_f64(),
+                decoded / decode.as_secs_f64().max(f64::MIN_POSITIVE),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tells the user something that is none of the answer.
+    pub fn note(&self, text: &str) {
+        if self.colors { eprintln!("{DIM}{text}{PLAIN}") } else { eprintln!("{text}") }
+    }
+
+    fn enter(&mut self, part: Part, shown: &mut String) {
+        if self.part == part {
+            return;
+        }
+        self.leave(shown);
+        if part == Part::Reasoning && self.colors {
+            *shown += DIM;
+        }
+        self.part = part;
+    }
+
+    fn leave(&mut self, shown: &mut String) {
+        if self.part == Part::Reasoning && self.colors {
+            *shown += PLAIN;
+        }
+        if self.part != Part::Nothing {
+            shown.push('\n');
+            if self.part == Part::Reasoning && self.terminal {
+                shown.push('\n');
+            }
+        }
+        self.part = Part::Nothing;
+    }
+}
