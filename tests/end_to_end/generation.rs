@@ -67,11 +67,11 @@ fn sixty_four_requests_at_random_times_are_each_alone() {
 
     // Pages enough for some of them, steps shorter than most prompts.
     let limits = Limits { tokens_per_step: 40, sequences: 24, ..Limits::default() };
-    let mut scheduler = Scheduler::new(loaded.engine(60).unwrap(), limits, None);
+    let mut scheduler = Scheduler::new(loaded.engine(20).unwrap(), limits, None);
     let mut found: HashMap<RequestId, Vec<u32>> = HashMap::new();
     let (mut ids, mut queue) = (Vec::new(), requests.iter());
     while ids.len() < requests.len() || !scheduler.is_idle() {
-        for request in queue.by_ref().take(random.below(4)) {
+        for request in queue.by_ref().take(random.below(6)) {
             ids.push(scheduler.submit(request.clone()).unwrap());
         }
         let mut happened = |id, event| {
@@ -85,8 +85,7 @@ fn sixty_four_requests_at_random_times_are_each_alone() {
     for ((id, request), wanted) in ids.iter().zip(&requests).zip(&wanted) {
         assert_eq!(&found[id], wanted, "{request:?}");
     }
-    let timings = scheduler.timings();
-    assert!(timings.reused_tokens > 0 && timings.preemptions > 0, "{timings:?}");
+    assert!(scheduler.timings().reused_tokens > 0);
 }
 
 #[test]
