@@ -35,6 +35,7 @@ pub fn kernel(
         scopes: Scopes::default(),
         shared: SharedLayout::default(),
         spans: vec![],
+        sections: vec![],
         destinations: vec![],
         sources: vec![],
         link: None,
@@ -69,7 +70,7 @@ pub fn kernel(
         done.insert(number);
         decoder.callee(&module.functions[number], &callee)?;
     }
-    let Decoder { mut draft, spans, destinations, sources, shared, .. } = decoder;
+    let Decoder { mut draft, spans, sections, destinations, sources, shared, .. } = decoder;
     let labels: Vec<u32> = draft.labels.iter().map(|label| label.unwrap_or_default()).collect();
     for instruction in &mut draft.code {
         if let Some(label) = labels.get(instruction.target as usize) {
@@ -105,6 +106,7 @@ pub fn kernel(
         local_bytes: draft.local_bytes.next_multiple_of(16),
         requirements: function.requirements.clone(),
         tables: draft.tables,
+        sections,
         destinations,
         sources,
         target: module.target.into(),
@@ -183,6 +185,7 @@ struct Decoder<'m, 'a> {
     scopes: Scopes<'a>,
     shared: SharedLayout,
     spans: Vec<Span>,
+    sections: Vec<&'static str>,
     destinations: Vec<Vec<Destination>>,
     sources: Vec<Vec<Source>>,
     link: Option<u32>,
@@ -366,6 +369,7 @@ impl<'a> Decoder<'_, 'a> {
         let execute = (form.form.build)(&mut builder)?;
         builder.finish()?;
         self.sources.push(sources(guard_register, builder.touched, &builder.destinations));
+        self.sections.push(form.form.section);
         self.destinations.push(builder.destinations);
         let mut made = builder.made;
         made.execute = execute;

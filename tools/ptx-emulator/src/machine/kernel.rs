@@ -40,6 +40,8 @@ pub struct Kernel {
     pub tables: Vec<Vec<u32>>,
     /// The source of each [`Instruction::place`].
     pub places: Vec<Place>,
+    /// The section of the PTX ISA that describes the instruction of each place: `9.7.1.1 add`.
+    pub sections: Vec<&'static str>,
     /// The registers and predicates that the instruction of each place writes, in its order.
     pub destinations: Vec<Vec<Destination>>,
     /// What each of them reads, in its order; the guard first.

@@ -10,7 +10,7 @@ use crate::machine::observer::{Access, Direction};
 use crate::machine::row::{LANES, Slot};
 
 /// The space that an instruction names, as a number that fits in a constant of an executing function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Space {
     /// No space: the address says.
