@@ -4,6 +4,8 @@
 //! The weight at index i of tensor `name` is a function of seed, name and i alone, so that tensors can be made in any order, on
 //! any number of threads, and in parts.
 
+use rayon::prelude::*;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
@@ -55,6 +57,21 @@ impl NormalStream {
         for (offset, lanes) in rest.chunks_mut(LANES as usize).enumerate() {
             lanes.copy_from_slice(&self.block(next + offset as u64)[..lanes.len()]);
         }
+    }
+
+    /// `count` bytes of the stream, each through a function: uniform, and of no deviation.
+    pub fn bytes(&self, count: usize, function: impl Fn(u8) -> u8 + Sync) -> Vec<u8> {
+        const BLOCK: usize = 16;
+        let mut bytes = vec![0; count];
+        bytes.par_chunks_mut(BLOCK << 12).enumerate().for_each(|(chunk, bytes)| {
+            for (block, bytes) in bytes.chunks_mut(BLOCK).enumerate() {
+                let index = (chunk << 12 | block) as u64;
+                let words = philox([index as u32, (index >> 32) as u32, self.stream[0], self.stream[1]], self.key);
+                let drawn = words.into_iter().flat_map(u32::to_le_bytes);
+                bytes.iter_mut().zip(drawn).for_each(|(byte, drawn)| *byte = function(drawn));
+            }
+        });
+        bytes
     }
 
     /// The four variates of one Philox block.

@@ -3,13 +3,15 @@
 //! Tensors are made one at a time while the file is written, so that a model larger than memory can be written.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{View, serialize_to_file};
-use tessera_ir::{Module, Storage};
+use tessera_ir::minifloat::Minifloat;
+use tessera_ir::{BlockFormat, Module, Name, Storage};
 use tessera_runtime::Weights;
 use tessera_runtime::plan::{ElementType, ParameterSpecification};
 use tessera_runtime::weights::Weight;
@@ -86,19 +88,29 @@ impl Default for Initialization {
 /// Writes random weights for every parameter of a module.
 ///
 /// Eight-bit weights are drawn like the others and then quantized: each row is divided by its scale, its largest magnitude
-/// over the largest number of the storage.
+/// over the largest number of the storage. Elements of block-scaled weights are drawn from all that their storage has, and scales such
+/// that the numbers have the deviation that is asked for, or half of it.
 pub fn write_random(module: &Module, initialization: Initialization, path: &Path) -> Result<()> {
     let parameters = parameter_specifications(module)?;
+    let blocks: BTreeMap<Name, BlockPart> = (module.parameters.iter())
+        .filter_map(|(name, ty)| Some((name, ty.storage().blocks()?)))
+        .flat_map(|(name, format)| {
+            let [elements, scales] = format.names(name);
+            [(elements, BlockPart::Elements(format)), (scales, BlockPart::Scales(format))]
+        })
+        .collect();
     let tensors = parameters.iter().map(|parameter| {
         let scaled = parameter.name.strip_suffix(SCALE_SUFFIX);
         // Scales are computed from the weight that they belong to.
         let source = parameters.iter().find(|source| Some(source.name.as_str()) == scaled).unwrap_or(parameter);
-        let is_vector = source.shape.len() < 2;
+        let is_vector = source.shape.len() < 2 || source.name.ends_with("bias");
         let deviation = if is_vector { initialization.vector_deviation } else { initialization.deviation };
         let random = RandomTensor {
             element: parameter.element,
             count: parameter.shape.iter().product::<u64>() as usize,
             is_scale: parameter.name != source.name,
+            block: blocks.get(parameter.name.as_str()).copied(),
+            deviation,
             quantized: storage_of(source.element).filter(|storage| storage.bits() == 8 && storage.is_float()),
             row: source.shape.last().map_or(1, |&extent| extent as usize),
             rest: if is_vector && !source.name.ends_with("bias") { 1.0 } else { 0.0 },
@@ -109,12 +121,59 @@ pub fn write_random(module: &Module, initialization: Initialization, path: &Path
     write(tensors, path)
 }
 
+/// Which of the tensors of a block-scaled weight.
+#[derive(Clone, Copy)]
+enum BlockPart {
+    Elements(BlockFormat),
+    Scales(BlockFormat),
+}
+
+impl BlockPart {
+    /// Random bytes of such a tensor.
+    fn bytes(self, stream: &NormalStream, count: usize, deviation: f64) -> Vec<u8> {
+        let (BlockPart::Elements(format) | BlockPart::Scales(format)) = self;
+        let numbers = |format: Minifloat| (0..1 << format.bits()).map(move |bits| format.decode(bits));
+        let finite: Vec<u8> = format.element.minifloat().map_or(Vec::new(), |element| {
+            (0..1u16 << element.bits())
+                .filter(|bits| element.decode(*bits).is_finite())
+                .map(|bits| bits as u8)
+                .collect()
+        });
+        let squares: f64 = format.element.minifloat().map_or(1.0, |element| {
+            numbers(element).filter(|number| number.is_finite()).map(|number| number * number).sum()
+        });
+        let spread = (squares / finite.len().max(1) as f64).sqrt();
+        match self {
+            BlockPart::Elements(_) => stream.bytes(count, |byte| match format.element.bits() {
+                8 => finite[usize::from(byte) % finite.len().max(1)],
+                _ => byte,
+            }),
+            BlockPart::Scales(_) => {
+                let element = element_of(format.scale).unwrap_or(ElementType::U8);
+                let choices = [1.0, 0.5].map(|share| {
+                    let stored = format.encode_scale(share * deviation / spread);
+                    match format.scale {
+                        Storage::U8 => vec![stored as u8],
+                        _ => encode(&[stored as f32], element),
+                    }
+                });
+                let width = choices[0].len();
+                let drawn = stream.bytes(count, |byte| byte & 1);
+                drawn.iter().flat_map(|choice| choices[usize::from(*choice)][..width].iter().copied()).collect()
+            }
+        }
+    }
+}
+
 struct RandomTensor {
     element: ElementType,
     /// Elements to make.
     count: usize,
     /// Whether this is the scales of the weight that the stream makes.
     is_scale: bool,
+    /// Which part of a block-scaled weight this is, if it is one.
+    block: Option<BlockPart>,
+    deviation: f64,
     /// The storage that rows are scaled to, of the weight itself or of the weight that these are the scales of.
     quantized: Option<Storage>,
     /// Elements in one row of the weight.
@@ -144,6 +203,9 @@ fn row_scale(row: &[f32], storage: Storage) -> f32 {
 impl RandomTensor {
     fn bytes(&self) -> Vec<u8> {
         let count = self.count;
+        if let Some(part) = self.block {
+            return part.bytes(&self.stream, count, self.deviation);
+        }
         if self.is_scale {
             let storage = self.quantized.unwrap_or(Storage::F32);
             let scales: Vec<f32> =

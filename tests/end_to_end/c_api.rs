@@ -12,7 +12,7 @@ use crate::{fixture, take_turn};
 #[test]
 fn the_c_example_generates_what_transformers_does() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
+    let model = Model::open(&fixture::GPT2.folder()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (artifact, program) = (folder.path().join("gpt2.tsr"), folder.path().join("generate"));
     compile(&model.module, &CompileOptions::new(Target::Host)).unwrap().artifact.write(&artifact).unwrap();
@@ -26,9 +26,9 @@ fn the_c_example_generates_what_transformers_does() {
     let output = compiler.arg("-o").arg(&program).output().expect("cc is needed for this test");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    for continuation in fixture::greedy() {
+    for continuation in fixture::GPT2.greedy() {
         let mut command = Command::new(&program);
-        command.env("LD_LIBRARY_PATH", &libraries).arg(&artifact).arg(fixture::folder().join("model.safetensors"));
+        command.env("LD_LIBRARY_PATH", &libraries).arg(&artifact).arg(fixture::GPT2.folder().join("model.safetensors"));
         command.arg("host").arg(continuation.ids.len().to_string());
         let output = command.args(continuation.prompt.iter().map(u32::to_string)).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

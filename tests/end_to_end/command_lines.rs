@@ -55,7 +55,7 @@ impl Workplace {
     /// The fixture's artifact, by both command lines.
     fn compiled() -> Self {
         let workplace = Self(tempfile::tempdir().unwrap());
-        let folder = fixture::folder();
+        let folder = fixture::GPT2.folder();
         workplace.run(
             "tessera",
             ["export".as_ref(), "--model".as_ref(), folder.as_os_str(), "-o".as_ref(), "gpt2.ir".as_ref()],
@@ -76,7 +76,7 @@ impl Workplace {
 fn an_artifact_of_the_command_lines_gives_the_logits() {
     let _turn = take_turn();
     let workplace = Workplace::compiled();
-    let tokens = fixture::sequence();
+    let tokens = fixture::GPT2.sequence();
     let count = tokens.len() as u64;
     let pages = count.div_ceil(16);
     let counted = || 0..count as i32;
@@ -90,9 +90,9 @@ fn an_artifact_of_the_command_lines_gives_the_logits() {
         arguments.extend(["--input".to_owned(), format!("{input}={input}.npy")]);
     }
     arguments.extend(["--output".to_owned(), "logits=logits.npy".to_owned(), "--weights".to_owned()]);
-    arguments.push(fixture::folder().join("model.safetensors").to_str().unwrap().to_owned());
+    arguments.push(fixture::GPT2.folder().join("model.safetensors").to_str().unwrap().to_owned());
     workplace.run("tesserac", arguments);
-    fixture::check_logits(&fixture::read_npy(&workplace.path("logits.npy")));
+    fixture::GPT2.check_logits(&fixture::read_npy(&workplace.path("logits.npy")));
 }
 
 #[test]
@@ -100,10 +100,10 @@ fn an_artifact_of_the_command_lines_generates_what_transformers_does() {
     let _turn = take_turn();
     let workplace = Workplace::compiled();
     let artifact = Artifact::open(workplace.path("gpt2.tsr")).unwrap();
-    let Model { folder, weights, .. } = Model::open(&fixture::folder()).unwrap();
+    let Model { folder, weights, .. } = Model::open(&fixture::GPT2.folder()).unwrap();
     let host = device::open("host").unwrap();
     let loaded = LoadedModel::load(&folder.config, &artifact, &weights, &host).unwrap();
-    for continuation in fixture::greedy() {
+    for continuation in fixture::GPT2.greedy() {
         let sampling = Sampling { max_new_tokens: continuation.ids.len(), ..Sampling::default() };
         let request = [Request { prompt: continuation.prompt.clone(), sampling }];
         let mut engine = loaded.engine(pages_for(&request, folder.config.context() as usize, 16)).unwrap();

@@ -1,17 +1,21 @@
-//! The small trained GPT-2 in the repository, and what Hugging Face's transformers computes with it.
+//! The small trained models in the repository, and what Hugging Face's transformers computes with them.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// The model's folder.
-pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-kjv")
+/// A model with its answers.
+pub struct Fixture {
+    name: &'static str,
+    /// What logits on the host may differ by.
+    tolerance: f32,
 }
 
-fn expected() -> Value {
-    serde_json::from_slice(&std::fs::read(folder().join("expected.json")).unwrap()).unwrap()
-}
+/// A GPT-2 of 2.3 million parameters, in f32.
+pub const GPT2: Fixture = Fixture { name: "gpt2-kjv", tolerance: 2e-4 };
+
+/// A gpt-oss of 5.3 million parameters, its experts in MXFP4 and the rest in bf16.
+pub const GPT_OSS: Fixture = Fixture { name: "gpt-oss-kjv", tolerance: 5e-4 };
 
 fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
@@ -34,33 +38,56 @@ impl Continuation {
     }
 }
 
-/// The greedy continuations.
-pub fn greedy() -> Vec<Continuation> {
-    let expected = expected();
-    let cases = expected["greedy"].as_array().unwrap().iter();
-    let continuations: Vec<Continuation> = cases
-        .map(|case| Continuation {
-            prompt: ids(&case["prompt_ids"]),
-            ids: ids(&case["greedy_ids"]),
-            sure: case["compare_first"].as_u64().unwrap() as usize,
-        })
-        .collect();
-    assert_eq!(continuations.len(), 4);
-    continuations
-}
+impl Fixture {
+    /// The model's folder.
+    pub fn folder(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(self.name)
+    }
 
-/// The sequence whose logits are known.
-pub fn sequence() -> Vec<u32> {
-    ids(&expected()["logits_input_ids"])
-}
+    fn expected(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.folder().join("expected.json")).unwrap()).unwrap()
+    }
 
-/// Asserts that logits of every token of [`sequence`] are within 2e-4 of transformers'.
-#[track_caller]
-pub fn check_logits(found: &[f32]) {
-    let wanted = read_npy(&folder().join("logits.npy"));
-    assert_eq!(found.len(), wanted.len());
-    let worst = wanted.iter().zip(found).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
-    assert!(worst < 2e-4, "largest difference {worst}");
+    /// The greedy continuations.
+    pub fn greedy(&self) -> Vec<Continuation> {
+        let expected = self.expected();
+        let cases = expected["greedy"].as_array().unwrap().iter();
+        let continuations: Vec<Continuation> = cases
+            .map(|case| Continuation {
+                prompt: ids(&case["prompt_ids"]),
+                ids: ids(&case["greedy_ids"]),
+                sure: case["compare_first"].as_u64().unwrap() as usize,
+            })
+            .collect();
+        assert_eq!(continuations.len(), 4);
+        continuations
+    }
+
+    /// The sequence whose logits are known.
+    pub fn sequence(&self) -> Vec<u32> {
+        ids(&self.expected()["logits_input_ids"])
+    }
+
+    /// Asserts that logits of every token of the [`sequence`](Self::sequence) are transformers'.
+    #[track_caller]
+    pub fn check_logits(&self, found: &[f32]) {
+        let wanted = read_npy(&self.folder().join("logits.npy"));
+        assert_eq!(found.len(), wanted.len());
+        let worst = wanted.iter().zip(found).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
+        assert!(worst < self.tolerance, "largest difference {worst}");
+    }
+
+    /// Mean negative log-likelihood of the [`sequence`](Self::sequence) under logits of its tokens.
+    pub fn mean_nll(&self, logits: &[f32]) -> f64 {
+        let sequence = self.sequence();
+        let vocabulary = logits.len() / sequence.len();
+        let losses = sequence[1..].iter().zip(logits.chunks(vocabulary)).map(|(next, row)| {
+            let largest = row.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
+            f64::from(largest - row[*next as usize]) + sum.ln()
+        });
+        losses.sum::<f64>() / (sequence.len() - 1) as f64
+    }
 }
 
 /// The numbers of a NumPy file of float32.

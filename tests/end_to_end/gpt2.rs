@@ -16,7 +16,7 @@ use crate::{assert_host_agrees, fixture, on_host, take_turn};
 #[test]
 fn the_fixture_through_text_and_file() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
+    let model = Model::open(&fixture::GPT2.folder()).unwrap();
     let module = parse_module(&model.module.to_string()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gpt2.tsr");
@@ -26,16 +26,16 @@ fn the_fixture_through_text_and_file() {
     let loaded = LoadedModel::load(&model.folder.config, &artifact, &model.weights, &host).unwrap();
 
     let mut engine = loaded.engine(6).unwrap();
-    engine.step(&Step::whole_sequence(&fixture::sequence(), 16)).unwrap();
-    fixture::check_logits(&engine.logits());
+    engine.step(&Step::whole_sequence(&fixture::GPT2.sequence(), 16)).unwrap();
+    fixture::GPT2.check_logits(&engine.logits());
 }
 
 #[test]
 fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
+    let model = Model::open(&fixture::GPT2.folder()).unwrap();
     let loaded = on_host(&model);
-    let cases = fixture::greedy();
+    let cases = fixture::GPT2.greedy();
     let requests: Vec<Request> = cases
         .iter()
         .map(|case| Request {
@@ -58,7 +58,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
 #[test]
 fn sampling_is_the_same_on_every_engine() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
+    let model = Model::open(&fixture::GPT2.folder()).unwrap();
     let request = |prompt: &[u32], temperature, top_k, top_p, seed| Request {
         prompt: prompt.to_vec(),
         sampling: Sampling { max_new_tokens: 10, temperature, top_k, top_p, seed, ..Sampling::default() },

@@ -6,6 +6,7 @@ mod fixture;
 mod generation;
 mod gpt;
 mod gpt2;
+mod gpt_oss;
 mod ptx;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -50,6 +50,11 @@ fn is_addressable(storage: Storage) -> bool {
 
 /// Refuses values that the target cannot load.
 fn check_storage(graph: &Graph, node: NodeId, target: Target) -> Result<(), OpError> {
+    // What memory holds in parts is never stored whole.
+    let is_packed = |value: ValueId| graph.operation(value.node).is_some_and(|found| found.is(ops::BLOCK_SCALED));
+    if is_packed(ValueId::first(node)) && !graph.is_output(ValueId::first(node)) {
+        return Ok(());
+    }
     for ty in graph.node(node).results() {
         let storage = match ty {
             Type::Tensor(tensor) => tensor.storage(),

@@ -20,6 +20,7 @@ pass::passes! {
     canonicalize::Canonicalize, "bring operations into their simplest form, by rules";
     cse::Cse, "compute equal operations once";
     fold::Fold, "compute operations on constants";
+    unpack::Unpack, "replace block-scaled parameters by the tensors that hold their elements and scales";
     legalize::Legalize, "make numeric policies fit the units of the target";
     dce::Dce, "remove what no output needs";
     fuse::Fuse, "group operations into regions that become one kernel each";

@@ -72,6 +72,8 @@ const ROLES: &[(Role, &[Op])] = &[
             ops::DIV,
             ops::POWER,
             ops::REMAINDER,
+            ops::SWIGLU,
+            ops::COMBINE,
         ],
     ),
     (Role::Rope, &[ops::ROPE]),

@@ -67,6 +67,18 @@ fn collect(graph: &Graph, symbols: &Symbols, inputs: &[Option<Source>], found: &
                 }
                 continue;
             }
+            ops::TAKE | ops::GROUPED_MATMUL => {
+                let (indices, axis) = if operation.is(ops::TAKE) { (1, None) } else { (2, Some(0)) };
+                let table = if operation.is(ops::TAKE) { 0 } else { 1 };
+                let rank = graph.value_type(operands[table]).as_tensor().map_or(0, |ty| ty.rank());
+                let axis = axis.unwrap_or(rank.saturating_sub(1));
+                if let (Some(Source::Input(input)), Some(limit)) = (sources[indices], extent(table, axis))
+                    && is_read(indices)
+                {
+                    add(Check::Indices { input, limit }, found);
+                }
+                continue;
+            }
             // A token is written to one page, and looks at those before it too.
             ops::KV_APPEND => Some(1),
             ops::PAGED_ATTENTION => operation.downcast().and_then(|ops::PagedAttention { window, .. }| window),

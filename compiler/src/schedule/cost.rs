@@ -109,7 +109,7 @@ pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
 }
 
 /// Ops that look at whole rows.
-const REDUCING: [Op; 9] = [
+const REDUCING: [Op; 11] = [
     ops::REDUCE_SUM,
     ops::REDUCE_MAX,
     ops::REDUCE_MIN,
@@ -118,6 +118,8 @@ const REDUCING: [Op; 9] = [
     ops::SOFTMAX,
     ops::LAYER_NORM,
     ops::RMS_NORM,
+    ops::TOP_K,
+    ops::TAKE,
     ops::SAMPLE,
 ];
 
@@ -158,7 +160,7 @@ fn traits(graph: &Graph) -> Traits {
         let value = ValueId::first(node);
         let strategy = match operation.op() {
             ops::ATTENTION | ops::PAGED_ATTENTION => Strategy::Attention,
-            ops::MATMUL => Strategy::Matmul,
+            ops::MATMUL | ops::GROUPED_MATMUL => Strategy::Matmul,
             op if REDUCING.contains(&op) => Strategy::Rows,
             _ => Strategy::Elementwise,
         };
@@ -319,6 +321,10 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
                 }
                 None => tiling(rows, narrow.min(widest(product.inner))),
             };
+            // Each row has the matrix of its own expert.
+            if product.is_grouped {
+                return always(tiling(1, narrow.min(widest(product.inner))));
+            }
             let many = tiling(96, panel.min(widest(product.inner)));
             by_rows(rows, vec![(few(1), 1), (few(8), 8)], stored(graph, many))
         }
@@ -333,17 +339,24 @@ struct Product {
     bytes: u64,
     /// Whether it lies in memory by columns.
     transposed: bool,
+    /// Whether each row has a matrix of its own.
+    is_grouped: bool,
 }
 
 impl Product {
     fn of(graph: &Graph) -> Product {
         let found = graph.operations().find_map(|(node, operation)| {
-            let ops::Matmul { transpose_rhs } = operation.downcast()?;
+            let is_grouped = operation.is(ops::GROUPED_MATMUL);
+            let transposed = match operation.downcast() {
+                Some(ops::Matmul { transpose_rhs }) => transpose_rhs,
+                None if is_grouped => true,
+                None => return None,
+            };
             let lhs = graph.value_type(graph.operands(node)[0]).as_tensor()?;
             let bytes = if lhs.storage() == tessera_ir::Storage::F32 { 4 } else { 2 };
-            Some(Product { inner: lhs.shape.last()?.as_static().unwrap_or(1), bytes, transposed: transpose_rhs })
+            Some(Product { inner: lhs.shape.last()?.as_static().unwrap_or(1), bytes, transposed, is_grouped })
         });
-        found.unwrap_or(Product { inner: 1, bytes: 4, transposed: false })
+        found.unwrap_or(Product { inner: 1, bytes: 4, transposed: false, is_grouped: false })
     }
 }
 
@@ -359,7 +372,7 @@ fn stored(graph: &Graph, tiling: Tiling) -> Tiling {
 fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> Vec<Variant> {
     let width = |most: u64| columns.map_or(most, |columns| columns.next_power_of_two().clamp(1, most)) as u32;
     let is_f32 = graph.operations().any(|(node, operation)| {
-        operation.is(ops::MATMUL)
+        (operation.is(ops::MATMUL) || operation.is(ops::GROUPED_MATMUL))
             && graph.operands(node).iter().any(|operand| {
                 matches!(graph.value_type(*operand), Type::Tensor(ty) if ty.storage() == tessera_ir::Storage::F32)
             })
@@ -383,6 +396,9 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
                 let tiling = Tiling { rows, columns, inner, chunk, stages, warps, ..Tiling::new(Strategy::Matmul) };
                 with_rotation(tiling, traits.rotated)
             };
+            if Product::of(graph).is_grouped {
+                return always(tiling(1, 64, 64, 4));
+            }
             let warps = if is_f32 { 8 } else { 4 };
             by_rows(rows, vec![(tiling(16, 64, 64, 4), 16)], stored(graph, tiling(64, 128, 32, warps)))
         }

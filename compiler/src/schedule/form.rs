@@ -111,9 +111,10 @@ fn inline(
     Ok(())
 }
 
-/// Whether an operation only moves elements or makes them from nothing, so that it is done wherever its result is used.
+/// Whether an operation only moves elements, makes them from nothing, or says how they are to be read, so that it is done wherever its result is used.
 fn is_moving(operation: &Operation) -> bool {
-    const MOVING: [Op; 6] = [ops::RESHAPE, ops::TRANSPOSE, ops::SLICE, ops::BROADCAST, ops::IOTA, ops::CONSTANT];
+    const MOVING: [Op; 7] =
+        [ops::RESHAPE, ops::TRANSPOSE, ops::SLICE, ops::BROADCAST, ops::IOTA, ops::CONSTANT, ops::BLOCK_SCALED];
     MOVING.contains(&operation.op()) && !is_list(operation)
 }
 
@@ -306,10 +307,10 @@ impl Former<'_> {
         while let Some(value) = pending.pop() {
             let Some(operation) = graph.operation(value.node) else { continue };
             let operands = graph.operands(value.node);
-            let is_product = [ops::MATMUL, ops::ATTENTION].contains(&operation.op());
+            let is_product = [ops::MATMUL, ops::GROUPED_MATMUL, ops::ATTENTION].contains(&operation.op());
             let is_unstored = |operand: &&ValueId| {
-                graph.operation(operand.node).is_some_and(|operation| !is_list(operation))
-                    && !self.stored.contains(operand)
+                let can_be = |operation: &Operation| !is_list(operation) && !operation.is(ops::BLOCK_SCALED);
+                graph.operation(operand.node).is_some_and(can_be) && !self.stored.contains(operand)
             };
             if is_product && let Some(operand) = operands.iter().find(is_unstored) {
                 return Some(*operand);

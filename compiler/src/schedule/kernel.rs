@@ -1,7 +1,7 @@
 //! From a region and its schedule to a tile program: which tiles of which results a program makes, and in what order.
 
 use smallvec::SmallVec;
-use tessera_ir::{Graph, Shape, Type, ValueId, ops};
+use tessera_ir::{Graph, Op, Shape, Type, ValueId, ops};
 use tessera_runtime::plan::Extent;
 
 use super::access::Memory;
@@ -294,11 +294,12 @@ impl Kernel<'_> {
     /// Tiles of a matrix product and of whatever is computed from them: results may each come from their own columns.
     fn matmul(&mut self, roots: &[Root], tiling: &Tiling) -> Result<Vec<Share>, Cut> {
         let graph = self.emitter.graph;
-        let product =
-            graph.operations().find(|(_, operation)| operation.is(ops::MATMUL)).map(|(node, _)| ValueId::first(node));
-        let Some(product) = product else { return self.elements(roots, tiling) };
+        let product = graph.operations().find(|(_, operation)| is_product(operation.op()));
+        let Some((node, operation)) = product else { return self.elements(roots, tiling) };
+        let product = ValueId::first(node);
         let shape = self.emitter.tensor_type(product)?.shape.clone();
-        let shared = self.emitter.tensor_type(graph.operands(product.node)[1])?.rank() == 2;
+        let is_grouped = operation.is(ops::GROUPED_MATMUL);
+        let shared = is_grouped || self.emitter.tensor_type(graph.operands(node)[1])?.rank() == 2;
         let leading = shape.rank() - 1;
         let rows = if shared { 0..leading } else { leading - 1..leading };
         let row_shape: Shape = shape[rows.clone()].iter().cloned().collect();
@@ -355,7 +356,7 @@ impl Kernel<'_> {
     fn come_from_other_columns(&self, roots: &[Root]) -> Result<bool, Cut> {
         let graph = self.emitter.graph;
         let has_slice = graph.operations().any(|(_, operation)| operation.is(ops::SLICE));
-        let products = graph.operations().filter(|(_, operation)| operation.is(ops::MATMUL)).count();
+        let products = graph.operations().filter(|(_, operation)| is_product(operation.op())).count();
         Ok(roots.len() > 1 && (has_slice || products > 1))
     }
 
@@ -476,6 +477,11 @@ impl Kernel<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an op is a product that tiles are chosen for.
+fn is_product(op: Op) -> bool {
+    op == ops::MATMUL || op == ops::GROUPED_MATMUL
 }
 
 /// The number of columns of a result whose first dimensions are the batch and hold the rows, and the first dimension that they

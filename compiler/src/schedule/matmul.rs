@@ -1,7 +1,7 @@
 //! Matrix products: one loop over the inner dimension for all products that share their rows.
 
 use smallvec::SmallVec;
-use tessera_ir::{NodeKind, ValueId, ops};
+use tessera_ir::{NodeKind, Storage, ValueId, ops};
 
 use super::emitter::{Block, Emitter, Key};
 use super::error::Cut;
@@ -22,10 +22,15 @@ struct Product {
     dequantize: Option<ValueId>,
     /// What both operands are multiplied in.
     element: Element,
-    row: Index,
+    /// Where the rows of the left operand are: its position without the inner dimension.
+    left: Position,
+    /// Which of the right operand's matrices: its position without the last two dimensions.
+    matrix: Position,
     column: Index,
     rows: Axis,
     columns: Axis,
+    /// What is added to the sums of each column.
+    bias: Option<ValueId>,
 }
 
 impl Emitter<'_> {
@@ -41,7 +46,10 @@ impl Emitter<'_> {
 
     /// Computes products of the same rows in one loop over their inner dimension, and remembers them.
     pub fn matrix_products(&mut self, keys: &[Key]) -> Result<(), Cut> {
-        let products = keys.iter().map(|key| self.product(key)).collect::<Result<Vec<Product>, Cut>>()?;
+        let mut products = Vec::with_capacity(keys.len());
+        for key in keys {
+            products.push(self.product(key)?);
+        }
         let Some(first) = products.first() else { return Ok(()) };
         let inner = self.tensor_type(first.lhs)?.shape.last().cloned();
         let inner = inner.map(|dim| self.symbols.extent(&dim));
@@ -67,16 +75,12 @@ impl Emitter<'_> {
             let k = start.plus(&lanes);
             let mut next = Vec::new();
             for (product, sum) in products.iter().zip(sums) {
-                let (batch, row) = product.batch();
-                let mut left: Position = SmallVec::from(batch);
-                left.extend([row.clone(), k.clone()]);
+                let mut left = product.left.clone();
+                left.push(k.clone());
                 let lhs =
                     emitter.dot_operand(product.lhs, &left, product.element, (!is_exact).then_some((&k, inner)))?;
                 let matrix = if product.transpose_rhs { [&product.column, &k] } else { [&k, &product.column] };
-                let mut right: Position = match emitter.tensor_type(product.rhs)?.rank() {
-                    2 => SmallVec::new(),
-                    _ => SmallVec::from(batch),
-                };
+                let mut right = product.matrix.clone();
                 right.extend(matrix.into_iter().cloned());
                 let rhs =
                     emitter.dot_operand(product.rhs, &right, product.element, (!is_exact).then_some((&k, inner)))?;
@@ -104,22 +108,38 @@ impl Emitter<'_> {
                     self.multiply(&sum, &factor)
                 }
             };
+            let result = match product.bias {
+                None => result,
+                Some(bias) => {
+                    let mut position = product.matrix.clone();
+                    position.push(product.column.clone());
+                    let bias = self.emit(bias, &position)?;
+                    let bias = self.cast(&bias, self.element(&result));
+                    self.add(&result, &bias)
+                }
+            };
             self.remember(product.key.clone(), result);
         }
         Ok(())
     }
 
-    fn product(&self, key: &Key) -> Result<Product, Cut> {
+    fn product(&mut self, key: &Key) -> Result<Product, Cut> {
         let graph = self.graph;
-        let attributes = graph.operation(key.value.node).and_then(|operation| operation.downcast::<ops::Matmul>());
-        let (Some(ops::Matmul { transpose_rhs }), [.., row, column]) = (attributes, key.position.as_slice()) else {
+        let operation = graph.operation(key.value.node);
+        let transpose_rhs = match operation.and_then(|operation| operation.downcast()) {
+            Some(ops::Matmul { transpose_rhs }) => transpose_rhs,
+            None => true,
+        };
+        let is_grouped = operation.is_some_and(|operation| operation.is(ops::GROUPED_MATMUL));
+        let [.., row, column] = key.position.as_slice() else {
             return Err(Cut::never(key.value, "not a matrix product"));
         };
         let order = || Cut::at(key.value, "a matrix product is wanted in another order than rows by columns");
         let operands = graph.operands(key.value.node);
         let batch = &key.position[..key.position.len() - 2];
+        let is_shared = self.tensor_type(operands[1])?.rank() == 2;
         let mut row_axes = row.axes();
-        if self.tensor_type(operands[1])?.rank() == 2 {
+        if is_shared || is_grouped {
             // All leading dimensions are rows.
             row_axes.extend(batch.iter().flat_map(Index::axes));
             row_axes.sort_unstable();
@@ -136,7 +156,9 @@ impl Emitter<'_> {
         let elements = [self.multiplied(lhs)?, self.multiplied(rhs)?];
         let mut dequantize = None;
         let mut element = common(elements);
-        if let Some(found) = graph.defining(rhs).and_then(|operation| operation.downcast::<ops::Dequantize>()) {
+        if let Some(found) = graph.defining(rhs).and_then(|operation| operation.downcast::<ops::Dequantize>())
+            && !is_grouped
+        {
             let parts = graph.operands(rhs.node);
             let inner = self.tensor_type(rhs)?.rank() - if transpose_rhs { 1 } else { 2 };
             let scale_rank = self.tensor_type(parts[1])?.rank();
@@ -150,12 +172,28 @@ impl Emitter<'_> {
             dequantize = None;
             rhs = operands[1];
         }
-        let (row, column) = (row.clone(), column.clone());
-        Ok(Product { key: key.clone(), lhs, rhs, transpose_rhs, dequantize, element, row, column, rows, columns })
+        let column = column.clone();
+        let leading = &key.position[..key.position.len() - 1];
+        let (left, matrix, bias) = if is_grouped {
+            // [token, chosen]: rows of the left operand are those of the tokens where it has no others.
+            let rows = self.tensor_type(lhs)?.rank() - 1;
+            let expert = self.expert(key.value, leading)?;
+            (SmallVec::from(&leading[..rows]), SmallVec::from_elem(expert, 1), operands.get(3).copied())
+        } else {
+            let matrix = if is_shared { SmallVec::new() } else { SmallVec::from(batch) };
+            (SmallVec::from(leading), matrix, None)
+        };
+        let key = key.clone();
+        Ok(Product { key, lhs, rhs, transpose_rhs, dequantize, element, left, matrix, column, rows, columns, bias })
     }
 
     /// The element that a value's numbers are exact in and that matrix units take.
     fn multiplied(&self, value: ValueId) -> Result<Element, Cut> {
+        if let Some(format) = self.tensor_type(value)?.storage().blocks() {
+            // Powers of two leave all digits of a narrow element; other scales add their own.
+            let is_exact = format.element.bits() < 8 && format.scale == Storage::U8;
+            return Ok(if is_exact { Element::BF16 } else { Element::F32 });
+        }
         Ok(match self.storage_element(value)? {
             Element::Fp8E4M3 | Element::Fp8E5M2 => Element::BF16,
             element => element,
@@ -188,13 +226,6 @@ impl Emitter<'_> {
     /// Whether a value is in memory in the shape that it is used in.
     fn is_loaded(&self, value: ValueId) -> bool {
         matches!(self.graph.node(value.node).kind(), NodeKind::Input(_))
-    }
-}
-
-impl Product {
-    fn batch(&self) -> (&[Index], &Index) {
-        let rank = self.key.position.len();
-        (&self.key.position[..rank - 2], &self.row)
     }
 }
 

@@ -26,6 +26,7 @@ mod kernel;
 mod library;
 mod lower;
 mod matmul;
+mod mixture;
 mod operations;
 mod positions;
 mod reduction;

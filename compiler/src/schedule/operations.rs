@@ -253,22 +253,31 @@ impl Emitter<'_> {
             ops::LAYER_NORM => self.layer_norm(site),
             ops::RMS_NORM => self.rms_norm(site),
             // Products.
-            ops::MATMUL => {
-                if self.is_repeated() {
-                    return Err(Cut::at(site.value, "a matrix product would be computed again and again"));
-                }
-                let position = SmallVec::from(site.position);
-                let key = Key { value: site.value, part: Part::Whole, position };
-                self.matrix_products(std::slice::from_ref(&key))?;
-                self.known(&key).ok_or_else(|| Cut::at(site.value, "a matrix product is wanted in another place"))
-            }
+            ops::MATMUL | ops::GROUPED_MATMUL => self.matrix_product(site),
             ops::DEQUANTIZE => self.dequantize(site),
+            ops::BLOCK_SCALED => self.unscaled(site),
+            // Mixtures of experts.
+            ops::TOP_K => self.top_k(site),
+            ops::TAKE => self.take(site),
+            ops::SWIGLU => self.swiglu(site),
+            ops::COMBINE => self.weighted_sum(site),
             // Transformers.
             ops::ROPE => self.rope(site),
             ops::ATTENTION | ops::PAGED_ATTENTION => self.attention(site),
             ops::SAMPLE => self.sample(site),
             other => Err(Cut::never(site.value, format!("there is no kernel for `{}`", other.name()))),
         }
+    }
+
+    /// A matrix product that nothing else shares a loop with.
+    fn matrix_product(&mut self, site: &Site) -> Result<Block, Cut> {
+        if self.is_repeated() {
+            return Err(Cut::at(site.value, "a matrix product would be computed again and again"));
+        }
+        let position = SmallVec::from(site.position);
+        let key = Key { value: site.value, part: Part::Whole, position };
+        self.matrix_products(std::slice::from_ref(&key))?;
+        self.known(&key).ok_or_else(|| Cut::at(site.value, "a matrix product is wanted in another place"))
     }
 
     fn map(&mut self, site: &Site, function: impl FnOnce(&mut Self, &Block) -> Block) -> Result<Block, Cut> {
@@ -286,7 +295,7 @@ impl Emitter<'_> {
     }
 
     /// 1 / (1 + e⁻ˣ)
-    fn sigmoid(&mut self, x: &Block) -> Block {
+    pub fn sigmoid(&mut self, x: &Block) -> Block {
         let negated = self.unary(UnaryOperation::Negate, x);
         let power = self.unary(UnaryOperation::Exp, &negated);
         let below = self.shift(&power, 1.0);
@@ -433,13 +442,15 @@ impl Emitter<'_> {
 
 /// Ops whose results are kept out of loops that do not change them.
 fn is_worth_keeping(op: Op) -> bool {
-    const LIST: [Op; 9] = [
+    const LIST: [Op; 11] = [
         ops::REDUCE_SUM,
         ops::REDUCE_MAX,
         ops::REDUCE_MIN,
         ops::REDUCE_MEAN,
         ops::ARGMAX,
         ops::MATMUL,
+        ops::GROUPED_MATMUL,
+        ops::TOP_K,
         ops::ATTENTION,
         ops::PAGED_ATTENTION,
         ops::SAMPLE,

@@ -2,6 +2,7 @@
 
 mod dumps;
 mod machine;
+mod mixture;
 mod models;
 mod ops;
 mod random;

@@ -474,6 +474,13 @@ impl<'a> Emitter<'a> {
         self.append("llvm.intr.masked.store", &operands, None, &[self.lane_alignment(value.machine)], &[]);
     }
 
+    /// The value, of whose making the optimizer knows nothing.
+    pub(super) fn opaque(&self, value: Ssa<'a>) -> Ssa<'a> {
+        let text = |text: &str| StringAttribute::new(self.context, text).into();
+        let attributes = [(self.name("asm_string"), text("")), (self.name("constraints"), text("=x,0"))];
+        self.produce("llvm.inline_asm", &[value], (value.machine, value.lanes), &attributes)
+    }
+
     /// Loads each lane from its own pointer where the mask holds.
     pub(super) fn gather(&self, pointers: Ssa<'a>, mask: Ssa<'a>, other: Ssa<'a>) -> Ssa<'a> {
         let result = (other.machine, other.lanes);
