@@ -1,4 +1,4 @@
-//! Continuous batching of the fixture on the host: what is beside a sequence, how its prompt is cut, and which pages it shares, changes
+//! Continuous batching of the fixtures: what is beside a sequence, how its prompt is cut, and which pages it shares, changes
 //! none of its tokens.
 
 use std::collections::HashMap;
@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use tessera_models::Model;
 use tessera_models::generation::{
-    Event, Finish, FinishReason, Generator, Grammar, Limits, Request, RequestId, Sampling, Scheduler, Structure,
-    run_all,
+    Engine, Event, Finish, FinishReason, Generator, Grammar, Limits, Request, RequestId, Sampling, Scheduler,
+    Structure, run_all,
 };
+use tessera_models::reference::ReferenceEngine;
 
 use crate::{fixture, on_host, take_turn};
 
@@ -23,8 +24,7 @@ impl Random {
 }
 
 /// Requests of random lengths, greedy and seeded, many with a beginning in common.
-fn requests(count: usize, random: &mut Random) -> Vec<Request> {
-    let text = fixture::sequence();
+fn requests(count: usize, text: &[u32], random: &mut Random) -> Vec<Request> {
     let one = |_| {
         let shared = [0, 0, 17, 40, 64][random.below(5)];
         let from = random.below(text.len() - 8);
@@ -47,15 +47,13 @@ fn requests(count: usize, random: &mut Random) -> Vec<Request> {
     (0..count).map(one).collect()
 }
 
-#[test]
-fn sixty_four_requests_at_random_times_are_each_alone() {
-    let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
-    let loaded = on_host(&model);
-    let mut random = Random(3);
-    let requests = requests(64, &mut random);
-
-    let mut alone = loaded.engine(32).unwrap();
+/// Runs 64 requests that arrive at random times, in steps shorter than most prompts and with pages for some of them only, and asserts
+/// that each gets the tokens that it gets alone.
+#[track_caller]
+fn assert_each_is_alone(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: &[u32], seed: u64) {
+    let mut random = Random(seed);
+    let requests = requests(64, text, &mut random);
+    let mut alone = engine(32);
     let wanted: Vec<Vec<u32>> = requests
         .iter()
         .map(|request| {
@@ -65,9 +63,8 @@ fn sixty_four_requests_at_random_times_are_each_alone() {
         })
         .collect();
 
-    // Pages enough for some of them, steps shorter than most prompts.
     let limits = Limits { tokens_per_step: 40, sequences: 24, ..Limits::default() };
-    let mut scheduler = Scheduler::new(loaded.engine(20).unwrap(), limits, None);
+    let mut scheduler = Scheduler::new(engine(20), limits, None);
     let mut found: HashMap<RequestId, Vec<u32>> = HashMap::new();
     let (mut ids, mut queue) = (Vec::new(), requests.iter());
     while ids.len() < requests.len() || !scheduler.is_idle() {
@@ -88,21 +85,20 @@ fn sixty_four_requests_at_random_times_are_each_alone() {
     assert!(scheduler.timings().reused_tokens > 0);
 }
 
-#[test]
-fn a_conversation_that_is_rewound_goes_on_as_if_it_were_new() {
-    let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
-    let loaded = on_host(&model);
-    let text = fixture::sequence();
+/// Asserts that conversations which go on, or are taken back and go on differently, get the tokens that they get anew. Sequences have
+/// up to 90 tokens.
+#[track_caller]
+fn assert_rewinds_are_seamless(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: &[u32]) {
     let request = |prompt: &[u32]| Request {
         prompt: prompt.to_vec(),
         sampling: Sampling { max_new_tokens: 20, ..Sampling::default() },
     };
-    let mut kept = Scheduler::new(loaded.engine(32).unwrap(), Limits::default(), None);
+    let mut kept = Scheduler::new(engine(32), Limits::default(), None);
     let mut continuation =
         |prompt: &[u32]| run_all(&mut kept, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids;
-    let fresh = |prompt: &[u32]| {
-        let mut scheduler = Scheduler::new(loaded.engine(32).unwrap(), Limits::default(), None);
+    let mut engine = engine(32);
+    let mut fresh = |prompt: &[u32]| {
+        let mut scheduler = Scheduler::new(&mut engine, Limits::default(), None);
         run_all(&mut scheduler, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids
     };
     let first = continuation(&text[..50]);
@@ -113,6 +109,26 @@ fn a_conversation_that_is_rewound_goes_on_as_if_it_were_new() {
         assert_eq!(continuation(prompt), fresh(prompt));
     }
     assert_eq!(kept.timings().reused_tokens, 64 + 32 + 64 + 48);
+}
+
+#[test]
+fn gpt2_on_the_host_is_the_same_in_any_company() {
+    let _turn = take_turn();
+    let model = Model::open(&fixture::folder()).unwrap();
+    let loaded = on_host(&model);
+    let engine = |pages| Box::new(loaded.engine(pages).unwrap()) as Box<dyn Engine>;
+    assert_each_is_alone(&engine, &fixture::sequence(), 3);
+    assert_rewinds_are_seamless(&engine, &fixture::sequence());
+}
+
+/// With windows of 32 tokens in every other layer, which most sequences outgrow, and experts.
+#[test]
+fn gpt_oss_by_reference_is_the_same_in_any_company() {
+    let _turn = take_turn();
+    let model = Model::open(&fixture::folder().with_file_name("gpt-oss-kjv")).unwrap();
+    let engine = |pages| Box::new(ReferenceEngine::new(&model, pages).unwrap()) as Box<dyn Engine>;
+    assert_each_is_alone(&engine, &fixture::sequence(), 5);
+    assert_rewinds_are_seamless(&engine, &fixture::sequence());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, T
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::contain::contained;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -80,11 +81,14 @@ impl Structures {
         }
         let factory = self.factory.get_or_init(|| factory(tokenizer, self.vocabulary));
         let factory = factory.as_ref().map_err(|error| refused(error.clone()))?;
-        let mut matcher = Matcher::new(factory.create_parser(grammar));
+        let unusable = |error: String| refused(format!("is not usable: {error}"));
+        // The schema is the user's, and the compiler of grammars not ours.
+        let parser = contained(|| factory.create_parser(grammar)).map_err(unusable)?;
+        let mut matcher = Matcher::new(parser);
         if let Some(error) = matcher.get_error() {
-            return Err(refused(format!("is not usable: {error}")));
+            return Err(unusable(error));
         }
-        let mask = matcher.compute_mask().map_err(|error| refused(format!("is not usable: {error}")))?;
+        let mask = matcher.compute_mask().map_err(|error| unusable(error.to_string()))?;
         let phase = match &structure.begins {
             Begin::AtOnce => Phase::Inside,
             Begin::After { marker, .. } if marker.is_empty() => Phase::Marked,
@@ -201,3 +205,6 @@ impl StructureState {
         self.phase == Phase::Complete
     }
 }
+
+#[cfg(test)]
+mod tests;

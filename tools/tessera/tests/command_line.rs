@@ -1,6 +1,9 @@
 //! `tessera` as a user runs it.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -266,6 +269,63 @@ fn a_conversation_over_pipes_is_a_line_for_each_message() {
     // A model with a seed of its own each time answers something.
     let assert = tessera.command(&["chat", "--model", model.to_str().unwrap(), "-n", "3"]).write_stdin("Who?").assert();
     assert!(!assert.success().get_output().stdout.is_empty());
+}
+
+/// In a terminal, which `script` of util-linux provides: Ctrl-C stops an answer and not the program.
+#[test]
+fn a_terminal_conversation_is_interrupted_and_goes_on() {
+    let tessera = Tessera::new();
+    // What is typed waits for the program; compiling first keeps that short.
+    tessera.output("generate", &["-p", "x", "-n", "1"]);
+    let program = assert_cmd::cargo::cargo_bin("tessera");
+    let command = format!("{} chat --model {} -t 0", program.display(), fixture("").display());
+    let mut child = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("TESSERA_CACHE", &tessera.cache)
+        .env("TERM", "xterm")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (sender, seen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = output.read(&mut bytes) {
+            let _ = sender.send(String::from_utf8_lossy(&bytes[..count]).into_owned());
+        }
+    });
+    // Waits until the screen has a text after what was waited for last.
+    let mut screen = String::new();
+    let mut wait_for = |text: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !screen.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            screen += &seen.recv_timeout(left).unwrap_or_else(|_| panic!("{text:?} does not come: {screen}"));
+        }
+        screen = screen.split_off(screen.find(text).unwrap() + text.len());
+    };
+    let mut press = |keys: &str| {
+        input.write_all(keys.as_bytes()).unwrap();
+        input.flush().unwrap();
+    };
+    wait_for("> ");
+    press("Who made the light?\r");
+    wait_for("light?");
+    // The answer has begun.
+    wait_for("\n");
+    wait_for(" ");
+    press("\x03");
+    wait_for("(stopped)");
+    wait_for("> ");
+    press("\x03");
+    wait_for("Ctrl-D, or /quit");
+    press("/effort none\r");
+    wait_for("/effort is low, medium or high");
+    wait_for("> ");
+    press("\x04");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
