@@ -9,9 +9,9 @@ use tessera_models::generation::{
     Engine, Event, Finish, FinishReason, Generator, Grammar, Limits, Request, RequestId, Sampling, Scheduler,
     Structure, run_all,
 };
-use tessera_models::reference::ReferenceEngine;
 
-use crate::{fixture, on_host, take_turn};
+use crate::fixture::{GPT_OSS, GPT2};
+use crate::{on_host, take_turn};
 
 /// Numbers from a seed.
 struct Random(u64);
@@ -112,29 +112,30 @@ fn assert_rewinds_are_seamless(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: 
 }
 
 #[test]
-fn gpt2_on_the_host_is_the_same_in_any_company() {
+fn gpt2_is_the_same_in_any_company() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
-    let loaded = on_host(&model);
+    let loaded = on_host(&Model::open(&GPT2.folder()).unwrap());
     let engine = |pages| Box::new(loaded.engine(pages).unwrap()) as Box<dyn Engine>;
-    assert_each_is_alone(&engine, &fixture::sequence(), 3);
-    assert_rewinds_are_seamless(&engine, &fixture::sequence());
+    assert_each_is_alone(&engine, &GPT2.sequence(), 3);
+    assert_rewinds_are_seamless(&engine, &GPT2.sequence());
 }
 
 /// With windows of 32 tokens in every other layer, which most sequences outgrow, and experts.
 #[test]
-fn gpt_oss_by_reference_is_the_same_in_any_company() {
+fn gpt_oss_is_the_same_in_any_company() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder().with_file_name("gpt-oss-kjv")).unwrap();
-    let engine = |pages| Box::new(ReferenceEngine::new(&model, pages).unwrap()) as Box<dyn Engine>;
-    assert_each_is_alone(&engine, &fixture::sequence(), 5);
-    assert_rewinds_are_seamless(&engine, &fixture::sequence());
+    let loaded = on_host(&Model::open(&GPT_OSS.folder()).unwrap());
+    let engine = |pages| Box::new(loaded.engine(pages).unwrap()) as Box<dyn Engine>;
+    for seed in 4..8 {
+        assert_each_is_alone(&engine, &GPT_OSS.sequence(), seed);
+    }
+    assert_rewinds_are_seamless(&engine, &GPT_OSS.sequence());
 }
 
 #[test]
 fn many_threads_share_a_generator_with_texts_and_structures() {
     let _turn = take_turn();
-    let model = Model::open(&fixture::folder()).unwrap();
+    let model = Model::open(&GPT2.folder()).unwrap();
     let tokenizer = Arc::new(model.folder.tokenizer().unwrap());
     let engine = on_host(&model).engine(64).unwrap();
     let generator = Generator::start(engine, Limits::default(), Some(tokenizer.clone())).unwrap();

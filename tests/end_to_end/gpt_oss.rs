@@ -38,7 +38,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
         .collect();
     let mut engine = loaded.engine(pages_for(&requests, 512, 16)).unwrap();
     for (tokens_per_step, sequences) in [(2048, 256), (3, 2)] {
-        let limits = Limits { tokens_per_step, sequences };
+        let limits = Limits { tokens_per_step, sequences, ..Limits::default() };
         let (found, _) = generate(&mut engine, &requests, limits, &mut |_, _| ()).unwrap();
         for (case, continuation) in cases.iter().zip(&found) {
             case.check(&continuation.ids, &format!("{limits:?}"));
