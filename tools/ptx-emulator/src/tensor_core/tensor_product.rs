@@ -417,6 +417,9 @@ struct Accumulator {
     mask: [u32; 4],
 }
 
+/// Rows of D that are read, multiplied and written together.
+const PANEL: usize = 16;
+
 impl Accumulator {
     /// Adds a product to a CTA's part of D.
     fn add(
@@ -441,37 +444,69 @@ impl Accumulator {
             (_, true) => half::f16::from_bits(word as u16).to_f64(),
             _ => f64::from(f32::from_bits(word)),
         };
-        let mut d = [0f64; COLUMNS];
-        let d = &mut d[..columns];
-        for (row, a) in a.chunks_exact(depth).enumerate() {
-            let place = |column: usize| {
-                let (lane, column) = self.layout.place(row, column, columns);
-                ((self.place.lane + lane) % 128, first + column)
-            };
-            for (column, d) in d.iter_mut().enumerate() {
-                let (lane, at) = place(column);
-                *d = if self.counts { value(tensor.lane(lane)[at]) * self.down } else { 0.0 };
+        let place = |row: usize, column: usize| {
+            let (lane, column) = self.layout.place(row, column, columns);
+            ((self.place.lane + lane) % 128, first + column)
+        };
+        // Where the columns of a row follow each other in one lane, as in most layouts.
+        let straight = |row: usize| {
+            let (lane, at) = place(row, 0);
+            (place(row, columns - 1) == (lane, at + columns - 1)).then_some((lane, at))
+        };
+        let mut d = [[0f64; COLUMNS]; PANEL];
+        let d = d.as_flattened_mut();
+        for (panel, a) in a.chunks(PANEL * depth).enumerate() {
+            let first_row = panel * PANEL;
+            let d = &mut d[..a.len() / depth * columns];
+            for (row, d) in d.chunks_exact_mut(columns).enumerate() {
+                let row = first_row + row;
+                if !self.counts {
+                    d.fill(0.0);
+                } else if let Some((lane, at)) = straight(row) {
+                    for (d, word) in d.iter_mut().zip(&tensor.lane(lane)[at..]) {
+                        *d = value(*word) * self.down;
+                    }
+                } else {
+                    for (column, d) in d.iter_mut().enumerate() {
+                        let (lane, at) = place(row, column);
+                        *d = value(tensor.lane(lane)[at]) * self.down;
+                    }
+                }
             }
             match scales {
                 None if integers => product::multiply(a, b, d, columns, depth),
                 None => accumulation::multiply(rule, a, b, d, columns, depth),
                 Some(scales) => {
-                    let scales = Scales { a: &scales.a[row * scales.blocks..][..scales.blocks], ..scales };
+                    let scales = Scales { a: &scales.a[first_row * scales.blocks..], ..scales };
                     accumulation::multiply_scaled(rule, variant.fp4(), (a, b), scales, d, (columns, depth));
                 }
             }
-            for (column, d) in d.iter().enumerate() {
-                let (lane, at) = place(column);
-                if self.mask[lane / 32] >> (lane % 32) & 1 != 0 {
+            for (row, d) in d.chunks_exact(columns).enumerate() {
+                let row = first_row + row;
+                let bits = |d: f64| {
+                    if integers {
+                        integer(d as i64, shape.saturate)
+                    } else if shape.half_result {
+                        u32::from(format::double_to_f16(d))
+                    } else {
+                        single(d)
+                    }
+                };
+                let kept = |lane: usize| self.mask[lane / 32] >> (lane % 32) & 1 != 0;
+                if let Some((lane, at)) = straight(row) {
+                    if !kept(lane) {
+                        for (word, d) in tensor.lane_mut(lane)[at..].iter_mut().zip(d) {
+                            *word = bits(*d);
+                        }
+                    }
                     continue;
                 }
-                tensor.lane_mut(lane)[at] = if integers {
-                    integer(*d as i64, shape.saturate)
-                } else if shape.half_result {
-                    u32::from(format::double_to_f16(*d))
-                } else {
-                    single(*d)
-                };
+                for (column, d) in d.iter().enumerate() {
+                    let (lane, at) = place(row, column);
+                    if !kept(lane) {
+                        tensor.lane_mut(lane)[at] = bits(*d);
+                    }
+                }
             }
         }
         Ok(())
