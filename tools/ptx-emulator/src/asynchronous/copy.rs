@@ -91,7 +91,7 @@ pub const FORMS: &[Form] = &[
         },
     },
     Form {
-        pattern: "st.async[.weak][.release][.cta|cluster][.shared::cluster].mbarrier::complete_tx::bytes[.v2|v4].b32|b64|u32|u64|s32|s64|f32|f64",
+        pattern: "st.async[.weak][.cluster][.shared::cluster].mbarrier::complete_tx::bytes[.v2|v4].b32|b64|u32|u64|s32|s64|f32|f64",
         section: "9.7.9.12 st.async",
         build: store_async,
     },

@@ -3,7 +3,9 @@
 //! A copy is done when it is issued, which is one of the times that PTX allows; completion is reported as PTX says, through groups
 //! and mbarriers.
 
+pub mod cluster_launch;
 pub mod copy;
 pub mod mbarrier;
+pub mod remote;
 pub mod tensor_copy;
 pub mod tensor_map;

@@ -63,9 +63,9 @@ pub type Combine<W> = fn(W, W) -> W;
 pub fn combine_u32(operation: &str, kind: &str) -> Option<Combine<u32>> {
     Some(match (operation, kind) {
         ("exch", "b32") => |_, y| y,
-        ("and", _) => |x, y| x & y,
-        ("or", _) => |x, y| x | y,
-        ("xor", _) => |x, y| x ^ y,
+        ("and", "b32") => |x, y| x & y,
+        ("or", "b32") => |x, y| x | y,
+        ("xor", "b32") => |x, y| x ^ y,
         ("add", "u32" | "s32") => u32::wrapping_add,
         ("inc", "u32") => |x, y| if x >= y { 0 } else { x + 1 },
         ("dec", "u32") => |x, y| if x == 0 || x > y { y } else { x - 1 },
@@ -172,9 +172,11 @@ fn number(names: &[&str], name: &str) -> u32 {
     names.iter().position(|other| *other == name).unwrap_or(0) as u32
 }
 
-fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
+/// Reads the operands of an atomic operation, or of a reduction, which returns nothing.
+pub fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
     let kind = b.last();
-    let operation = b.modifier(3);
+    let operation =
+        b.modifiers.iter().copied().find(|name| OPERATIONS.contains(name) || *name == "cas").unwrap_or_default();
     fn operands<T: Lane>(b: &mut Builder<'_, '_>, returns: bool, sources: usize) -> Result<(), Problem> {
         if returns {
             b.destination::<T>()?;
@@ -312,12 +314,13 @@ fn compare_and_swap<W: Word + Lane>(context: &mut Context<'_>, instruction: &Ins
 }
 
 /// Vectors: each element by itself.
-fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
+/// The same for vectors.
+pub fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
     let kind = b.last();
     let count: usize =
         b.modifiers[b.modifiers.len() - 2].strip_prefix('v').and_then(|count| count.parse().ok()).unwrap_or(2);
     let bytes = if matches!(kind, "f16" | "bf16") { 2 } else { 4 };
-    let operation = b.modifier(3);
+    let operation = b.modifiers.iter().copied().find(|name| OPERATIONS.contains(name)).unwrap_or_default();
     if returns {
         b.registers(count, bytes, Kind::Integer, true)?;
     }

@@ -62,7 +62,7 @@ pub const FORMS: &[Form] = &[
     },
     Form { pattern: "fence.mbarrier_init.release.cluster", section: "9.7.13.4 fence", build: |_| Ok(fence) },
     Form {
-        pattern: "membar.proxy.alias|async|async.global|async.shared",
+        pattern: "membar.proxy.alias|async",
         section: "9.7.13.4 membar.proxy",
         build: |b| Ok(if b.has("alias") { fence_other } else { fence_async }),
     },

@@ -15,17 +15,14 @@ pub const FORMS: &[Form] = &[
         section: "9.7.6.2 setp",
         build: setp,
     },
-    Form { pattern: "setp.COMPARISON[.and|or|xor][.ftz].f16x2|bf16x2", section: "9.7.7.2 setp", build: setp_packed },
+    Form { pattern: "setp.COMPARISON[.and|or|xor][.ftz].f16x2", section: "9.7.7.2 setp", build: setp_packed },
+    Form { pattern: "setp.COMPARISON[.and|or|xor].bf16x2", section: "9.7.7.2 setp", build: setp_packed },
     Form {
         pattern: "set.COMPARISON[.and|or|xor][.ftz].u32|s32|f32.b16|b32|b64|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64",
         section: "9.7.6.1 set",
         build: set,
     },
-    Form {
-        pattern: "selp.b16|b32|b64|u16|s16|u32|s32|u64|s64|f16|f16x2|bf16|bf16x2|f32|f64",
-        section: "9.7.6.3 selp",
-        build: selp,
-    },
+    Form { pattern: "selp.b16|b32|b64|u16|s16|u32|s32|u64|s64|f32|f64", section: "9.7.6.3 selp", build: selp },
     Form {
         pattern: "slct[.ftz].b16|b32|b64|u16|s16|u32|s32|u64|s64|f32|f64.s32|f32",
         section: "9.7.6.4 slct",
@@ -76,7 +73,12 @@ impl Comparable for u32 {}
 impl Comparable for i32 {}
 impl Comparable for u64 {}
 impl Comparable for i64 {}
-impl Comparable for half::f16 {}
+impl Comparable for half::f16 {
+    fn flush(self) -> half::f16 {
+        let subnormal = self.to_bits() & 0x7c00 == 0;
+        if subnormal { half::f16::from_bits(self.to_bits() & 0x8000) } else { self }
+    }
+}
 impl Comparable for half::bf16 {}
 impl Comparable for f64 {}
 impl Comparable for f32 {
@@ -189,8 +191,14 @@ fn setp_packed(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     fn execute<const BF16: bool>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let (a, b): ([u32; 32], [u32; 32]) =
             (context.read(instruction.operands[2]), context.read(instruction.operands[3]));
+        let flush = instruction.modifiers & FLUSH != 0;
         let value = |bits: u16| {
-            if BF16 { half::bf16::from_bits(bits).to_f32() } else { half::f16::from_bits(bits).to_f32() }
+            let half = half::f16::from_bits(bits);
+            match (BF16, flush) {
+                (true, _) => half::bf16::from_bits(bits).to_f32(),
+                (false, true) => half.flush().to_f32(),
+                _ => half.to_f32(),
+            }
         };
         let wanted = instruction.modifiers & 0xf;
         let halves: [u32; 2] = std::array::from_fn(|half| {
@@ -253,8 +261,6 @@ fn selp(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     }
     match b.last() {
         "b16" | "u16" | "s16" => operands::<u16>(b),
-        "f16" => operands::<half::f16>(b),
-        "bf16" => operands::<half::bf16>(b),
         "b64" | "u64" | "s64" => operands::<u64>(b),
         "f64" => operands::<f64>(b),
         "f32" => operands::<f32>(b),

@@ -27,16 +27,21 @@ pub const FORMS: &[Form] = &[
         build: |b| narrow(b, 2),
     },
     Form {
-        pattern: "cvt.rn|rz|rna[.satfinite][.relu][.satfinite].tf32.f32",
+        pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].tf32.f32",
         section: "9.7.9.21 cvt",
         build: |b| narrow(b, 1),
     },
+    Form { pattern: "cvt.rna[.satfinite].tf32.f32", section: "9.7.9.21 cvt", build: |b| narrow(b, 1) },
     Form {
         pattern: "cvt.rn.satfinite[.relu].e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2.f32",
         section: "9.7.9.21 cvt",
         build: |b| narrow(b, 2),
     },
-    Form { pattern: "cvt.rn.satfinite[.relu].e4m3x2|e5m2x2.f16x2|bf16x2", section: "9.7.9.21 cvt", build: repack },
+    Form {
+        pattern: "cvt.rn.satfinite[.relu].e4m3x2|e5m2x2|e2m3x2|e3m2x2|e2m1x2.f16x2|bf16x2",
+        section: "9.7.9.21 cvt",
+        build: repack,
+    },
     Form { pattern: "cvt.rn[.relu].f16x2.e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2", section: "9.7.9.21 cvt", build: widen },
     Form { pattern: "cvt.rn.bf16x2.ue8m0x2", section: "9.7.9.21 cvt", build: widen },
     Form { pattern: "cvt.rz|rp[.satfinite].ue8m0x2.f32", section: "9.7.9.21 cvt", build: scale },
@@ -378,9 +383,13 @@ fn halves(bits: u32, brain: bool) -> [f32; 2] {
     }
 }
 
-/// Two f16 or bf16 to two fp8.
+/// Two f16 or bf16 to two narrower numbers.
 fn repack(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    b.destination::<u16>()?;
+    if b.modifier(3) == "e2m1x2" {
+        b.destination::<u8>()?;
+    } else {
+        b.destination::<u16>()?;
+    }
     b.source::<u32>()?;
     b.made.modifiers = format_number(b.modifier(3)) | if b.has("relu") { RELU } else { 0 };
     b.made.immediate = i64::from(b.last() == "bf16x2");
@@ -391,7 +400,7 @@ fn repack(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         let result = source.map(|bits| {
             let [low, high] = halves(bits, instruction.immediate != 0)
                 .map(|value| format.encode(rectified(value, modifiers).into(), Rounding::Nearest, true));
-            (high << 8 | low) as u16
+            high << if format.bits() == 4 { 4 } else { 8 } | low
         });
         context.write(instruction.operands[0], &result);
         Step::Next

@@ -250,7 +250,7 @@ pub const FORMS: &[Form] = &[
         },
     },
     Form {
-        pattern: "szext[.clamp|wrap].u32|s32",
+        pattern: "szext.clamp|wrap.u32|s32",
         section: "9.7.1.21 szext",
         build: |b| match (b.modifier(0), b.last()) {
             ("wrap", "u32") => {
@@ -268,7 +268,7 @@ pub const FORMS: &[Form] = &[
         },
     },
     Form {
-        pattern: "bmsk[.clamp|wrap].b32",
+        pattern: "bmsk.clamp|wrap.b32",
         section: "9.7.1.22 bmsk",
         build: |b| match b.modifier(0) {
             "wrap" => lanes!(b; (at: u32, length: u32) -> u32 { field(at & 31, length & 31) as u32 }),

@@ -15,9 +15,9 @@ use crate::parse::ast::Operand;
 /// The forms.
 pub const FORMS: &[Form] = &[
     Form {
-        pattern: "ld[.ORDER][.SCOPE][.SPACE][.unified][.ca|cg|cs|lu|cv][.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.L2::64B|L2::128B|L2::256B][.v2|v4|v8].MEMORY",
+        pattern: "ld[.mmio][.weak|relaxed|acquire|volatile][.SCOPE][.SPACE][.ca|cg|cs|lu|cv][.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.L2::64B|L2::128B|L2::256B][.v2|v4|v8].MEMORY",
         section: "9.7.9.8 ld",
-        build: |b| load(b, 9, 2),
+        build: |b| load(b, 9, 3),
     },
     Form {
         pattern: "ld.global[.ca|cg|cs].nc[.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.L2::64B|L2::128B|L2::256B][.v2|v4|v8].MEMORY",
@@ -26,16 +26,16 @@ pub const FORMS: &[Form] = &[
     },
     Form { pattern: "ldu[.global][.v2|v4].MEMORY", section: "9.7.9.10 ldu", build: |b| load(b, 1, 0) },
     Form {
-        pattern: "st[.ORDER][.SCOPE][.SPACE][.wb|cg|cs|wt][.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.v2|v4|v8].MEMORY",
+        pattern: "st[.mmio][.weak|relaxed|release|volatile][.SCOPE][.SPACE][.wb|cg|cs|wt][.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.v2|v4|v8].MEMORY",
         section: "9.7.9.11 st",
-        build: store,
+        build: |b| store(b, 8, 3),
     },
     Form {
         pattern: "prefetch[.global|local][.L1|L2|L2::evict_last|L2::evict_normal]",
         section: "9.7.9.15 prefetch",
         build: address_only,
     },
-    Form { pattern: "prefetch[.const|param][.tensormap]", section: "9.7.9.15 prefetch", build: address_only },
+    Form { pattern: "prefetch[.const|param].tensormap", section: "9.7.9.15 prefetch", build: address_only },
     Form { pattern: "prefetchu.L1", section: "9.7.9.15 prefetchu", build: address_only },
     Form {
         pattern: "applypriority[.global].L2::evict_normal",
@@ -71,8 +71,8 @@ pub fn space(b: &Builder<'_, '_>, name: &str, address: &Operand<'_>) -> Space {
 
 fn bytes_of(name: &str) -> u32 {
     match name {
-        "b8" | "u8" | "s8" => 1,
-        "b16" | "u16" | "s16" | "f16" | "bf16" => 2,
+        "b8" | "u8" | "s8" | "e4m3" | "e5m2" => 1,
+        "b16" | "u16" | "s16" | "f16" | "bf16" | "e4m3x2" | "e5m2x2" => 2,
         "b64" | "u64" | "s64" | "f64" => 8,
         "b128" => 16,
         _ => 4,
@@ -92,9 +92,9 @@ const ORDERED: u32 = 1 << 17;
 
 /// How strong an access is.
 fn strength(b: &Builder<'_, '_>) -> u32 {
-    match b.modifier(0) {
-        "volatile" | "relaxed" | "mmio" => STRONG,
-        "acquire" | "release" => STRONG | ORDERED,
+    match (b.has("acquire") || b.has("release"), b.has("volatile") || b.has("relaxed")) {
+        (true, _) => STRONG | ORDERED,
+        (_, true) => STRONG,
         _ => 0,
     }
 }
@@ -131,7 +131,8 @@ fn register_bytes(b: &Builder<'_, '_>, operand: &Operand<'_>, bytes: u32) -> Res
     if bytes == 16 && register != 16 { b.problem("a 128-bit access needs 128-bit registers") } else { Ok(register) }
 }
 
-fn load(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Result<Execute, Problem> {
+/// Reads a load's operands. Its vector and its space are at these places of the pattern.
+pub fn load(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Result<Execute, Problem> {
     let kind = b.last();
     let bytes = bytes_of(kind);
     let count = components(b.modifier(vector_at));
@@ -227,11 +228,12 @@ macro_rules! extend {
 
 extend! { u8, i8; u16, i16; u32, i32; u64, i64; u128, i128; }
 
-fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+/// The same for a store.
+pub fn store(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Result<Execute, Problem> {
     let bytes = bytes_of(b.last());
-    let count = components(b.modifier(7));
+    let count = components(b.modifier(vector_at));
     let [address, source, ..] = b.rest() else { return b.problem("`st` has an address and a source") };
-    let space = space(b, b.modifier(2), address);
+    let space = space(b, b.modifier(space_at), address);
     let register = register_bytes(b, source, bytes)?;
     b.address()?;
     b.take()?;

@@ -38,7 +38,9 @@ pub mod float;
 pub mod integer;
 pub mod logic;
 pub mod memory;
+pub mod mixed;
 pub mod movement;
+pub mod multimem;
 pub mod packed;
 pub mod warp;
 
@@ -51,6 +53,7 @@ pub fn forms() -> impl Iterator<Item = &'static Form> {
         arithmetic::FORMS,
         float::FORMS,
         packed::FORMS,
+        mixed::FORMS,
         compare::FORMS,
         logic::FORMS,
         movement::FORMS,
@@ -60,14 +63,18 @@ pub fn forms() -> impl Iterator<Item = &'static Form> {
         barrier::FORMS,
         warp::FORMS,
         atomic::FORMS,
+        multimem::FORMS,
         crate::asynchronous::copy::FORMS,
         crate::asynchronous::mbarrier::FORMS,
+        crate::asynchronous::remote::FORMS,
+        crate::asynchronous::cluster_launch::FORMS,
         crate::asynchronous::tensor_copy::FORMS,
         crate::tensor_core::matrix::FORMS,
         crate::tensor_core::mma::FORMS,
         crate::tensor_core::quad_pairs::FORMS,
         crate::tensor_core::block_scaled::FORMS,
         crate::tensor_core::sparse::FORMS,
+        crate::tensor_core::wmma::FORMS,
         crate::tensor_core::wgmma::FORMS,
         crate::tensor_core::tcgen05::FORMS,
         crate::tensor_core::tensor_memory_access::FORMS,

@@ -28,11 +28,7 @@ pub const FORMS: &[Form] = &[
             })
         },
     },
-    Form {
-        pattern: "mov.b16|u16|s16|f16|bf16|b32|u32|s32|f32|f16x2|b64|u64|s64|f64|b128",
-        section: "9.7.9.3 mov",
-        build: mov,
-    },
+    Form { pattern: "mov.b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64|b128", section: "9.7.9.3 mov", build: mov },
     Form {
         pattern: "cvta.global|const|shared|shared::cta|shared::cluster|local|param|param::entry.u32|u64",
         section: "9.7.9.20 cvta",

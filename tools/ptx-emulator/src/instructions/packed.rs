@@ -11,48 +11,56 @@ use crate::numeric::rounding::{Directed, Rounding, odd_sum};
 
 /// The forms.
 pub const FORMS: &[Form] = &[
+    Form { pattern: "add[.rn].bf16|bf16x2", section: "9.7.4.1 add", build: |b| half(b, Operation::Add, 2) },
+    Form { pattern: "add[.rn][.ftz][.sat].f16|f16x2", section: "9.7.4.1 add", build: |b| half(b, Operation::Add, 2) },
+    Form { pattern: "sub[.rn].bf16|bf16x2", section: "9.7.4.2 sub", build: |b| half(b, Operation::Subtract, 2) },
     Form {
-        pattern: "add[.rn][.ftz][.sat].f16|f16x2|bf16|bf16x2",
-        section: "9.7.4.1 add",
-        build: |b| half(b, Operation::Add, 2),
-    },
-    Form {
-        pattern: "sub[.rn][.ftz][.sat].f16|f16x2|bf16|bf16x2",
+        pattern: "sub[.rn][.ftz][.sat].f16|f16x2",
         section: "9.7.4.2 sub",
         build: |b| half(b, Operation::Subtract, 2),
     },
+    Form { pattern: "mul[.rn].bf16|bf16x2", section: "9.7.4.3 mul", build: |b| half(b, Operation::Multiply, 2) },
     Form {
-        pattern: "mul[.rn][.ftz][.sat].f16|f16x2|bf16|bf16x2",
+        pattern: "mul[.rn][.ftz][.sat].f16|f16x2",
         section: "9.7.4.3 mul",
         build: |b| half(b, Operation::Multiply, 2),
     },
     Form {
-        pattern: "fma.rn[.ftz][.sat|relu].f16|f16x2|bf16|bf16x2",
+        pattern: "fma.rn[.ftz][.sat|relu].f16|f16x2",
         section: "9.7.4.4 fma",
         build: |b| half(b, Operation::Fused, 3),
     },
+    Form { pattern: "fma.rn[.relu].bf16|bf16x2", section: "9.7.4.4 fma", build: |b| half(b, Operation::Fused, 3) },
     Form {
         pattern: "fma.rn.oob[.relu].f16|f16x2|bf16|bf16x2",
         section: "9.7.4.4 fma",
         build: |b| half(b, Operation::Fused, 3),
     },
+    Form { pattern: "neg[.ftz].f16|f16x2", section: "9.7.4.5 neg", build: |b| half(b, Operation::Negate, 1) },
+    Form { pattern: "neg.bf16|bf16x2", section: "9.7.4.5 neg", build: |b| half(b, Operation::Negate, 1) },
+    Form { pattern: "abs[.ftz].f16|f16x2", section: "9.7.4.6 abs", build: |b| half(b, Operation::Absolute, 1) },
+    Form { pattern: "abs.bf16|bf16x2", section: "9.7.4.6 abs", build: |b| half(b, Operation::Absolute, 1) },
+    Form { pattern: "min[.ftz][.NaN].f16|f16x2", section: "9.7.4.7 min", build: |b| half(b, Operation::Smaller, 2) },
     Form {
-        pattern: "neg[.ftz].f16|f16x2|bf16|bf16x2",
-        section: "9.7.4.5 neg",
-        build: |b| half(b, Operation::Negate, 1),
-    },
-    Form {
-        pattern: "abs[.ftz].f16|f16x2|bf16|bf16x2",
-        section: "9.7.4.6 abs",
-        build: |b| half(b, Operation::Absolute, 1),
-    },
-    Form {
-        pattern: "min[.ftz][.NaN][.xorsign][.abs].f16|f16x2|bf16|bf16x2",
+        pattern: "min[.ftz][.NaN].xorsign.abs.f16|f16x2",
         section: "9.7.4.7 min",
         build: |b| half(b, Operation::Smaller, 2),
     },
+    Form { pattern: "min[.NaN].bf16|bf16x2", section: "9.7.4.7 min", build: |b| half(b, Operation::Smaller, 2) },
     Form {
-        pattern: "max[.ftz][.NaN][.xorsign][.abs].f16|f16x2|bf16|bf16x2",
+        pattern: "min[.NaN].xorsign.abs.bf16|bf16x2",
+        section: "9.7.4.7 min",
+        build: |b| half(b, Operation::Smaller, 2),
+    },
+    Form { pattern: "max[.ftz][.NaN].f16|f16x2", section: "9.7.4.8 max", build: |b| half(b, Operation::Larger, 2) },
+    Form {
+        pattern: "max[.ftz][.NaN].xorsign.abs.f16|f16x2",
+        section: "9.7.4.8 max",
+        build: |b| half(b, Operation::Larger, 2),
+    },
+    Form { pattern: "max[.NaN].bf16|bf16x2", section: "9.7.4.8 max", build: |b| half(b, Operation::Larger, 2) },
+    Form {
+        pattern: "max[.NaN].xorsign.abs.bf16|bf16x2",
         section: "9.7.4.8 max",
         build: |b| half(b, Operation::Larger, 2),
     },
@@ -61,8 +69,9 @@ pub const FORMS: &[Form] = &[
         section: "9.7.4.9 tanh",
         build: |b| half(b, Operation::Tanh, 1),
     },
+    Form { pattern: "ex2.approx.f16|f16x2", section: "9.7.4.10 ex2", build: |b| half(b, Operation::Exponential, 1) },
     Form {
-        pattern: "ex2.approx[.ftz].f16|f16x2|bf16|bf16x2",
+        pattern: "ex2.approx.ftz.bf16|bf16x2",
         section: "9.7.4.10 ex2",
         build: |b| half(b, Operation::Exponential, 1),
     },
@@ -74,16 +83,6 @@ pub const FORMS: &[Form] = &[
         pattern: "add.u16x2|s16x2",
         section: "9.7.1.1 add",
         build: |b| lanes!(b; (x: u32, y: u32) -> u32 { halves(x, y, u16::wrapping_add) }),
-    },
-    Form {
-        pattern: "sub.u16x2|s16x2",
-        section: "9.7.1.2 sub",
-        build: |b| lanes!(b; (x: u32, y: u32) -> u32 { halves(x, y, u16::wrapping_sub) }),
-    },
-    Form {
-        pattern: "neg.s16x2",
-        section: "9.7.1.11 neg",
-        build: |b| lanes!(b; (x: u32) -> u32 { halves(0, x, u16::wrapping_sub) }),
     },
     Form {
         pattern: "min.u16x2",

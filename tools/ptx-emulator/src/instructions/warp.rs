@@ -11,8 +11,7 @@ use crate::parse::ast::Operand;
 
 /// The forms.
 pub const FORMS: &[Form] = &[
-    Form { pattern: "shfl.sync.up|down|bfly|idx.b32", section: "9.7.9.6 shfl.sync", build: |b| shuffle(b, true) },
-    Form { pattern: "shfl.up|down|bfly|idx.b32", section: "9.7.9.5 shfl", build: |b| shuffle(b, false) },
+    Form { pattern: "shfl.sync.up|down|bfly|idx.b32", section: "9.7.9.6 shfl.sync", build: shuffle },
     Form { pattern: "vote.sync.all|any|uni.pred", section: "9.7.13.9 vote.sync", build: vote },
     Form { pattern: "vote.sync.ballot.b32", section: "9.7.13.9 vote.sync", build: ballot },
     Form { pattern: "match.any.sync.b32|b64", section: "9.7.13.10 match.sync", build: |b| matching(b, false) },
@@ -50,7 +49,7 @@ fn members(context: &mut Context<'_>, mask: u32) -> Result<u32, Step> {
     Ok(mask)
 }
 
-fn shuffle(b: &mut Builder<'_, '_>, sync: bool) -> Result<Execute, Problem> {
+fn shuffle(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     match b.take()? {
         Operand::Pair(first, second) => {
             b.destination_from::<u32>(first)?;
@@ -61,14 +60,8 @@ fn shuffle(b: &mut Builder<'_, '_>, sync: bool) -> Result<Execute, Problem> {
             b.predicate_destination_from(&Operand::Sink)?;
         }
     }
-    for _ in 0..3 {
+    for _ in 0..4 {
         b.source::<u32>()?;
-    }
-    if sync {
-        b.source::<u32>()?;
-    } else {
-        let all = b.draft.constant(u64::from(u32::MAX), false);
-        b.put(all);
     }
     Ok(match b.modifiers[b.modifiers.len() - 2] {
         "up" => execute_shuffle::<0>,

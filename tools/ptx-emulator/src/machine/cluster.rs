@@ -3,6 +3,7 @@
 //! A cluster runs on one thread of the host, warp by warp, so that what its CTAs share needs no locks.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::context::Context;
 use super::fault::{Fault, FaultKind};
@@ -59,6 +60,8 @@ pub struct ClusterState {
     pub generation: u32,
     /// What checks it, if anything does.
     pub checker: Option<Box<Checker>>,
+    /// The number of the next cluster of the grid that starts.
+    pub next: Arc<AtomicU64>,
 }
 
 impl ClusterState {
@@ -127,8 +130,10 @@ const POLLING_INSTRUCTIONS: u64 = 64;
 
 impl Cluster {
     /// A cluster whose mistakes are reported, if there are reports to add them to.
-    pub fn new(reports: Option<&Arc<Reports>>) -> Cluster {
+    /// `next` is what all clusters of the grid count the started ones with.
+    pub fn new(reports: Option<&Arc<Reports>>, next: &Arc<AtomicU64>) -> Cluster {
         let mut cluster = Cluster::default();
+        cluster.state.next = next.clone();
         cluster.state.checker = reports.map(|reports| Box::new(Checker::new(reports.clone())));
         cluster
     }

@@ -177,19 +177,19 @@ impl Grid<'_> {
         }
         let clusters = self.extent.map(u64::from).iter().product::<u64>() / u64::from(self.cluster_ctas());
         let workers = (rayon::current_num_threads() as u64).min(clusters);
-        let (next, executed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (next, executed) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
         let stop = AtomicBool::new(false);
         let resident = (RESIDENT * self.multiprocessors as usize / self.cluster_ctas() as usize).max(1);
         // Clusters that wait for others to go on: a grid may synchronize through global memory.
         let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
         let work = |mut observer: Option<&mut dyn Observer>| {
-            let mut spare = Some(Cluster::new(reports));
+            let mut spare = Some(Cluster::new(reports, &next));
             while !stop.load(Ordering::Relaxed) {
                 let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
                 let fresh = if waiting < resident { next.fetch_add(1, Ordering::Relaxed) } else { clusters };
                 let mut cluster = if fresh < clusters {
-                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(reports));
+                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(reports, &next));
                     cluster.start(self, fresh);
                     cluster
                 } else {

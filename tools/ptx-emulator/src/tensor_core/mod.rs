@@ -16,3 +16,4 @@ pub mod tensor_memory_access;
 pub mod tensor_product;
 pub mod tensor_shape;
 pub mod wgmma;
+pub mod wmma;

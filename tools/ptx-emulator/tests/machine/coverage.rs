@@ -10,7 +10,9 @@ use ptx_emulator::decode::Module;
 use ptx_emulator::decode::form::{coverage, unused};
 use ptx_emulator::memory::global::Memory;
 
-use super::{PROLOGUE, Ran, arithmetic, control, matrices, products, recorded, tensor_memory, warpgroup};
+use super::{
+    PROLOGUE, Ran, arithmetic, control, matrices, products, recorded, remote, scalars, tensor_memory, warpgroup, wmma,
+};
 
 #[test]
 fn the_table_of_instructions_is_current() {
@@ -36,8 +38,11 @@ fn instructions() -> &'static [Ran] {
             control::TESTS,
             matrices::TESTS,
             products::TESTS,
+            remote::TESTS,
+            scalars::TESTS,
             tensor_memory::TESTS,
             warpgroup::TESTS,
+            wmma::TESTS,
         ];
         recorded(|| tests.into_iter().flatten().for_each(|test| test()))
     })

@@ -8,9 +8,12 @@ mod faults;
 mod matrices;
 mod numbers;
 mod products;
+mod remote;
+mod scalars;
 mod seeded;
 mod tensor_memory;
 mod warpgroup;
+mod wmma;
 
 use std::cell::RefCell;
 use std::sync::Arc;
