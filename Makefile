@@ -22,9 +22,9 @@ check: setup
 docs: setup
 	TESSERA_BLESS=1 cargo test --workspace --quiet current
 
-# The GPU that every machine has: target/release/libcuda.so.1, the CUDA driver API on the PTX emulator.
+# The GPU that every machine has: target/release/libcuda.so.1, the CUDA driver API on the PTX emulator, and target/release/ptx-emulator.
 emulator:
-	cargo build --release --package ptx-emulator-driver
+	cargo build --release --package ptx-emulator-driver --package ptx-emulator-command
 	ln -sf libcuda.so target/release/libcuda.so.1
 
 bench: setup
