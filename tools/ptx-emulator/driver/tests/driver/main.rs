@@ -2,6 +2,9 @@
 
 mod c_program;
 mod corpus;
+mod cudarc_program;
+mod random_calls;
+mod triton;
 
 use std::path::{Path, PathBuf};
 
