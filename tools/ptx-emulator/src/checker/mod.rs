@@ -14,6 +14,7 @@ mod order;
 mod registers;
 mod report;
 mod shadow;
+mod tensor;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use clock::{Agents, Clock, Work};
 use order::{Counters, Mbarrier, Meeting};
 use registers::Registers;
 use shadow::{Access, Shadow};
+use tensor::{Cell, Moves};
 
 /// What the checker knows of a cluster.
 #[derive(Debug)]
@@ -41,6 +43,9 @@ pub struct Checker {
     lanes: Vec<[u32; LANES]>,
     counters: Vec<Counters>,
     registers: Vec<Registers>,
+    moves: Vec<Moves>,
+    /// Tensor memory of each CTA that uses it.
+    tensors: Vec<Vec<Cell>>,
     shadows: Vec<Shadow>,
     barriers: Vec<Meeting>,
     cluster_barrier: Meeting,
@@ -87,6 +92,8 @@ impl Checker {
             lanes: vec![],
             counters: vec![],
             registers: vec![],
+            moves: vec![],
+            tensors: vec![],
             shadows: vec![],
             barriers: vec![],
             cluster_barrier: Meeting::default(),
@@ -115,6 +122,9 @@ impl Checker {
         self.counters.resize(warps, Counters::default());
         self.registers.resize_with(warps, Registers::default);
         self.registers.iter_mut().for_each(|registers| registers.start(kernel));
+        self.moves.clear();
+        self.moves.resize(warps, Moves::default());
+        self.tensors.iter_mut().for_each(Vec::clear);
         self.shadows.resize_with(ctas, Shadow::default);
         self.shadows.iter_mut().for_each(|shadow| shadow.reset(shared_bytes));
         self.barriers.resize_with(ctas * BARRIERS, Meeting::default);

@@ -165,15 +165,13 @@ impl Checker {
             (state.held.0 != 0 && (writes || state.accumulates)).then_some((name, writes, *state))
         });
         if let Some((name, writes, state)) = touched {
-            let (does, what) = (
-                if writes { "written" } else { "read" },
-                if state.accumulates { "accumulates into it" } else { "reads it" },
-            );
+            let does = if writes { "written" } else { "read" };
+            let what = if state.accumulates { "accumulates into it" } else { "reads it" };
             let message = format!(
                 "{name} is {does} while the wgmma at {{earlier}} {what}: a wgmma.wait_group that covers it is missing in between"
             );
             let earlier = self.product_event(actor, state.held);
-            self.find(ReportKind::WgmmaRegisters, actor, 0, Some(earlier), message);
+            self.find(ReportKind::Registers, actor, 0, Some(earlier), message);
         }
     }
 
@@ -247,10 +245,10 @@ impl Checker {
         if let Some((time, at)) = unfenced {
             let earlier = Access { time, at, agent: actor.warp as u16, lane: 0, bytes: 0 };
             let message = "a register of this wgmma is written at {earlier}: a wgmma.fence is missing in between";
-            self.find(ReportKind::WgmmaRegisters, actor, 0, Some(earlier), message.into());
+            self.find(ReportKind::Registers, actor, 0, Some(earlier), message.into());
         } else if never {
             let message = "a wgmma.fence is missing before the first wgmma";
-            self.find(ReportKind::WgmmaRegisters, actor, 0, None, message.into());
+            self.find(ReportKind::Registers, actor, 0, None, message.into());
         }
         (agent, time)
     }

@@ -38,7 +38,7 @@ pub enum ReportKind {
     /// What an asynchronous operation reads or writes is used before anybody has waited for it.
     NotAwaited,
     /// A register of a `wgmma` under way is used, or one that it uses was written without a `wgmma.fence`.
-    WgmmaRegisters,
+    Registers,
     /// A `wgmma` or a copy that no group was committed for, or that was not waited for before the exit.
     NotCommitted,
     /// An mbarrier that is used without synchronization after its initialization, or whose memory is overwritten.

@@ -28,7 +28,7 @@ pub const FORMS: &[Form] = &[
         section: "9.7.16.7.1 tcgen05.relinquish_alloc_permit",
         build: |_| Ok(done),
     },
-    Form { pattern: "tcgen05.wait::ld|wait::st.sync.aligned", section: "9.7.16.8.5 tcgen05.wait", build: |_| Ok(done) },
+    Form { pattern: "tcgen05.wait::ld|wait::st.sync.aligned", section: "9.7.16.8.5 tcgen05.wait", build: wait },
     Form {
         pattern: "tcgen05.fence::before_thread_sync|fence::after_thread_sync",
         section: "9.7.16.11.1 tcgen05.fence",
@@ -40,6 +40,16 @@ pub const FORMS: &[Form] = &[
         build: commit,
     },
 ];
+
+/// What has to be waited for is done: only the checker has to know.
+fn wait(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.made.modifiers = u32::from(b.has("wait::st"));
+    Ok(|context, instruction| {
+        let stores = instruction.modifiers != 0;
+        context.check(|checker, actor| checker.tensor_awaited(actor, stores));
+        Step::Next
+    })
+}
 
 /// What has to be waited for is done.
 fn done(_: &mut Context<'_>, _: &Instruction) -> Step {
@@ -128,6 +138,8 @@ fn release(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         let released =
             context.cluster.ctas[own].tensor.as_mut().is_some_and(|t| t.release(address as usize & 0xffff, columns));
         if released {
+            let first = address as usize & 0xffff;
+            context.check(|checker, _| checker.tensor_released(own, first, columns));
             return Step::Next;
         }
         let message = format!("{columns} columns of tensor memory at 0x{address:08x} were not allocated so");

@@ -190,6 +190,16 @@ fn transfer(
     if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first_column, columns)) {
         return unallocated(context, lane, first_column, columns);
     }
+    if context.cluster.checker.is_some() {
+        let stores = from.is_some();
+        context.issue(lane, |checker, actor| Some(checker.tensor_move(actor, stores)));
+        let width = if shape == Shape::HalfLane { columns - second.min(columns) } else { columns };
+        let groups = if shape == Shape::Lane { 3 << (warp % 4 * 2) } else { 1 << (first_lane / 16 % 8) };
+        let starts: &[usize] = if shape == Shape::HalfLane { &[0, second] } else { &[0] };
+        for start in starts {
+            context.check_columns(cta, first_column + start, width, groups, stores);
+        }
+    }
     for register in 0..registers {
         let mut words = match from {
             Some(slots) => context.row(slots[register]).0,
@@ -270,6 +280,7 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
             if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, words)) {
                 return unallocated(context, lane, first, words);
             }
+            context.check_columns(cta, first, words, 0xff, true);
             for (first_row, count, start) in copies {
                 for row in 0..*count {
                     let mut bytes = [0; 32];

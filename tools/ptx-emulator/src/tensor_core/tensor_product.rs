@@ -350,6 +350,7 @@ fn read_a(
 ) -> Result<(), Step> {
     let bits = if shape.packing == Packing::Padded { shape.a.bits().max(8) } else { shape.a.bits() };
     let words = depth * bits / 32;
+    context.check_columns(cta, place.column, words, layout.groups(place.lane, into.len() / depth), false);
     let held = context.cluster.ctas[cta].tensor.as_ref().filter(|tensor| tensor.holds(place.column, words));
     let Some(tensor) = held else { return Err(unallocated(context, lane, place.column, words)) };
     let rows = into.len() / depth;
@@ -390,6 +391,7 @@ impl ScaleSource {
         }
         let each = into.len() / self.blocks / self.halves;
         let (first, columns) = (self.place.column, each.div_ceil(32));
+        context.check_columns(self.cta, first, columns, 3 << (self.place.lane / 32 % 4 * 2), false);
         let held = context.cluster.ctas[self.cta].tensor.as_ref().filter(|tensor| tensor.holds(first, columns));
         let Some(tensor) = held else { return Err(unallocated(context, lane, first, columns)) };
         for (row, scales) in into.chunks_exact_mut(self.blocks).enumerate() {
@@ -436,6 +438,14 @@ impl Accumulator {
         let rule = (context.grid.accumulation == Accumulation::Hardware)
             .then(|| Rule::of(target, Unit::TensorMemory, shape.a, shape.b, depth, shape.half_result));
         let (first, width) = (self.place.column, self.layout.width(columns));
+        let groups = match self.layout {
+            Lanes::Folded(_) => 0xff,
+            layout => layout.groups(self.place.lane, a.len() / depth),
+        };
+        if self.counts {
+            context.check_columns(cta, first, width, groups, false);
+        }
+        context.check_columns(cta, first, width, groups, true);
         let held = context.cluster.ctas[cta].tensor.as_mut().filter(|tensor| tensor.holds(first, width));
         let Some(tensor) = held else { return Err(unallocated(context, lane, first, width)) };
         let integers = shape.a.is_integer();

@@ -201,6 +201,11 @@ impl Lanes {
         if self == Lanes::Halves { row / 16 * 32 + row % 16 } else { row }
     }
 
+    /// The groups of 16 lanes that rows are in, from an address's lane on, a bit for each.
+    pub fn groups(self, lane: usize, rows: usize) -> u8 {
+        (0..rows).step_by(8).fold(0, |all, row| all | 1 << ((lane + self.row(row)) / 16 % 8))
+    }
+
     /// How many columns of tensor memory D takes.
     pub fn width(self, columns: usize) -> usize {
         match self {

@@ -55,7 +55,7 @@ const fn seed(file: &'static str, edit: Edit, kind: ReportKind, at: Nth) -> Seed
 }
 
 use Edit::{Delete, Replace};
-use ReportKind::{NotAwaited, NotCommitted, ProxyFence, Race, Uninitialized, WgmmaRegisters};
+use ReportKind::{NotAwaited, NotCommitted, ProxyFence, Race, Registers, Uninitialized};
 
 const SEEDS: &[Seed] = &[
     // Barriers between generic accesses.
@@ -91,11 +91,11 @@ const SEEDS: &[Seed] = &[
         NotAwaited,
         Nth("tensor.2d.shared", 4),
     ),
-    seed("matmul_bf16_tma.sm90.ptx", Delete(Nth("wgmma.wait_group", 1)), WgmmaRegisters, Nth("cvt.rn.bf16x2", 0)),
-    seed("matmul_bf16_tma.sm90.ptx", Delete(Nth("wgmma.fence", 0)), WgmmaRegisters, Nth("wgmma.mma_async", 0)),
+    seed("matmul_bf16_tma.sm90.ptx", Delete(Nth("wgmma.wait_group", 1)), Registers, Nth("cvt.rn.bf16x2", 0)),
+    seed("matmul_bf16_tma.sm90.ptx", Delete(Nth("wgmma.fence", 0)), Registers, Nth("wgmma.mma_async", 0)),
     seed("matmul_bf16_tma.sm90.ptx", Delete(Nth("wgmma.commit_group", 0)), NotCommitted, Nth("wgmma.mma_async", 3)),
-    seed("flash_bf16_d64_full_tma.sm90.ptx", Delete(Nth("wgmma.fence", 1)), WgmmaRegisters, Nth("wgmma.mma_async", 4)),
-    seed("flash_bf16_d64_full_tma.sm90.ptx", Delete(Nth("wgmma.wait_group", 0)), WgmmaRegisters, Nth("max.f32", 0)),
+    seed("flash_bf16_d64_full_tma.sm90.ptx", Delete(Nth("wgmma.fence", 1)), Registers, Nth("wgmma.mma_async", 4)),
+    seed("flash_bf16_d64_full_tma.sm90.ptx", Delete(Nth("wgmma.wait_group", 0)), Registers, Nth("max.f32", 0)),
     // tcgen05.
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 0)), NotAwaited, Nth("tcgen05.mma", 0)),
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 2)), NotAwaited, Nth("tcgen05.mma", 4)),
@@ -103,6 +103,10 @@ const SEEDS: &[Seed] = &[
     seed("matmul_bf16_tma_ws.sm100.ptx", Delete(Nth("bra.uni waitLoop", 4)), NotAwaited, Nth("tcgen05.mma", 4)),
     seed("matmul_bf16_tma_ws.sm100.ptx", Delete(Nth("bra.uni waitLoop", 3)), NotAwaited, Nth("tensor.2d.shared", 0)),
     // mbarriers.
+    // Tensor memory.
+    seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 3)), NotAwaited, Nth("tcgen05.ld", 0)),
+    seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("tcgen05.wait::st", 0)), NotAwaited, Nth("tcgen05.mma", 0)),
+    seed("flash_bf16_d64_causal_tma.sm100.ptx", Delete(Nth("tcgen05.wait::ld", 1)), NotAwaited, Nth("tcgen05.st", 2)),
     // Registers.
     seed("vadd_f32.sm80.ptx", Delete(Nth("ld.param", 0)), Uninitialized, Nth("ld.global", 0)),
     seed("vadd_f32.sm80.ptx", Delete(Nth("add.f32", 0)), Uninitialized, Nth("st.global", 0)),
