@@ -14,7 +14,7 @@ use crate::error::{Answer, CUresult, get, list};
 use crate::function::Function;
 use crate::graph::Step;
 use crate::module::complain;
-use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, driver};
+use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, checks, driver};
 
 /// How many reports of the checker end a launch.
 const MOST_REPORTS: usize = 16;
@@ -322,10 +322,10 @@ impl Launch {
             seed,
             accumulation: Accumulation::from_environment(),
         };
-        if std::env::var(CHECK_VARIABLE).is_ok_and(|check| check == "0") {
-            grid.run().map_err(|fault| report(&fault))?;
-        } else {
+        if checks() {
             run_checked(&grid)?;
+        } else {
+            grid.run().map_err(|fault| report(&fault))?;
         }
         if self.shape.event != 0 { crate::event::happen(self.shape.event) } else { Ok(()) }
     }

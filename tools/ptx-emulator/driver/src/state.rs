@@ -28,6 +28,11 @@ pub const SEED_VARIABLE: &str = "PTX_EMULATOR_SEED";
 /// The environment variable that turns the checker off (0) or on (1).
 pub const CHECK_VARIABLE: &str = "PTX_EMULATOR_CHECK";
 
+/// Whether launches are checked.
+pub fn checks() -> bool {
+    std::env::var(CHECK_VARIABLE).map_or(true, |check| check != "0")
+}
+
 /// What a handle stands for.
 #[derive(Clone)]
 pub enum Object {
@@ -114,7 +119,7 @@ thread_local! {
 pub fn driver() -> &'static Driver {
     static DRIVER: OnceLock<Driver> = OnceLock::new();
     DRIVER.get_or_init(|| Driver {
-        memory: Arc::default(),
+        memory: Arc::new(if checks() { Memory::followed() } else { Memory::default() }),
         initialized: AtomicBool::new(false),
         // Handles look like pointers that are none.
         tables: Mutex::new(Tables { next: 0x1000, ..Tables::default() }),

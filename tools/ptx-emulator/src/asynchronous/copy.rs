@@ -200,6 +200,9 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                 return context.fail(FaultKind::MisalignedAddress, lane, message);
             }
         }
+        if size > 0 && context.cluster.checker.is_some() {
+            context.check_global(Space::Global, lane, sources[lane], size);
+        }
         if size > 0
             && let Err(refused) = context.copy_out(Space::Global, sources[lane], &mut buffer[..size])
         {

@@ -268,7 +268,12 @@ impl Context<'_> {
 
     fn check_lanes(&mut self, space: Space, addresses: &[u64; LANES], bytes: usize, strong: bool, writes: bool) {
         for lane in lanes(self.mask) {
-            let Some((cta, offset)) = self.shared_of(space, addresses[lane]) else { continue };
+            let Some((cta, offset)) = self.shared_of(space, addresses[lane]) else {
+                if !writes {
+                    self.check_global(space, lane, addresses[lane], bytes);
+                }
+                continue;
+            };
             self.check(|checker, actor| {
                 let touch = Touch { strong, ..checker.touch(actor, lane) };
                 if writes {
@@ -276,6 +281,21 @@ impl Context<'_> {
                 } else {
                     checker.reads(touch, cta, offset, bytes);
                 }
+            });
+        }
+    }
+
+    /// Checks that what a lane reads of global memory has been written.
+    #[inline(always)]
+    pub fn check_global(&mut self, space: Space, lane: usize, address: u64, bytes: usize) {
+        let (space, address) = if space == Space::Generic { specific(address) } else { (space, address) };
+        if space == Space::Global
+            && let Some(window) = self.global(address, bytes)
+            && !window.is_written(address, bytes)
+        {
+            self.check(|checker, actor| {
+                let message = format!("a read of global memory at 0x{address:x} that nobody has written");
+                checker.find(ReportKind::Uninitialized, actor, lane, None, message);
             });
         }
     }

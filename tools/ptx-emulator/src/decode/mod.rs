@@ -79,6 +79,8 @@ impl Module {
             }
             let address = self.memory.allocate(bytes, Some(device)).ok_or_else(too_large)?;
             self.allocations.push(address);
+            // What has no initializer is zero.
+            self.memory.view().take_as_written(address);
             self.variables.insert(variable.name.into(), (address, bytes));
         }
         let view = self.memory.view();

@@ -5,6 +5,7 @@
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Word, window};
@@ -13,6 +14,8 @@ use super::{Word, window};
 #[derive(Debug)]
 pub struct Memory {
     table: Mutex<Table>,
+    /// Whether it is followed what has been written.
+    followed: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +34,53 @@ pub struct Allocation {
     /// Which device it is on, or `None` for memory of the host.
     pub device: Option<u32>,
     block: Arc<Block>,
+    /// What of it has been written, where that is followed.
+    written: Option<Arc<Written>>,
+}
+
+/// Which bytes of an allocation anybody has written.
+#[derive(Debug)]
+pub struct Written {
+    /// A bit for each byte.
+    bits: Box<[AtomicU64]>,
+    /// All of them.
+    all: AtomicBool,
+}
+
+impl Written {
+    fn new(length: u64) -> Written {
+        Written { bits: (0..length.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), all: AtomicBool::new(false) }
+    }
+
+    /// The words that hold the bits of a stretch, each with the bits.
+    fn words(&self, offset: u64, bytes: u64) -> impl Iterator<Item = (&AtomicU64, u64)> {
+        let end = offset + bytes;
+        (offset / 64..end.div_ceil(64)).filter_map(move |word| {
+            let first = offset.saturating_sub(64 * word);
+            let last = (end - 64 * word).min(64);
+            Some((self.bits.get(word as usize)?, u64::MAX << first & u64::MAX >> (64 - last)))
+        })
+    }
+
+    #[inline(always)]
+    fn add(&self, offset: u64, bytes: u64, length: u64) {
+        if self.all.load(Ordering::Relaxed) {
+            return;
+        }
+        if bytes == length {
+            return self.all.store(true, Ordering::Relaxed);
+        }
+        for (word, bits) in self.words(offset, bytes) {
+            if word.load(Ordering::Relaxed) & bits != bits {
+                word.fetch_or(bits, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn holds(&self, offset: u64, bytes: u64) -> bool {
+        self.all.load(Ordering::Relaxed)
+            || self.words(offset, bytes).all(|(word, bits)| word.load(Ordering::Relaxed) & bits == bits)
+    }
 }
 
 /// Zeroed host memory, or memory that the program registered and keeps alive.
@@ -59,11 +109,16 @@ const ALIGNMENT: u64 = 512;
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { table: Mutex::new(Table { next: window::GLOBAL, allocations: Arc::default() }) }
+        Memory { table: Mutex::new(Table { next: window::GLOBAL, allocations: Arc::default() }), followed: false }
     }
 }
 
 impl Memory {
+    /// Memory that knows what of it has been written, so that the checker finds reads of what has not. That takes a bit for each byte.
+    pub fn followed() -> Memory {
+        Memory { followed: true, ..Memory::default() }
+    }
+
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +139,8 @@ impl Memory {
             table.next = base.checked_add(length)?.checked_next_multiple_of(ALIGNMENT)?.checked_add(ALIGNMENT)?;
             base
         };
-        table.insert(Allocation { base, length, device, block });
+        let written = (self.followed && device.is_some()).then(|| Arc::new(Written::new(length)));
+        table.insert(Allocation { base, length, device, block, written });
         Some(base)
     }
 
@@ -94,7 +150,7 @@ impl Memory {
     /// The memory is valid for reads and writes until it is [released](Memory::release) and all views from before are gone.
     pub unsafe fn register(&self, pointer: NonNull<u8>, length: u64) {
         let block = Arc::new(Block { pointer, owned: None });
-        self.table().insert(Allocation { base: pointer.as_ptr() as u64, length, device: None, block });
+        self.table().insert(Allocation { base: pointer.as_ptr() as u64, length, device: None, block, written: None });
     }
 
     /// Frees what starts at an address; false where nothing does.
@@ -140,7 +196,7 @@ pub struct Window<'a> {
     base: u64,
     length: u64,
     pointer: *mut u8,
-    view: std::marker::PhantomData<&'a View>,
+    written: Option<&'a Written>,
 }
 
 impl View {
@@ -158,7 +214,7 @@ impl View {
             base: allocation.base,
             length: allocation.length,
             pointer: allocation.block.pointer.as_ptr(),
-            view: std::marker::PhantomData,
+            written: allocation.written.as_deref(),
         })
     }
 
@@ -167,6 +223,13 @@ impl View {
         let before_end = self.allocations.partition_point(|allocation| allocation.base < end);
         let last = before_end.checked_sub(1).map(|at| &self.allocations[at]);
         last.is_some_and(|allocation| allocation.base + allocation.length > start)
+    }
+
+    /// Takes what an address's allocation holds as written: zeros that a module declares, say.
+    pub fn take_as_written(&self, address: u64) {
+        if let Some(written) = self.allocation(address).and_then(|allocation| allocation.written.as_deref()) {
+            written.all.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Says where an address is that no allocation holds.
@@ -225,13 +288,29 @@ impl View {
 
 impl Window<'_> {
     /// A window that holds nothing.
-    pub const NOTHING: Window<'static> =
-        Window { base: 0, length: 0, pointer: std::ptr::null_mut(), view: std::marker::PhantomData };
+    pub const NOTHING: Window<'static> = Window { base: 0, length: 0, pointer: std::ptr::null_mut(), written: None };
 
     #[inline(always)]
     fn offset(&self, address: u64, bytes: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.base);
         (offset < self.length && self.length - offset >= bytes as u64).then_some(offset as usize)
+    }
+
+    /// Remembers that a stretch has been written.
+    #[inline(always)]
+    fn wrote(&self, offset: usize, bytes: usize) {
+        if let Some(written) = self.written {
+            written.add(offset as u64, bytes as u64, self.length);
+        }
+    }
+
+    /// Whether all of a stretch has been written, or nobody knows.
+    #[inline(always)]
+    pub fn is_written(&self, address: u64, bytes: usize) -> bool {
+        match (self.written, self.offset(address, bytes)) {
+            (Some(written), Some(offset)) => written.holds(offset as u64, bytes as u64),
+            _ => true,
+        }
     }
 
     /// Whether it holds a stretch.
@@ -259,6 +338,7 @@ impl Window<'_> {
         if address & (W::BYTES as u64 - 1) != 0 {
             return None;
         }
+        self.wrote(offset, W::BYTES);
         // SAFETY: as in `read`.
         unsafe { W::store(self.pointer.add(offset), value) };
         Some(())
@@ -271,6 +351,7 @@ impl Window<'_> {
         if address & (W::BYTES as u64 - 1) != 0 {
             return None;
         }
+        self.wrote(offset, W::BYTES);
         // SAFETY: as in `read`.
         Some(unsafe { W::update(self.pointer.add(offset), change) })
     }
@@ -296,7 +377,8 @@ impl Window<'_> {
 
     /// Copies a stretch in.
     pub fn copy_in(&self, address: u64, from: &[u8]) -> Option<()> {
-        self.offset(address, from.len())?;
+        let offset = self.offset(address, from.len())?;
+        self.wrote(offset, from.len());
         let head = (address.wrapping_neg() % 8).min(from.len() as u64) as usize;
         let (head, rest) = from.split_at(head);
         for (at, byte) in head.iter().enumerate() {

@@ -87,7 +87,7 @@ fn sizes(record: &Value) -> (HashMap<&'static str, i64>, [u32; 3]) {
 pub fn check(file: &str, text: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
     let record = record(file);
     let (sizes, extent) = sizes(&record);
-    let memory = Arc::new(Memory::default());
+    let memory = Arc::new(Memory::followed());
     let module = Module::load(file, text, &memory, 0).unwrap_or_else(|error| panic!("{error}"));
     let kernel = module.kernel(record["entry"].as_str().unwrap()).unwrap();
     let size = |name: &str| sizes.get(name).copied().unwrap_or_else(|| panic!("{file}: no size {name}")) as u64;

@@ -1,6 +1,7 @@
 //! Small programs with known answers.
 
 mod arithmetic;
+mod checked;
 mod control;
 mod corpus;
 mod coverage;

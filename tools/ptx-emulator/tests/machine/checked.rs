@@ -1,0 +1,136 @@
+//! What the checker reports of small programs, and what it does not.
+
+use std::sync::Arc;
+
+use ptx_emulator::checker::ReportKind;
+use ptx_emulator::decode::Module;
+use ptx_emulator::machine::grid::Grid;
+use ptx_emulator::memory::global::Memory;
+
+/// What is reported of a kernel of two warps, or of a cluster of two such CTAs: the kinds and the texts of the instructions. Its
+/// buffer, at `%rd0`, has 64 words that are written, and 64 that are not.
+fn reports(ctas: u32, body: &str) -> Vec<(ReportKind, String)> {
+    let source = format!(
+        ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
+         .shared .align 128 .b8 tile[1024]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
+         .reg .pred %p<8>; .reg .b32 %r<32>; .reg .b64 %rd<8>; .reg .f32 %f<8>;\n\
+         ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x; shl.b32 %r1, %r0, 2; mov.u32 %r2, tile; add.u32 %r3, %r2, %r1;\n\
+         setp.eq.u32 %p0, %r0, 0; mov.u32 %r4, bar;\n{body}\nret; }}"
+    );
+    let memory = Arc::new(Memory::followed());
+    let module = Module::load("test.ptx", &source, &memory, 0).unwrap_or_else(|error| panic!("{error}"));
+    let address = memory.allocate(512, Some(0)).unwrap();
+    memory.view().copy_in(address, &[1; 256]).unwrap();
+    let grid = Grid {
+        kernel: module.kernel("k").unwrap(),
+        extent: [ctas, 1, 1],
+        block: [64, 1, 1],
+        cluster: [ctas, 1, 1],
+        dynamic_shared: 0,
+        parameters: address.to_le_bytes().to_vec(),
+        memory: memory.view(),
+        multiprocessors: 32,
+        seed: 0,
+        accumulation: Default::default(),
+    };
+    let (_, reports) = grid.run_checked(8);
+    reports.into_iter().map(|report| (report.kind, report.place.text)).collect()
+}
+
+fn kinds(ctas: u32, body: &str) -> Vec<ReportKind> {
+    reports(ctas, body).into_iter().map(|(kind, _)| kind).collect()
+}
+
+use ReportKind::{Mbarrier, Race, Uninitialized};
+
+#[test]
+fn threads_of_a_warp_do_not_run_in_step() {
+    let exchange =
+        |sync: &str| format!("st.shared.u32 [%r3], %r0; {sync} xor.b32 %r5, %r3, 4; ld.shared.u32 %r6, [%r5];");
+    assert_eq!(kinds(1, &exchange("")), [Race]);
+    assert_eq!(kinds(1, &exchange("bar.warp.sync -1;")), []);
+    assert_eq!(kinds(1, &exchange("bar.sync 0;")), []);
+}
+
+#[test]
+fn a_flag_orders_with_release_and_acquire() {
+    let flag = |store: &str, load: &str| {
+        format!(
+            "@%p0 st.shared.u32 [tile], 7; @%p0 st.volatile.shared.u32 [tile+512], 0; bar.sync 0; @%p0 st.shared.u32 [tile+4], 9;\n\
+             @%p0 {store}; setp.ne.u32 %p1, %r0, 32; @%p1 bra DONE;\n\
+             POLL: {load}; setp.ne.u32 %p2, %r5, 1; @%p2 bra POLL; ld.shared.u32 %r6, [tile+4]; DONE:"
+        )
+    };
+    let (release, relaxed) = ("st.release.cta.shared.u32 [tile+512], 1", "st.relaxed.cta.shared.u32 [tile+512], 1");
+    let (acquire, weak) = ("ld.acquire.cta.shared.u32 %r5, [tile+512]", "ld.relaxed.cta.shared.u32 %r5, [tile+512]");
+    assert_eq!(kinds(1, &flag(release, acquire)), []);
+    assert_eq!(kinds(1, &flag(relaxed, acquire)), [Race]);
+    assert_eq!(kinds(1, &flag(release, weak)), [Race]);
+    let fenced = format!("fence.acq_rel.cta; @%p0 {relaxed}");
+    assert_eq!(kinds(1, &flag(&fenced, acquire)), []);
+}
+
+#[test]
+fn atomics_do_not_race_with_each_other() {
+    let count = "@%p0 st.shared.u32 [tile], 0; bar.sync 0; atom.shared.add.u32 %r5, [tile], 1;";
+    assert_eq!(kinds(1, count), []);
+    assert_eq!(kinds(1, &format!("{count} ld.shared.u32 %r6, [tile];")), [Race]);
+    assert_eq!(kinds(1, &format!("{count} bar.sync 0; ld.shared.u32 %r6, [tile];")), []);
+}
+
+#[test]
+fn ctas_of_a_cluster_share_memory() {
+    let exchange = |sync: &str| {
+        format!(
+            "st.shared.u32 [%r3], %r0; {sync} mov.u32 %r5, %cluster_ctarank; xor.b32 %r5, %r5, 1;\n\
+             mapa.shared::cluster.u32 %r6, %r3, %r5; ld.shared::cluster.u32 %r7, [%r6];\n\
+             barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
+        )
+    };
+    let sync = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
+    assert_eq!(kinds(2, &exchange(sync)), []);
+    let relaxed = "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;";
+    assert_eq!(kinds(2, &exchange(relaxed)), [Race]);
+}
+
+#[test]
+fn an_mbarrier_orders_those_that_arrive_and_those_that_wait() {
+    let handover = |sync: &str, arrive: &str| {
+        format!(
+            "@%p0 mbarrier.init.shared.b64 [%r4], 32; {sync} setp.lt.u32 %p1, %r0, 32; @!%p1 bra WAIT;\n\
+             st.shared.u32 [%r3], %r0; {arrive} bra DONE;\n\
+             WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 0; @!%p2 bra WAIT; ld.shared.u32 %r5, [%r3+-128]; DONE:"
+        )
+    };
+    let arrive = "mbarrier.arrive.shared.b64 _, [%r4];";
+    assert_eq!(kinds(1, &handover("bar.sync 0;", arrive)), []);
+    let relaxed = "mbarrier.arrive.relaxed.cta.shared.b64 _, [%r4];";
+    assert_eq!(kinds(1, &handover("bar.sync 0;", relaxed)), [Race]);
+    // The first warp initializes it, and the second one waits, before anything orders the two.
+    assert!(kinds(1, &handover("", arrive)).contains(&Mbarrier));
+    // A store into an mbarrier that is still one.
+    let overwritten = "@%p0 mbarrier.init.shared.b64 [%r4], 1; bar.sync 0; @%p0 st.shared.u32 [%r4], 0;";
+    assert_eq!(kinds(1, overwritten), [Mbarrier]);
+    let given_back = "@%p0 mbarrier.init.shared.b64 [%r4], 1; bar.sync 0; @%p0 mbarrier.inval.shared.b64 [%r4];\n\
+                      @%p0 st.shared.u32 [%r4], 0;";
+    assert_eq!(kinds(1, given_back), []);
+}
+
+#[test]
+fn memory_that_nobody_has_written() {
+    assert_eq!(kinds(1, "ld.global.u32 %r5, [%rd0+252];"), []);
+    assert_eq!(kinds(1, "ld.global.u32 %r5, [%rd0+256];"), [Uninitialized]);
+    assert_eq!(kinds(1, "st.global.u32 [%rd0+256], 1; ld.global.u32 %r5, [%rd0+256];"), []);
+    assert_eq!(kinds(1, "ld.shared.u32 %r5, [tile];"), [Uninitialized]);
+    assert_eq!(kinds(1, "@%p0 st.shared.u16 [tile], %r0; bar.sync 0; ld.shared.u32 %r5, [tile];"), [Uninitialized]);
+}
+
+#[test]
+fn registers_that_nothing_has_written_matter_where_they_decide() {
+    assert_eq!(kinds(1, "add.u32 %r6, %r5, 1;"), []);
+    assert_eq!(kinds(1, "add.u32 %r6, %r5, 1; st.global.u32 [%rd0], %r6;"), [Uninitialized]);
+    assert_eq!(kinds(1, "and.b32 %r6, %r5, %r0; st.global.u32 [%rd0], %r6;"), []);
+    let found = reports(1, "setp.eq.u32 %p1, %r5, 0; @%p1 bra NEXT; NEXT:");
+    assert_eq!(found, [(Uninitialized, "@%p1 bra NEXT;".into())]);
+    assert_eq!(kinds(1, "@%p0 mov.u32 %r5, 1; @%p0 st.global.u32 [%rd0], %r5;"), []);
+}
