@@ -104,6 +104,12 @@ impl Barrier {
     }
 }
 
+/// The arrivals and the bytes that an object's bits say are pending in this phase, and the phase's parity.
+pub fn pending(bits: u64) -> (u64, i64, u64) {
+    let barrier = Barrier::unpack(bits);
+    (barrier.pending, barrier.bytes, barrier.parity)
+}
+
 /// Changes the object at an address of shared memory, and gives its bits before.
 fn change(
     context: &mut Context<'_>,

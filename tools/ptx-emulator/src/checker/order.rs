@@ -3,6 +3,7 @@
 use super::clock::{Clock, Work};
 use super::shadow::Access;
 use super::{Actor, Checker, ReportKind};
+use crate::asynchronous::mbarrier;
 use crate::machine::cluster::BARRIERS;
 use crate::machine::context::lanes;
 use crate::machine::row::LANES;
@@ -321,8 +322,26 @@ impl Checker {
         true
     }
 
-    /// All threads of the cluster have exited.
-    pub fn finish(&mut self) {
+    /// The mbarriers that are initialized: the CTA, the offset, and where that was.
+    pub fn valid_mbarriers(&self) -> impl Iterator<Item = (usize, usize, u32)> {
+        let valid = self.mbarriers.iter().filter(|mbarrier| mbarrier.valid);
+        valid.map(|mbarrier| (mbarrier.cta, mbarrier.offset, mbarrier.initialized.at))
+    }
+
+    /// All threads of the cluster have exited, and left these bits in their mbarriers.
+    pub fn finish(&mut self, bits: impl Fn(usize, usize) -> u64) {
+        for number in 0..self.mbarriers.len() {
+            let Mbarrier { cta, offset, valid, initialized, .. } = self.mbarriers[number];
+            let (_, bytes, _) = mbarrier::pending(bits(cta, offset));
+            if valid && bytes != 0 {
+                let actor = Actor { cta, warp: initialized.agent as usize, at: initialized.at };
+                let message = format!(
+                    "the kernel ends while the mbarrier at shared address 0x{offset:x}, initialized here, waits for {bytes} bytes: \
+                     what its expect_tx says is not what is copied"
+                );
+                self.find(ReportKind::Mbarrier, actor, usize::from(initialized.lane), None, message);
+            }
+        }
         for warp in 0..self.counters.len() {
             if let Some((at, committed)) = self.products_left(warp) {
                 let actor = Actor { cta: warp / self.warps_each.max(1), warp, at };

@@ -12,7 +12,8 @@ use super::instruction::{FALSE, TRUE};
 use super::kernel::{Preset, Special};
 use super::observer::Observer;
 use super::row::{LANES, Row};
-use super::warp::{self, Turn, WarpState};
+use super::warp::{self, Fragment, FragmentState, Turn, WarpState};
+use crate::asynchronous::mbarrier;
 use crate::checker::{Checker, Reports};
 use crate::memory::global::Window;
 use crate::memory::shared::Bytes;
@@ -227,8 +228,9 @@ impl Cluster {
                 }
             }
             if finished == self.warps.len() {
-                if let Some(checker) = &mut self.state.checker {
-                    checker.finish();
+                let ClusterState { checker, ctas, .. } = &mut self.state;
+                if let Some(checker) = checker {
+                    checker.finish(|cta, offset| ctas[cta].shared.read(offset).unwrap_or(0));
                 }
                 if let Some(stopped) = report(&mut self.state, grid) {
                     return Err(stopped);
@@ -321,8 +323,9 @@ impl Cluster {
             for fragment in &warp.fragments {
                 let instruction = &grid.kernel.code[fragment.at as usize];
                 let place = &grid.kernel.places[instruction.place as usize];
+                let why = self.why(*cta, fragment);
                 waits.push(format!(
-                    "CTA {:?} warp {} lanes {:08x} at line {}: {}",
+                    "CTA {:?} warp {} lanes {:08x} at line {}: {}{why}",
                     self.state.ctas[*cta].id, warp.number, fragment.mask, place.line, place.text
                 ));
             }
@@ -332,6 +335,7 @@ impl Cluster {
         if more > 0 {
             waits.push(format!("and {more} more"));
         }
+        waits.extend(self.pending_mbarriers(grid));
         Box::new(Fault {
             kind: FaultKind::Deadlock,
             message: format!("deadlock: no thread can go on\n    {}", waits.join("\n    ")),
@@ -340,6 +344,42 @@ impl Cluster {
             cta: self.state.ctas.first().map(|cta| cta.id),
             thread: None,
         })
+    }
+
+    /// What a fragment waits for.
+    fn why(&self, cta: usize, fragment: &Fragment) -> String {
+        if fragment.state == FragmentState::Converging {
+            return " (waits for the other lanes of its warp, which are elsewhere: it wants all of them)".into();
+        }
+        let state = &self.state.ctas[cta];
+        match fragment.pending {
+            Some((number, _)) if usize::from(number) < BARRIERS => {
+                let barrier = &state.barriers[usize::from(number)];
+                let expected = if barrier.expected == 0 { state.running } else { barrier.expected };
+                format!(" (barrier {number}: {} of {expected} threads have arrived)", barrier.arrived)
+            }
+            Some(_) => {
+                let running: u32 = self.state.ctas.iter().map(|cta| cta.running).sum();
+                format!(" (the cluster's barrier: {} of {running} threads have arrived)", self.state.arrived)
+            }
+            None => String::new(),
+        }
+    }
+
+    /// The mbarriers that the checker knows, as far as something is missing in their phase.
+    fn pending_mbarriers(&self, grid: &Grid<'_>) -> Vec<String> {
+        let Some(checker) = &self.state.checker else { return vec![] };
+        let line = |at: u32| grid.kernel.places[grid.kernel.code[at as usize].place as usize].line;
+        let said = checker.valid_mbarriers().map(|(cta, offset, at)| {
+            let (arrivals, bytes, parity) = mbarrier::pending(self.state.ctas[cta].shared.read(offset).unwrap_or(0));
+            let line = line(at);
+            format!(
+                "the mbarrier at shared address 0x{offset:x} of CTA {:?}, initialized at line {line}, is in a phase of parity \
+                 {parity}: {arrivals} arrivals and {bytes} bytes are missing",
+                self.state.ctas[cta].id
+            )
+        });
+        said.take(16).collect()
     }
 
     /// How many instructions its warps have run.

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use ptx_emulator::checker::ReportKind;
+use ptx_emulator::checker::{Report, ReportKind};
 use ptx_emulator::decode::Module;
-use ptx_emulator::machine::grid::Grid;
+use ptx_emulator::machine::fault::Fault;
+use ptx_emulator::machine::grid::{Grid, Summary};
 use ptx_emulator::memory::global::Memory;
 
 /// What is reported of a kernel of two warps, or of a cluster of two such CTAs: the kinds and the texts of the instructions. Its
 /// buffer, at `%rd0`, has 64 words that are written, and 64 that are not.
 fn reports(ctas: u32, body: &str) -> Vec<(ReportKind, String)> {
+    check(ctas, body).1.into_iter().map(|report| (report.kind, report.place.text)).collect()
+}
+
+/// The same, with how the launch ended.
+fn check(ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
     let source = format!(
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
          .shared .align 128 .b8 tile[1024]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
@@ -33,8 +39,7 @@ fn reports(ctas: u32, body: &str) -> Vec<(ReportKind, String)> {
         seed: 0,
         accumulation: Default::default(),
     };
-    let (_, reports) = grid.run_checked(8);
-    reports.into_iter().map(|report| (report.kind, report.place.text)).collect()
+    grid.run_checked(8)
 }
 
 fn kinds(ctas: u32, body: &str) -> Vec<ReportKind> {
@@ -133,4 +138,30 @@ fn registers_that_nothing_has_written_matter_where_they_decide() {
     let found = reports(1, "setp.eq.u32 %p1, %r5, 0; @%p1 bra NEXT; NEXT:");
     assert_eq!(found, [(Uninitialized, "@%p1 bra NEXT;".into())]);
     assert_eq!(kinds(1, "@%p0 mov.u32 %r5, 1; @%p0 st.global.u32 [%rd0], %r5;"), []);
+}
+
+#[test]
+fn a_transaction_that_never_ends() {
+    let expect = "@%p0 mbarrier.init.shared.b64 [%r4], 1; bar.sync 0;\n\
+                  @%p0 mbarrier.arrive.expect_tx.shared.b64 _, [%r4], 64;";
+    assert_eq!(kinds(1, expect), [Mbarrier]);
+    let wait = "WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 0; @!%p2 bra WAIT;";
+    let message = check(1, &format!("{expect} {wait}")).0.expect_err("a deadlock").message;
+    assert!(
+        message.contains("initialized at line 9, is in a phase of parity 0: 0 arrivals and 64 bytes are missing"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_deadlock_says_who_waits_for_what() {
+    let message = check(1, "setp.lt.u32 %p1, %r0, 32; @%p1 bar.sync 1, 64;").0.expect_err("a deadlock").message;
+    assert!(
+        message.contains("warp 0 lanes ffffffff at line 9: @%p1 bar.sync 1, 64; (barrier 1: 32 of 64"),
+        "{message}"
+    );
+    let divergent =
+        "and.b32 %r5, %r0, 1; setp.eq.u32 %p1, %r5, 0; @%p1 bra ODD; bar.sync 0; bra DONE; ODD: bar.sync 1; DONE:";
+    let message = check(1, divergent).0.expect_err("a deadlock").message;
+    assert!(message.contains("waits for the other lanes of its warp"), "{message}");
 }
