@@ -25,7 +25,13 @@ pub const FORMS: &[Form] = &[
         build: store,
     },
     Form {
-        pattern: "tcgen05.cp.cta_group::1|cta_group::2[.warpx2::02_13|warpx2::01_23|warpx4].128x256b|4x256b|128x128b|64x128b|32x128b[.b8x16.b6x16_p32|b4x16_p64]",
+        pattern: "tcgen05.cp.cta_group::1|cta_group::2.128x256b|4x256b|128x128b|64x128b|32x128b[.warpx2::02_13|warpx2::01_23|warpx4][.b8x16][.b6x16_p32|b4x16_p64]",
+        section: "9.7.16.9.2 tcgen05.cp",
+        build: copy,
+    },
+    // The other order, which ptxas takes too.
+    Form {
+        pattern: "tcgen05.cp.cta_group::1|cta_group::2.warpx2::02_13|warpx2::01_23|warpx4.64x128b|32x128b",
         section: "9.7.16.9.2 tcgen05.cp",
         build: copy,
     },
@@ -79,12 +85,12 @@ impl Shape {
         }
     }
 
-    /// The lane and column, from the address on, of a thread's register. `second` is where the other half of the columns starts.
+    /// The lane and column, from the address on, of a thread's register.
     #[inline(always)]
-    fn place(self, thread: usize, register: usize, second: usize) -> (usize, usize) {
+    fn place(self, thread: usize, register: usize) -> (usize, usize) {
         match self {
             Shape::Lane => (thread, register),
-            Shape::HalfLane => (thread % 16, register + if thread >= 16 { second } else { 0 }),
+            Shape::HalfLane => (thread % 16, register),
             // Two columns for each repetition: rows 0–7 by even quads' halves, 8–15 by odd ones.
             Shape::Quad(64) => (thread / 4 + if thread % 4 >= 2 { 8 } else { 0 }, 2 * register + thread % 2),
             Shape::Quad(128) => (thread / 4 + 8 * (register % 2), 4 * (register / 2) + thread % 4),
@@ -105,8 +111,7 @@ fn common(b: &mut Builder<'_, '_>) -> (Shape, usize) {
     let shape = Shape::named(b.modifier(3));
     let packed = b.has("pack::16b") || b.has("unpack::16b");
     b.made.modifiers = shape.code() | if packed { PACK } else { 0 };
-    let registers = count(b.modifier(4)) * shape.registers();
-    (shape, if packed { registers.div_ceil(2) } else { registers })
+    (shape, count(b.modifier(4)) * shape.registers())
 }
 
 /// The offset of the second half's columns, for `.16x32bx2`.
@@ -183,8 +188,14 @@ fn transfer(
         return context.fail(FaultKind::IllegalAddress, lane, message);
     }
     let second = instruction.immediate as usize;
-    let reached = (0..registers * if packed { 2 } else { 1 })
-        .flat_map(|register| [0, 31].map(|t| shape.place(t, register, second).1));
+    // Packed, a register has the low halves of two neighbouring columns.
+    let halves = if packed { 2 } else { 1 };
+    let place = |thread: usize, register: usize, half: usize| {
+        let (row, column) = shape.place(thread, register);
+        let further = if shape == Shape::HalfLane && thread >= 16 { second } else { 0 };
+        (row, column * halves + half + further)
+    };
+    let reached = (0..registers).flat_map(|register| [0, 31].map(|thread| place(thread, register, halves - 1).1));
     let columns = reached.max().unwrap_or(0) + 1;
     let cta = context.cta;
     if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first_column, columns)) {
@@ -207,10 +218,8 @@ fn transfer(
         };
         if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
             for (thread, word) in words.iter_mut().enumerate() {
-                // Packed, a register has the low halves of two columns.
-                let halves = if packed { 2 } else { 1 };
                 for half in 0..halves {
-                    let (row, column) = shape.place(thread, register * halves + half, second);
+                    let (row, column) = place(thread, register, half);
                     let (row, column) = (first_lane + row, first_column + column);
                     let shift = 16 * half;
                     match (from.is_some(), packed) {
@@ -316,7 +325,8 @@ fn shift(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 return unallocated(context, lane, first, 8);
             }
             if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
-                for row in first_lane..ROWS - 1 {
+                // Of a warp's 32 lanes the last stays.
+                for row in first_lane..(first_lane + 31).min(ROWS - 1) {
                     let next: Vec<u32> = tensor.lane(row + 1)[first..first + 8].to_vec();
                     tensor.lane_mut(row)[first..first + 8].copy_from_slice(&next);
                 }

@@ -7,6 +7,7 @@ mod corpus;
 mod coverage;
 mod faults;
 mod matrices;
+mod memory;
 mod numbers;
 mod products;
 mod remote;
