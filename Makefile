@@ -4,7 +4,7 @@
 setup:
 	@scripts/setup
 
-# A small trained GPT-2: graph IR, host code, text, PTX.
+# A small trained GPT-2 and a gpt-oss: graph IR, host code, text, a chat, PTX.
 demo: setup
 	@scripts/demo
 
