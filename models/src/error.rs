@@ -111,6 +111,14 @@ pub enum ModelError {
         /// What is wrong with it, and what would be right.
         expected: String,
     },
+    /// One request of many cannot be honoured.
+    #[error("request {index}: {source}")]
+    InRequest {
+        /// Its index.
+        index: usize,
+        /// What is wrong with it.
+        source: Box<ModelError>,
+    },
     /// A request for text or logits cannot be honoured.
     #[error("{0}")]
     Request(String),

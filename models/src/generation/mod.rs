@@ -73,10 +73,10 @@ pub fn run_all<E: Engine>(
 ) -> Result<Vec<Continuation>> {
     let mut indices = HashMap::new();
     for (index, request) in requests.iter().enumerate() {
-        // The first has the number's own name in its error; among many, it is said which one.
+        // Among many, it is said which one.
         let id = scheduler.submit(request.clone()).map_err(|error| match requests.len() {
             1 => error,
-            _ => ModelError::Request(format!("request {index}: {error}")),
+            _ => ModelError::InRequest { index, source: Box::new(error) },
         })?;
         indices.insert(id, index);
     }
@@ -101,18 +101,20 @@ pub fn run_all<E: Engine>(
     Ok(results)
 }
 
-/// Checks that a sequence of ids is inside the vocabulary and the model's longest sequence.
-pub fn check_tokens(ids: &[u32], vocabulary: usize, context: usize) -> Result<()> {
+/// Checks that a sequence of ids is inside the vocabulary and the model's longest sequence. An error calls it `field`.
+pub fn check_tokens(field: &'static str, ids: &[u32], vocabulary: usize, context: usize) -> Result<()> {
     if let Some((position, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocabulary) {
-        return Err(ModelError::Request(format!(
-            "token {id} at position {position} is outside the vocabulary of {vocabulary}"
-        )));
+        let value = format!("token {id} at position {position}");
+        return Err(ModelError::Parameter {
+            field,
+            value,
+            expected: format!("is outside the vocabulary of {vocabulary}"),
+        });
     }
     if ids.len() > context {
-        return Err(ModelError::Request(format!(
-            "{} tokens are more than the model's longest sequence, {context}",
-            ids.len()
-        )));
+        let value = format!("of {} tokens", ids.len());
+        let expected = format!("is longer than the model's longest sequence, {context}");
+        return Err(ModelError::Parameter { field, value, expected });
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ impl Intake {
         if prompt.is_empty() {
             return parameter("prompt", "[]".to_owned(), "is empty: give it at least one token");
         }
-        check_tokens(&prompt, self.vocabulary, self.context)?;
+        check_tokens("prompt", &prompt, self.vocabulary, self.context)?;
         let pages = request_pages(prompt.len(), &sampling, self.context, self.page_size);
         if pages > self.pages {
             return parameter(

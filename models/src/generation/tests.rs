@@ -458,8 +458,8 @@ fn impossible_requests_are_refused() {
     let with = |sampling| Request { prompt: vec![1], sampling };
     let cases = [
         (request(&[], 4), "prompt [] is empty"),
-        (request(&[50], 4), "token 50 at position 0 is outside the vocabulary of 50"),
-        (request(&[1; 33], 4), "33 tokens are more than the model's longest sequence, 32"),
+        (request(&[50], 4), "prompt token 50 at position 0 is outside the vocabulary of 50"),
+        (request(&[1; 33], 4), "prompt of 33 tokens is longer than the model's longest sequence, 32"),
         (
             request(&[1; 9], 10),
             "max_new_tokens 10 needs 5 pages of the KV cache with a prompt of 9 tokens, and the cache has 2",
@@ -475,6 +475,9 @@ fn impossible_requests_are_refused() {
         let error = generate(&mut HashEngine::new(2), &[request], Limits::default(), &mut |_, _| ()).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
     }
+    let many = [request(&[1], 1), request(&[50], 4)];
+    let error = generate(&mut HashEngine::new(2), &many, Limits::default(), &mut |_, _| ()).unwrap_err();
+    assert_eq!(error.to_string(), "request 1: prompt token 50 at position 0 is outside the vocabulary of 50");
     // The most that there can be asked for is the model's longest sequence.
     assert_eq!(pages_for(&[request(&[1], usize::MAX)], 32, 4), 8);
 }

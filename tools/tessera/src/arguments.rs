@@ -21,7 +21,7 @@ pub struct CommandLine {
 
 const EXAMPLES: &str = "\
 A model is a folder as Hugging Face lays it out: config.json, model.safetensors (or shards and their index) and
-tokenizer.json. GPT-2 and Tessera's own GPT are understood.
+tokenizer.json. GPT-2, gpt-oss and Tessera's own GPT are understood.
 
 Examples:
   tessera generate --model gpt2/ --prompt 'In the beginning'

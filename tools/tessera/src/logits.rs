@@ -22,7 +22,7 @@ pub fn run(arguments: &Logits, progress: &Progress) -> Result<()> {
         return Err(miette!("the sequence is empty: give it at least one token"));
     }
     let config = &session.model.folder.config;
-    check_tokens(&ids, config.vocabulary() as usize, config.context() as usize).into_diagnostic()?;
+    check_tokens("sequence", &ids, config.vocabulary() as usize, config.context() as usize).into_diagnostic()?;
 
     let page_size = session.page_size();
     let mut engine = session.engine(ids.len().div_ceil(page_size))?;

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
+use tessera_ir::Storage;
+use tessera_models::gpt_oss::{AttentionKind, GptOssConfig};
+use tessera_models::weights::Initialization;
+use tessera_models::{Model, ModelConfig, Tokenizer};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gpt2-kjv").join(name)
@@ -238,7 +242,7 @@ fn mistakes_are_explained() {
     }
     let long = "and ".repeat(600);
     let error = tessera.error(&["generate", "--model", model, "-p", &long, "-d", "reference"]);
-    assert!(error.contains("are more than the model's longest sequence, 512"), "{error}");
+    assert!(error.contains("is longer than the model's longest sequence, 512"), "{error}");
 }
 
 #[test]
@@ -341,6 +345,50 @@ fn generate_takes_prompts_for_messages() {
     // The plain rendering.
     let raw = tessera.output("generate", &["-p", "Thou art brief.\n\nUser: Who?\nAssistant:", "-n", "8"]);
     assert_eq!(raw.trim(), text.trim());
+}
+
+/// A gpt-oss of random weights, but of the real vocabulary, answers in what is no harmony at all.
+#[test]
+fn a_gpt_oss_without_sense_is_talked_to_in_harmony() {
+    let tessera = Tessera::new();
+    let config = GptOssConfig {
+        hidden_size: 32,
+        intermediate_size: 32,
+        layer_types: vec![AttentionKind::Sliding, AttentionKind::Full],
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 16,
+        num_local_experts: 4,
+        max_position_embeddings: 512,
+        ..GptOssConfig::gpt_oss_20b()
+    };
+    let folder = tessera.folder.path().join("random");
+    let initialization = Initialization { seed: 1, deviation: 0.1, vector_deviation: 0.1 };
+    Model::write_random(&folder, &ModelConfig::GptOss(Box::new(config)), Storage::Bf16, initialization).unwrap();
+    let model = folder.to_str().unwrap();
+    let tools = tessera.folder.path().join("tools.json");
+    std::fs::write(&tools, r#"[{"name": "now", "description": "Tells the time."}]"#).unwrap();
+
+    let arguments =
+        ["generate", "--model", model, "--chat", "-p", "Who?", "-p", "<|start|>", "-n", "24", "-t", "1", "--json"];
+    let assert = tessera
+        .command(&arguments)
+        .args(["--tools", tools.to_str().unwrap(), "--date", "2025-06-28"])
+        .assert()
+        .success();
+    let report: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    let tokenizer = Tokenizer::gpt_oss();
+    for (sequence, said) in report["sequences"].as_array().unwrap().iter().zip(["Who?", "<|start|>"]) {
+        let prompt: Vec<u32> = serde_json::from_value(sequence["prompt_ids"].clone()).unwrap();
+        assert_eq!((prompt[0], prompt.iter().filter(|id| **id == 200_006).count()), (200_006, 4));
+        let text = tokenizer.decode(&prompt).unwrap();
+        assert!(text.contains("Current date: 2025-06-28") && text.contains("type now = () => any;"), "{text}");
+        assert!(text.ends_with(&format!("user{said}assistant")), "{text}");
+        assert!(!sequence["text"].as_str().unwrap().is_empty(), "{sequence}");
+    }
+    let talk = tessera.command(&["chat", "--model", model, "-n", "12", "--effort", "low", "-q"]);
+    let assert = { talk }.write_stdin("Who?\nWhy?\n/tool now 12\n").assert().success();
+    assert!(assert.get_output().stdout.iter().filter(|byte| **byte == b'\n').count() >= 3);
 }
 
 #[test]
