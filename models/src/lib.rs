@@ -22,6 +22,8 @@
 //! assert_eq!(timings.prompt_tokens, 3);
 //! # Ok::<(), tessera_models::ModelError>(())
 //! ```
+//!
+//! Programs that serve stand on [`generation::Scheduler`] or [`generation::Generator`], and conversations on [`chat`].
 
 #![deny(missing_docs)]
 

@@ -141,8 +141,8 @@ impl Texts {
 
 fn texts(deltas: Vec<Delta>) -> String {
     let text = deltas.into_iter().map(|delta| match delta {
-        Delta::Text(text) | Delta::Commentary(text) => text,
-        Delta::Reasoning(_) | Delta::Call(_) | Delta::Arguments(_) => String::new(),
+        Delta::Text(text) => text,
+        Delta::Reasoning(_) | Delta::Commentary(_) | Delta::Call(_) | Delta::Arguments(_) => String::new(),
     });
     text.collect()
 }

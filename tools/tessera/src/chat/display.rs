@@ -24,7 +24,8 @@ pub struct Display {
 enum Part {
     Nothing,
     Reasoning,
-    Said,
+    Commentary,
+    Text,
     Call,
 }
 
@@ -47,26 +48,31 @@ impl Display {
     pub fn show(&mut self, deltas: &[Delta]) -> Result<()> {
         let mut shown = String::new();
         for delta in deltas {
-            match delta {
-                Delta::Reasoning(_) if !self.reasoning => {}
-                Delta::Reasoning(text) => {
-                    self.enter(Part::Reasoning, &mut shown);
-                    shown += text;
-                }
-                Delta::Commentary(text) | Delta::Text(text) => {
-                    self.enter(Part::Said, &mut shown);
-                    shown += text;
-                }
-                Delta::Call(name) => {
-                    // Another call is another part.
-                    self.leave(&mut shown);
-                    self.enter(Part::Call, &mut shown);
-                    shown += &format!("→ {name} ");
-                }
-                Delta::Arguments(text) => shown += text,
-            }
+            self.add(delta, &mut shown);
         }
         if shown.is_empty() { Ok(()) } else { output::write(shown.as_bytes()) }
+    }
+
+    fn add(&mut self, delta: &Delta, shown: &mut String) {
+        let part = match delta {
+            Delta::Reasoning(_) if !self.reasoning => return,
+            Delta::Reasoning(_) => Part::Reasoning,
+            Delta::Commentary(_) => Part::Commentary,
+            Delta::Text(_) => Part::Text,
+            Delta::Call(_) | Delta::Arguments(_) => Part::Call,
+        };
+        match delta {
+            Delta::Call(name) => {
+                // Another call is another part.
+                self.leave(shown);
+                self.enter(part, shown);
+                *shown += &format!("→ {name} ");
+            }
+            Delta::Reasoning(text) | Delta::Commentary(text) | Delta::Text(text) | Delta::Arguments(text) => {
+                self.enter(part, shown);
+                *shown += text;
+            }
+        }
     }
 
     /// Ends an answer.
@@ -119,5 +125,46 @@ impl Display {
             }
         }
         self.part = Part::Nothing;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a display shows of an answer.
+    fn shown(mut display: Display, deltas: &[Delta]) -> String {
+        let mut shown = String::new();
+        for delta in deltas {
+            display.add(delta, &mut shown);
+        }
+        display.leave(&mut shown);
+        shown
+    }
+
+    #[test]
+    fn parts_are_lines_and_thoughts_are_dim() {
+        let deltas = [
+            Delta::Reasoning("Hm".into()),
+            Delta::Reasoning(".".into()),
+            Delta::Commentary("I look.".into()),
+            Delta::Call("now".into()),
+            Delta::Arguments("{}".into()),
+            Delta::Call("then".into()),
+            Delta::Arguments("{\"a\":".into()),
+            Delta::Arguments("1}".into()),
+            Delta::Text("Noon.".into()),
+        ];
+        let display = |terminal, reasoning| Display {
+            terminal,
+            colors: terminal,
+            reasoning,
+            timings: false,
+            part: Part::Nothing,
+        };
+        let rest = "I look.\n→ now {}\n→ then {\"a\":1}\nNoon.\n";
+        assert_eq!(shown(display(true, true), &deltas), format!("{DIM}Hm.{PLAIN}\n\n{rest}"));
+        assert_eq!(shown(display(false, true), &deltas), format!("Hm.\n{rest}"));
+        assert_eq!(shown(display(true, false), &deltas), rest);
     }
 }

@@ -73,9 +73,18 @@ pub fn run(arguments: &Chat, progress: &Progress) -> Result<()> {
                 talk.conversation.turns.clear();
                 talk.display.note("A new conversation.");
             }
-            Ok(Command::Effort(effort)) => talk.conversation.setting.effort = effort,
-            Ok(Command::System(text)) => talk.conversation.setting.system = text,
-            Ok(Command::Developer(text)) => talk.conversation.setting.developer = text,
+            Ok(Command::Effort(effort)) => {
+                talk.conversation.setting.effort = effort;
+                talk.note_change();
+            }
+            Ok(Command::System(text)) => {
+                talk.conversation.setting.system = text;
+                talk.note_change();
+            }
+            Ok(Command::Developer(text)) => {
+                talk.conversation.setting.developer = text;
+                talk.note_change();
+            }
             Ok(Command::Reasoning(visibility)) => talk.display.show_reasoning(visibility),
             Err(problem) => talk.display.note(&problem),
         }
@@ -110,6 +119,11 @@ struct Talk {
 }
 
 impl Talk {
+    /// What a model is told comes before everything that was said, so that a change of it needs no new conversation.
+    fn note_change(&self) {
+        self.display.note("From the next message on.");
+    }
+
     /// Adds a turn, and has the model answer it. What cannot be answered leaves the conversation as it was.
     fn take(&mut self, turn: Turn) -> Result<()> {
         self.conversation.turns.push(turn);
