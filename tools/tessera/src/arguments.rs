@@ -142,9 +142,9 @@ pub struct Generate {
 /// Talk with a model.
 ///
 /// Answers appear as they come, what the model thinks before them dimmed. Ctrl-C stops an answer, Ctrl-D ends the conversation, and
-/// `/help` lists what else there is. A line that ends with \\ goes on in the next.
+/// `/help` lists what else there is. A line that ends with a backslash goes on in the next.
 ///
-/// Where standard input is no terminal, each of its lines is a message, and the answers' texts alone are printed.
+/// Where standard input is no terminal, each of its lines is a message, and only the answers go to standard output.
 ///
 /// gpt-oss is talked to in harmony, with roles, channels and functions. Any other model is given plain text: what it is told, then
 /// `User:` and `Assistant:` in turns.

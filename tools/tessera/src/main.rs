@@ -29,7 +29,7 @@ fn run(line: CommandLine) -> Result<()> {
         Command::Export(arguments) => export::run(&arguments, &progress),
         Command::Logits(arguments) => logits::run(&arguments, &progress),
         Command::Generate(arguments) => generate::run(&arguments, &progress),
-        Command::Chat(arguments) => chat::run(&arguments, &progress),
+        Command::Chat(arguments) => chat::run(&arguments, line.quiet, &progress),
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "tessera", &mut script);

@@ -250,7 +250,7 @@ fn a_conversation_over_pipes_is_a_line_for_each_message() {
     let tessera = Tessera::new();
     let model = fixture("");
     let talk = |lines: &str, more: &[&str]| {
-        let arguments = ["chat", "--model", model.to_str().unwrap(), "-t", "0", "-n", "12", "-q"];
+        let arguments = ["chat", "--model", model.to_str().unwrap(), "-t", "0", "-n", "12"];
         let assert = tessera.command(&arguments).args(more).write_stdin(lines.to_owned()).assert().success();
         let output = assert.get_output();
         (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
@@ -267,6 +267,7 @@ fn a_conversation_over_pipes_is_a_line_for_each_message() {
         assert!(notes.contains(part), "{part}: {notes}");
     }
     assert_eq!(talk("", &[]).0, "");
+    assert_eq!(talk("Who made the light?\n/help\n", &["-q", "--timings"]), (first.clone(), String::new()));
     let (again, notes) = talk(&format!("{}\nWho made the light?\n", "and ".repeat(600)), &[]);
     assert!(notes.contains("and there is room for 512. /reset begins a new one."), "{notes}");
     assert_eq!(again, first, "a message that does not fit leaves no trace");

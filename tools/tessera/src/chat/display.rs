@@ -16,6 +16,8 @@ pub struct Display {
     colors: bool,
     reasoning: bool,
     timings: bool,
+    /// Whether notes are kept back.
+    quiet: bool,
     /// What the last piece was of.
     part: Part,
 }
@@ -33,11 +35,11 @@ const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
 impl Display {
-    pub fn new(reasoning: Option<Visibility>, timings: bool) -> Self {
+    pub fn new(reasoning: Option<Visibility>, timings: bool, quiet: bool) -> Self {
         let terminal = stdout().is_terminal();
         let colors = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let reasoning = reasoning.map_or(terminal, |visibility| visibility == Visibility::Show);
-        Self { terminal, colors, reasoning, timings, part: Part::Nothing }
+        Self { terminal, colors, reasoning, timings, quiet, part: Part::Nothing }
     }
 
     pub fn show_reasoning(&mut self, visibility: Visibility) {
@@ -100,6 +102,9 @@ impl Display {
 
     /// Tells the user something that is none of the answer.
     pub fn note(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
         if self.colors { eprintln!("{DIM}{text}{PLAIN}") } else { eprintln!("{text}") }
     }
 
@@ -160,6 +165,7 @@ mod tests {
             colors: terminal,
             reasoning,
             timings: false,
+            quiet: true,
             part: Part::Nothing,
         };
         let rest = "I look.\n→ now {}\n→ then {\"a\":1}\nNoon.\n";

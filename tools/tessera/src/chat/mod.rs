@@ -20,7 +20,7 @@ use display::Display;
 use input::{Input, Line};
 use tessera_terminal::Progress;
 
-pub fn run(arguments: &Chat, progress: &Progress) -> Result<()> {
+pub fn run(arguments: &Chat, quiet: bool, progress: &Progress) -> Result<()> {
     let sampling = arguments.sampling.sampling(1.0, any_seed())?;
     let grammar = arguments.sampling.grammar()?;
     let setting = arguments.setting.setting()?;
@@ -46,7 +46,7 @@ pub fn run(arguments: &Chat, progress: &Progress) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
         conversation: Conversation { setting, turns: Vec::new() },
         interrupted,
-        display: Display::new(arguments.reasoning, arguments.timings),
+        display: Display::new(arguments.reasoning, arguments.timings, quiet),
     };
     let mut input = Input::open()?;
     if input.is_terminal() {
