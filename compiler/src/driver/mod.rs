@@ -8,7 +8,7 @@
 //! comes from a cache on disk, by the hash of all that it depends on.
 
 mod cache;
-mod code;
+pub(crate) mod code;
 mod dump;
 mod input;
 mod report;

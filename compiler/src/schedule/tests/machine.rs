@@ -18,7 +18,8 @@ struct Machine<'p> {
     buffers: BTreeMap<BufferReference, Vec<u8>>,
 }
 
-fn bytes_of(value: &Value) -> Vec<u8> {
+/// A value as devices hold it.
+pub fn bytes_of(value: &Value) -> Vec<u8> {
     match value {
         Value::Tensor(tensor) => tensor.to_bytes().unwrap(),
         Value::Cache(cache) => {
@@ -29,7 +30,8 @@ fn bytes_of(value: &Value) -> Vec<u8> {
     }
 }
 
-fn cache_from(like: &KvCache, bytes: &[u8]) -> KvCache {
+/// A cache with the contents that a device holds.
+pub fn cache_from(like: &KvCache, bytes: &[u8]) -> KvCache {
     let count = like.elements().len();
     let tensor = Tensor::from_bytes(like.ty().storage, [count], bytes).unwrap();
     let elements = tensor.to_floats();

@@ -1,6 +1,8 @@
-//! Every op and whole graphs: scheduled, followed with the tile interpreter, and compared with the reference evaluation.
+//! Every op and whole graphs: scheduled, followed with the tile interpreter, run on this machine and on the emulated GPU, and compared
+//! with the reference evaluation.
 
 mod dumps;
+mod emulated;
 mod machine;
 mod mixture;
 mod models;
@@ -10,7 +12,7 @@ mod random;
 use std::collections::BTreeMap;
 
 use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
-use tessera_ir::{Dim, Module, Name, Storage, Type, parse_module};
+use tessera_ir::{Dim, Function, Module, Name, Storage, Type, parse_module};
 
 use super::{Library, Lowered, Machine, Overrides, form, lower, symbols_of};
 use crate::target::Target;
@@ -83,8 +85,26 @@ pub fn assert_close(found: &[Value], expected: &[Value], tolerance: f64, what: &
 }
 
 /// The targets whose tile shapes are tried.
-pub fn targets() -> [Target; 2] {
-    [Target::Host, "sm_80".parse().unwrap()]
+pub fn targets() -> [Target; 3] {
+    [Target::Host, "sm_80".parse().unwrap(), "sm_90a".parse().unwrap()]
+}
+
+/// Follows a lowered function with the tile interpreter, then runs its code: on this machine, or on the emulated GPU. What the
+/// interpreter gives is compared with what is expected, and so is what the GPU's code gives; the host's is compared kernel by kernel.
+pub fn check_lowered(
+    lowered: Lowered,
+    target: Target,
+    function: &Function,
+    (inputs, parameters): (&[Value], &Parameters),
+    (expected, tolerance): (&[Value], f64),
+    what: &str,
+) {
+    let found = machine::execute(&lowered, function, inputs, parameters, target == Target::Host);
+    assert_close(&found, expected, tolerance, what);
+    if let Some(chip) = target.chip() {
+        let found = emulated::execute(lowered, chip, function, inputs, parameters);
+        assert_close(&found, expected, tolerance, &format!("emulated {what}"));
+    }
 }
 
 /// Runs the only function of a module on random inputs with symbols bound, on both targets' schedules, and compares.
@@ -124,8 +144,8 @@ pub fn check_with(module: &Module, inputs: &[Value], tolerance: f64) {
     let expected = evaluate(module, &function.name, inputs, &parameters).unwrap();
     for target in targets() {
         let (lowered, _) = lowered(module, target, "");
-        let found = machine::execute(&lowered, function, inputs, &parameters, target == Target::Host);
-        assert_close(&found, &expected, tolerance, &format!("{target}: {module}"));
+        let what = format!("{target}: {module}");
+        check_lowered(lowered, target, function, (inputs, &parameters), (&expected, tolerance), &what);
     }
 }
 

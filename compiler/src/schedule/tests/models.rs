@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
 use tessera_ir::{Module, Type, parse_module};
 
-use super::{Numbers, assert_close, lowered, machine, random, targets};
-use crate::target::Target;
+use super::{Numbers, check_lowered, lowered, random, targets};
 
 fn model(name: &str) -> Module {
     let path = format!("{}/../models/ir/{name}.ir", env!("CARGO_MANIFEST_DIR"));
@@ -66,8 +65,8 @@ fn check_model(name: &str, tolerance: f64) {
     for target in targets() {
         let (lowered, cuts) = lowered(&module, target, "");
         assert!(cuts.is_empty(), "an unfused graph needs no cuts: {cuts:?}");
-        let found = machine::execute(&lowered, function, &inputs, &parameters, target == Target::Host);
-        assert_close(&found, &expected, tolerance, &format!("{name} on {target}"));
+        let what = format!("{name} on {target}");
+        check_lowered(lowered, target, function, (&inputs, &parameters), (&expected, tolerance), &what);
     }
 }
 

@@ -3,9 +3,8 @@
 use tessera_ir::evaluate::evaluate;
 use tessera_ir::testing::{Limits, random_module, random_values, seeds};
 
-use super::{assert_close, lowered, machine, targets};
+use super::{check_lowered, lowered, targets};
 use crate::graph::{Context, Pipeline};
-use crate::target::Target;
 
 fn check_seed(seed: u64, extent: u64) {
     let module = random_module(seed, &Limits::default());
@@ -20,10 +19,9 @@ fn check_seed(seed: u64, extent: u64) {
             let what = format!("seed {seed}, T = {extent}, {target}, passes {passes}:\n{transformed}");
             let found = std::panic::catch_unwind(|| {
                 let (lowered, _) = lowered(&transformed, target, "");
-                machine::execute(&lowered, function, &inputs, &parameters, target == Target::Host)
+                check_lowered(lowered, target, function, (&inputs, &parameters), (&expected, 2e-3), &what);
             });
-            let found = found.unwrap_or_else(|_| panic!("{what}"));
-            assert_close(&found, &expected, 2e-3, &what);
+            found.unwrap_or_else(|_| panic!("{what}"));
         }
     }
 }
