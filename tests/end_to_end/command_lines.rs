@@ -36,25 +36,33 @@ fn programs() -> &'static [(String, PathBuf)] {
 }
 
 /// A folder that commands run in.
-struct Workplace(tempfile::TempDir);
+pub struct Workplace(tempfile::TempDir);
 
 impl Workplace {
-    fn path(&self, name: &str) -> PathBuf {
+    /// A folder of its own.
+    pub fn empty() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A file in it.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// Runs a command that must succeed.
-    fn run<T: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = T>) {
+    /// Runs a command that must succeed; gives what it says. Emulated GPUs are those of the driver that cargo has built beside this test.
+    pub fn run<T: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = T>) -> Vec<u8> {
         let (_, path) = programs().iter().find(|(name, _)| name == program).unwrap();
         let mut command = Command::new(path);
         command.current_dir(self.0.path()).env("TESSERA_CACHE", self.path("cache")).args(arguments);
+        command.env("TESSERA_LIBCUDA", std::env::current_exe().unwrap().with_file_name("libcuda.so"));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
     }
 
     /// The fixture's artifact, by both command lines.
     fn compiled() -> Self {
-        let workplace = Self(tempfile::tempdir().unwrap());
+        let workplace = Self::empty();
         let folder = fixture::GPT2.folder();
         workplace.run(
             "tessera",

@@ -23,6 +23,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 /// A prompt and its greedy continuation.
 pub struct Continuation {
+    pub text: String,
     pub prompt: Vec<u32>,
     pub ids: Vec<u32>,
     /// So many ids are sure: after them two logits are too near each other for rounding to keep their order.
@@ -54,6 +55,7 @@ impl Fixture {
         let cases = expected["greedy"].as_array().unwrap().iter();
         let continuations: Vec<Continuation> = cases
             .map(|case| Continuation {
+                text: case["prompt"].as_str().unwrap().to_owned(),
                 prompt: ids(&case["prompt_ids"]),
                 ids: ids(&case["greedy_ids"]),
                 sure: case["compare_first"].as_u64().unwrap() as usize,
@@ -68,10 +70,15 @@ impl Fixture {
         ids(&self.expected()["logits_input_ids"])
     }
 
+    /// The logits of every token of the [`sequence`](Self::sequence).
+    pub fn logits(&self) -> Vec<f32> {
+        read_npy(&self.folder().join("logits.npy"))
+    }
+
     /// Asserts that logits of every token of the [`sequence`](Self::sequence) are transformers'.
     #[track_caller]
     pub fn check_logits(&self, found: &[f32]) {
-        let wanted = read_npy(&self.folder().join("logits.npy"));
+        let wanted = self.logits();
         assert_eq!(found.len(), wanted.len());
         let worst = wanted.iter().zip(found).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
         assert!(worst < self.tolerance, "largest difference {worst}");

@@ -2,6 +2,7 @@
 
 mod c_api;
 mod command_lines;
+mod emulated;
 mod fixture;
 mod generation;
 mod gpt;
