@@ -38,6 +38,7 @@ pub mod gpt2;
 pub mod gpt_oss;
 pub mod model;
 pub mod network;
+pub mod quantize;
 pub mod random;
 pub mod reference;
 pub mod tokenizer;

@@ -111,7 +111,8 @@ pub fn write_random(module: &Module, initialization: Initialization, path: &Path
             is_scale: parameter.name != source.name,
             block: blocks.get(parameter.name.as_str()).copied(),
             deviation,
-            quantized: storage_of(source.element).filter(|storage| storage.bits() == 8 && storage.is_float()),
+            quantized: storage_of(source.element)
+                .filter(|storage| storage.bits() == 8 && (storage.is_float() || *storage == Storage::I8)),
             row: source.shape.last().map_or(1, |&extent| extent as usize),
             rest: if is_vector && !source.name.ends_with("bias") { 1.0 } else { 0.0 },
             stream: NormalStream::new(initialization.seed, &source.name, deviation),
@@ -194,9 +195,12 @@ impl RandomTensor {
 }
 
 /// What a row of eight-bit weights is divided by: its largest magnitude lands on the storage's largest number.
-fn row_scale(row: &[f32], storage: Storage) -> f32 {
+pub(crate) fn row_scale(row: &[f32], storage: Storage) -> f32 {
     let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let maximum = storage.minifloat().map_or(1.0, |format| format.maximum()) as f32;
+    let maximum = match storage.integer_range() {
+        Some((_, maximum)) => maximum as f32,
+        None => storage.minifloat().map_or(1.0, |format| format.maximum()) as f32,
+    };
     if largest == 0.0 { 1.0 } else { largest / maximum }
 }
 
@@ -288,13 +292,14 @@ pub fn decode(bytes: &[u8], element: ElementType) -> Vec<f32> {
     }
 }
 
-/// Numbers as little-endian elements, rounded to nearest; a type that is no float of 8 bits or more gets zeros.
-fn encode(values: &[f32], element: ElementType) -> Vec<u8> {
+/// Numbers as little-endian elements, rounded to nearest; a type that is neither i8 nor a float of 8 bits or more gets zeros.
+pub(crate) fn encode(values: &[f32], element: ElementType) -> Vec<u8> {
     match element {
         ElementType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         ElementType::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
         ElementType::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
         ElementType::F64 => values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect(),
+        ElementType::I8 => values.iter().map(|value| value.round_ties_even() as i8 as u8).collect(),
         _ => match storage_of(element).and_then(Storage::minifloat) {
             Some(format) if format.bits() == 8 => {
                 values.iter().map(|value| format.encode(f64::from(*value)) as u8).collect()
@@ -331,7 +336,10 @@ impl<F: Fn() -> Vec<u8>> View for Lazy<F> {
 }
 
 /// Writes a safetensors file of tensors whose bytes are made one after the other.
-fn write<F: Fn() -> Vec<u8>>(tensors: impl Iterator<Item = (ParameterSpecification, F)>, path: &Path) -> Result<()> {
+pub(crate) fn write<F: Fn() -> Vec<u8>>(
+    tensors: impl Iterator<Item = (ParameterSpecification, F)>,
+    path: &Path,
+) -> Result<()> {
     let unwritable = |reason: String| ModelError::Unwritable { path: path.to_path_buf(), reason };
     let tensors = tensors.map(|(tensor, bytes)| match (dtype_of(tensor.element), tensor.bytes()) {
         (Some(dtype), Some(length)) => {

@@ -1,5 +1,6 @@
 //! gpt-oss: the fixture through the library, and models of other shapes.
 
+use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_ir::Storage;
 use tessera_models::generation::{Engine, Limits, Request, Sampling, Step, generate, pages_for};
 use tessera_models::gpt_oss::{AttentionKind, GptOssConfig, Yarn};
@@ -130,4 +131,31 @@ fn heads_windows_and_positions_of_other_kinds() {
         check(GptOssConfig { yarn, layer_types: vec![AttentionKind::Full; 3], ..small() });
     }
     check(GptOssConfig { attention_bias: false, tie_word_embeddings: true, ..small() });
+}
+
+/// A layer as wide as the published models', of few experts.
+#[test]
+fn a_layer_of_the_published_width() {
+    let _turn = take_turn();
+    check(GptOssConfig {
+        vocab_size: 300,
+        layer_types: vec![AttentionKind::Sliding],
+        num_local_experts: 4,
+        num_experts_per_tok: 2,
+        max_position_embeddings: 128,
+        ..GptOssConfig::gpt_oss_20b()
+    });
+}
+
+#[test]
+fn the_largest_model_compiles_from_its_configuration() {
+    let _turn = take_turn();
+    let config = ModelConfig::GptOss(Box::new(GptOssConfig::gpt_oss_120b()));
+    for (target, activations) in [("host", Storage::F32), ("sm_80", Storage::Bf16)] {
+        let module = Model::module_of(&config, Precision { activations: Some(activations), cache: None }).unwrap();
+        let compiled = compile(&module, &CompileOptions::new(target.parse().unwrap())).unwrap();
+        let step = compiled.artifact.function("step").unwrap();
+        // Of each layer 17 parameters, two of which are two tensors each; embedding, norm and head.
+        assert_eq!(step.parameters.len(), 36 * 19 + 3, "{target}");
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use tessera_ir::evaluate::{KvCache, Parameters, Symbols, Tensor, TensorError, Value};
 use tessera_ir::testing::Random;
-use tessera_ir::{Dim, Function, Graph, Module, Name, NodeKind, Shape, Storage, TensorType, Type, ValueId};
+use tessera_ir::{Dim, Function, Graph, Module, Name, NodeKind, Shape, Storage, TensorType, Type, ValueId, ops};
 use thiserror::Error;
 
 /// Values for a function's inputs and for the module's parameters.
@@ -19,6 +19,22 @@ pub struct Inputs {
     pub parameters: Parameters,
     /// The extents of all symbols.
     pub symbols: Symbols,
+}
+
+/// The tensors that hold parameters in memory: of block-scaled ones their elements and scales, under the names that a checkpoint has
+/// for these and that the pass `unpack` gives them.
+///
+/// # Errors
+/// A tensor cannot be taken apart.
+pub fn unpacked(parameters: &Parameters) -> Result<Parameters, TensorError> {
+    let mut parts = Parameters::new();
+    for (name, tensor) in parameters {
+        match tensor.storage().blocks() {
+            None => _ = parts.insert(name.clone(), tensor.clone()),
+            Some(format) => parts.extend(format.names(name).into_iter().zip(tensor.to_blocks()?)),
+        }
+    }
+    Ok(parts)
 }
 
 /// Why no inputs could be made.
@@ -216,7 +232,9 @@ fn meaning_within(graph: &Graph, value: ValueId, symbols: &Symbols, depth: usize
             Some("positions") => Meaning::Positions,
             Some("sequences") => Meaning::Sequences,
             Some("page_table") => Meaning::PageTable,
-            Some("ids" | "indices") => selected_extent(graph, user, symbols).map_or(Meaning::Number, Meaning::Index),
+            Some("ids" | "indices" | "experts") => {
+                selected_extent(graph, user, symbols).map_or(Meaning::Number, Meaning::Index)
+            }
             _ if graph
                 .node(user)
                 .results()
@@ -247,11 +265,15 @@ fn narrower(one: Meaning, other: Meaning) -> Meaning {
     }
 }
 
-/// The extent of the dimension that an embedding or gather selects from.
+/// The extent of the dimension that an embedding, gather or grouped product selects from.
 fn selected_extent(graph: &Graph, node: tessera_ir::NodeId, symbols: &Symbols) -> Option<usize> {
-    let table = graph.value_type(*graph.operands(node).first()?).as_tensor()?;
-    let axis = match graph.operation(node)?.attribute("axis") {
+    let operation = graph.operation(node)?;
+    // Experts select from the matrices, everything else from the first operand.
+    let table = if operation.is(ops::GROUPED_MATMUL) { 1 } else { 0 };
+    let table = graph.value_type(*graph.operands(node).get(table)?).as_tensor()?;
+    let axis = match operation.attribute("axis") {
         Some(tessera_ir::Attribute::Natural(axis)) => *axis as usize,
+        _ if operation.is(ops::TAKE) => table.rank().checked_sub(1)?,
         _ => 0,
     };
     shape_of(&table.shape, symbols).get(axis).copied()

@@ -4,4 +4,4 @@ mod difference;
 mod inputs;
 
 pub use difference::{Difference, Tolerance, difference};
-pub use inputs::{InputError, Inputs, random_inputs};
+pub use inputs::{InputError, Inputs, random_inputs, unpacked};

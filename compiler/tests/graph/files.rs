@@ -141,3 +141,8 @@ fn legalize() {
 fn fuse() {
     check("fuse");
 }
+
+#[test]
+fn unpack() {
+    check("unpack");
+}

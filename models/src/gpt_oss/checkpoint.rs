@@ -21,11 +21,14 @@ const ORIGINAL_EMBEDDING: &str = "embedding.weight";
 pub fn detect_layout(config: &GptOssConfig, weights: &Weights) -> Result<GptOssLayout> {
     let mut layout = GptOssLayout::of(config);
     // Of a tensor that is missing, the check against the module tells.
-    if let Some(storage) = float_storage(weights, "model.embed_tokens.weight")? {
+    if let Some(storage) = float_storage(weights, "model.norm.weight", &[])? {
         layout.dense = storage;
     }
+    if let Some(storage) = float_storage(weights, "model.embed_tokens.weight", &EIGHT_BIT)? {
+        layout.matrices = storage;
+    }
     if !config.is_mxfp4
-        && let Some(storage) = float_storage(weights, "model.layers.0.mlp.experts.gate_up_proj")?
+        && let Some(storage) = float_storage(weights, "model.layers.0.mlp.experts.gate_up_proj", &[])?
     {
         layout.experts = ExpertStorage::Float(storage);
     }
@@ -48,14 +51,19 @@ pub fn detect_layout(config: &GptOssConfig, weights: &Weights) -> Result<GptOssL
     }
 }
 
-fn float_storage(weights: &Weights, name: &str) -> Result<Option<Storage>> {
+/// What matrices with a scale for each row are stored in.
+pub const EIGHT_BIT: [ElementType; 3] = [ElementType::Fp8E4m3, ElementType::Fp8E5m2, ElementType::I8];
+
+/// The storage of a tensor, which is one of the floats of unquantized models, or of these others.
+fn float_storage(weights: &Weights, name: &str, others: &[ElementType]) -> Result<Option<Storage>> {
     let Some(tensor) = weights.get(name) else { return Ok(None) };
+    let supported = [&FLOATS[..], others].concat();
     match storage_of(tensor.element) {
-        Some(storage) if FLOATS.contains(&tensor.element) => Ok(Some(storage)),
+        Some(storage) if supported.contains(&tensor.element) => Ok(Some(storage)),
         _ => Err(ModelError::TensorType {
             name: name.to_owned(),
             found: tensor.element,
-            supported: FLOATS.map(ElementType::name).join(", "),
+            supported: supported.iter().map(|element| element.name()).collect::<Vec<_>>().join(", "),
         }),
     }
 }

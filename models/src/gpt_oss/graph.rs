@@ -1,10 +1,11 @@
 //! gpt-oss as graph IR.
 
-use tessera_ir::{KvCacheType, Module, Storage, ValueId, ops};
+use tessera_ir::{KvCacheType, Module, Storage, TensorType, ValueId, ops};
 
 use super::config::{AttentionKind, GptOssConfig};
 use crate::error::Result;
 use crate::network::{AttentionShape, Network, PAGE_SIZE, Tokens};
+use crate::weights::SCALE_SUFFIX;
 
 /// How the experts' matrices are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub enum ExpertStorage {
 pub struct GptOssLayout {
     /// The experts' matrices.
     pub experts: ExpertStorage,
+    /// The matrices of attention, embedding and output: f32, f16 or bf16, or fp8_e4m3, fp8_e5m2 or i8. With the latter a matrix `NAME` comes
+    /// with the f32 tensor `NAME_scale`, one scale for each row.
+    pub matrices: Storage,
     /// Everything else: f32, f16 or bf16.
     pub dense: Storage,
     /// What enters products and attention: queries, keys, values, normed and gated rows.
@@ -32,7 +36,8 @@ impl GptOssLayout {
     /// The layout of the published checkpoints, with activations and cache in f32.
     pub fn of(config: &GptOssConfig) -> Self {
         let experts = if config.is_mxfp4 { ExpertStorage::Mxfp4 } else { ExpertStorage::Float(Storage::Bf16) };
-        Self { experts, dense: Storage::Bf16, activations: Storage::F32, cache: Storage::F32 }
+        let (dense, activations) = (Storage::Bf16, Storage::F32);
+        Self { experts, matrices: dense, dense, activations, cache: activations }
     }
 }
 
@@ -75,7 +80,7 @@ struct GptOssBuilder<'a> {
 impl GptOssBuilder<'_> {
     fn step(&mut self) -> Result<ValueId> {
         let config = self.config;
-        let table = self.dense("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let table = self.matrix("model.embed_tokens.weight", [config.vocab_size, config.hidden_size])?;
         let tokens = self.network.tokens;
         let ty = self.network.rows_of(tokens, config.hidden_size, RESIDUAL.into());
         let mut x = self.network.op_as(ops::Embedding {}, &[table, tokens], ty)?;
@@ -86,7 +91,7 @@ impl GptOssBuilder<'_> {
         let normed = self.rms_norm("model.norm.weight", x)?;
         let head = match config.tie_word_embeddings {
             true => table,
-            false => self.dense("lm_head.weight", &[config.vocab_size, config.hidden_size])?,
+            false => self.matrix("lm_head.weight", [config.vocab_size, config.hidden_size])?,
         };
         self.network.matmul(normed, head, true, RESIDUAL.into())
     }
@@ -188,7 +193,18 @@ impl GptOssBuilder<'_> {
         self.network.grouped_matmul(x, weight, experts, bias, RESIDUAL)
     }
 
-    /// A parameter that is no expert's matrix.
+    /// A matrix of a row for each output, dequantized where it carries scales.
+    fn matrix(&mut self, name: &str, [rows, columns]: [u64; 2]) -> Result<ValueId> {
+        let matrix = self.network.parameter(name, &[rows, columns], self.layout.matrices, None)?;
+        if self.layout.matrices.bits() != 8 {
+            return Ok(matrix);
+        }
+        let scale = self.network.parameter(&format!("{name}{SCALE_SUFFIX}"), &[rows], Storage::F32, None)?;
+        let ty = TensorType::new([rows, columns], self.layout.activations);
+        self.network.op_as(ops::Dequantize { axis: Some(0) }, &[matrix, scale], ty)
+    }
+
+    /// A parameter that is no matrix, or a small one.
     fn dense(&mut self, name: &str, shape: &[u64]) -> Result<ValueId> {
         self.network.parameter(name, shape, self.layout.dense, None)
     }
@@ -205,7 +221,7 @@ impl GptOssBuilder<'_> {
         let name = format!("model.layers.{layer}.self_attn.{part}_proj");
         let heads = self.config.num_attention_heads * self.config.head_dim;
         let inputs = if part == "o" { heads } else { self.config.hidden_size };
-        let weight = self.dense(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = self.matrix(&format!("{name}.weight"), [outputs, inputs])?;
         let product = self.network.matmul(x, weight, true, RESIDUAL.into())?;
         if !self.config.attention_bias {
             return self.network.cast(product, rounded);

@@ -5,6 +5,6 @@ mod checkpoint;
 mod config;
 mod graph;
 
-pub use checkpoint::{detect_layout, in_hugging_face_names};
+pub use checkpoint::{EIGHT_BIT, detect_layout, in_hugging_face_names};
 pub use config::{AttentionKind, ConfigError, GptOssConfig, Yarn};
 pub use graph::{ExpertStorage, GptOssLayout, build, parameter_names};

@@ -7,8 +7,10 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tessera_ir::Storage;
+use tessera_ir::evaluate::Tensor;
 use tessera_models::generation::{Engine, Limits, Request, Sampling, Step, generate, pages_for};
 use tessera_models::model::Precision;
+use tessera_models::quantize::{Target, quantize};
 use tessera_models::reference::ReferenceEngine;
 use tessera_models::{Model, ModelConfig};
 
@@ -176,6 +178,80 @@ fn original_checkpoints_are_the_same_model() {
     assert_eq!(config.max_position_embeddings, 512);
     let sequence = &ids(&expected()["logits_input_ids"])[..40];
     assert_eq!(logits_of(&model, sequence), logits_of(&Model::open(&gpt_oss_kjv()).unwrap(), sequence));
+}
+
+/// The fixture as it was before its experts were quantized: each matrix `[experts, inputs, outputs]` in bf16, which holds MXFP4 exactly.
+fn unquantized() -> tempfile::TempDir {
+    let dequantize = |tensors: Vec<(String, Stored)>| {
+        let parts: Vec<(String, Stored)> =
+            tensors.iter().filter(|(name, _)| name.ends_with("_blocks")).cloned().collect();
+        let mut found: Vec<(String, Stored)> = (tensors.iter())
+            .filter(|(name, _)| !name.ends_with("_blocks") && !name.ends_with("_scales"))
+            .cloned()
+            .collect();
+        for (name, blocks) in parts {
+            let name = name.strip_suffix("_blocks").unwrap();
+            let scales = &tensors.iter().find(|(other, _)| *other == format!("{name}_scales")).unwrap().1;
+            let [experts, outputs, groups, _] = blocks.shape[..] else { panic!("{:?}", blocks.shape) };
+            let inputs = groups * 32;
+            let bytes = |stored: &Stored| Tensor::from_bytes(Storage::U8, stored.shape.clone(), &stored.bytes).unwrap();
+            let whole =
+                Tensor::from_blocks(Storage::Mxfp4, [experts, outputs, inputs], &bytes(&blocks), &bytes(scales));
+            let numbers = whole.unwrap().to_floats();
+            let turned = (0..experts * inputs * outputs).map(|place| {
+                let (expert, input, output) = (place / inputs / outputs, place / outputs % inputs, place % outputs);
+                numbers[(expert * outputs + output) * inputs + input]
+            });
+            let shape = vec![experts, inputs, outputs];
+            let turned = Tensor::from_floats(Storage::Bf16, shape.clone(), turned.collect()).unwrap();
+            found.push((name.to_owned(), Stored { dtype: Dtype::BF16, shape, bytes: turned.to_bytes().unwrap() }));
+        }
+        found
+    };
+    changed(|config| _ = config.as_object_mut().unwrap().remove("quantization_config"), dequantize)
+}
+
+#[test]
+fn unquantized_experts_are_the_same_model_and_can_be_quantized_again() {
+    let sequence = &ids(&expected()["logits_input_ids"])[..40];
+    let fixture = logits_of(&Model::open(&gpt_oss_kjv()).unwrap(), sequence);
+    let source = unquantized();
+    assert_eq!(logits_of(&Model::open(source.path()).unwrap(), sequence), fixture);
+
+    let output = tempfile::tempdir().unwrap();
+    let target = Target { experts: Some(Storage::Mxfp4), matrices: None };
+    let report = quantize(source.path(), output.path(), target).unwrap();
+    assert_eq!(report.len(), 8);
+    assert!(report.iter().all(|tensor| tensor.error == 0.0 && tensor.magnitude > 0.0), "{report:?}");
+    assert!(report.iter().any(|tensor| tensor.name == "model.layers.3.mlp.experts.down_proj"));
+    assert_eq!(logits_of(&Model::open(output.path()).unwrap(), sequence), fixture);
+}
+
+#[test]
+fn matrices_may_have_eight_bits() {
+    let sequence = ids(&expected()["logits_input_ids"]);
+    let stored = mean_nll(&logits_of(&Model::open(&gpt_oss_kjv()).unwrap(), &sequence), &sequence);
+    for (storage, largest_error, largest_move) in [(Storage::I8, 0.012, 0.01), (Storage::Fp8E4m3, 0.04, 0.03)] {
+        let output = tempfile::tempdir().unwrap();
+        let target = Target { experts: None, matrices: Some(storage) };
+        let report = quantize(&gpt_oss_kjv(), output.path(), target).unwrap();
+        // Four projections of each layer, embedding and head.
+        assert_eq!(report.len(), 18);
+        for tensor in &report {
+            assert!(tensor.error > 0.0 && tensor.error < largest_error * tensor.magnitude, "{tensor:?}");
+        }
+        let model = Model::open(output.path()).unwrap();
+        assert!(output.path().join("tokenizer.json").is_file());
+        let moved = mean_nll(&logits_of(&model, &sequence), &sequence) - stored;
+        println!("{storage}: {moved}");
+        assert!(moved.abs() < largest_move, "{storage} moves the mean log-likelihood by {moved}");
+    }
+    let output = tempfile::tempdir().unwrap();
+    let target = Target { experts: None, matrices: Some(Storage::Mxfp4) };
+    let error = quantize(&gpt_oss_kjv(), output.path(), target).unwrap_err().to_string();
+    assert_eq!(error, "matrices = mxfp4 is not supported; supported: fp8_e4m3, fp8_e5m2, i8");
+    let error = quantize(&crate::gpt2_kjv(), output.path(), Target::default()).unwrap_err().to_string();
+    assert!(error.contains("\"gpt2\" is not supported"), "{error}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! The graph IR of both models, checked in for people to read.
+//! The graph IR of all models, checked in for people to read.
 
 use std::path::Path;
 
 use tessera_ir::Module;
 use tessera_models::{GptConfig, Model, gpt};
 
-use crate::gpt2_kjv;
+use crate::{gpt_oss_kjv, gpt2_kjv};
 
 /// A GPT small enough to read: two layers, grouped-query attention, fp8 weights, two-way tensor parallel.
 fn small_gpt() -> GptConfig {
@@ -43,6 +43,11 @@ fn check(name: &str, module: &Module) {
 #[test]
 fn gpt2_ir_is_current() {
     check("gpt2-kjv.ir", &Model::open(&gpt2_kjv()).unwrap().module);
+}
+
+#[test]
+fn gpt_oss_ir_is_current() {
+    check("gpt-oss-kjv.ir", &Model::open(&gpt_oss_kjv()).unwrap().module);
 }
 
 #[test]

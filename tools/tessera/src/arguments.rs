@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use tessera_ir::Storage;
 
 /// Runs transformer language models that Tessera compiles.
 #[derive(Debug, Parser)]
@@ -21,7 +22,7 @@ pub struct CommandLine {
 
 const EXAMPLES: &str = "\
 A model is a folder as Hugging Face lays it out: config.json, model.safetensors (or shards and their index) and
-tokenizer.json. GPT-2, gpt-oss and Tessera's own GPT are understood.
+tokenizer.json. GPT-2, gpt-oss (also as OpenAI's `original/` has it) and Tessera's own GPT are understood.
 
 Examples:
   tessera generate --model gpt2/ --prompt 'In the beginning'
@@ -284,6 +285,27 @@ pub struct ModelArguments {
     /// Storage of the weight matrices. Another than the checkpoint's is converted once and kept in the cache.
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = WeightStorage::Stored)]
     pub weights: WeightStorage,
+    /// What gpt-oss computes in: f32, f16 or bf16. bf16 on a GPU and f32 elsewhere if not given.
+    #[arg(long, value_name = "TYPE", value_parser = activation_storage)]
+    pub activations: Option<Storage>,
+    /// Storage of gpt-oss's KV cache: f32, f16, bf16, fp8_e5m2 or fp8_e4m3. That of the activations if not given.
+    #[arg(long, value_name = "TYPE", value_parser = cache_storage)]
+    pub kv_cache: Option<Storage>,
+}
+
+fn activation_storage(text: &str) -> Result<Storage, String> {
+    one_of(text, &[Storage::F32, Storage::F16, Storage::Bf16])
+}
+
+fn cache_storage(text: &str) -> Result<Storage, String> {
+    one_of(text, &[Storage::F32, Storage::F16, Storage::Bf16, Storage::Fp8E5m2, Storage::Fp8E4m3])
+}
+
+fn one_of(text: &str, storages: &[Storage]) -> Result<Storage, String> {
+    let found = text.parse().ok().filter(|storage| storages.contains(storage));
+    found.ok_or_else(|| {
+        format!("expected {}", storages.iter().map(|storage| storage.name()).collect::<Vec<_>>().join(", "))
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -48,7 +48,8 @@ impl Session {
             }
         };
         let cache = if run.no_cache { Cache::temporary()? } else { Cache::open()? };
-        let model = open_model(model, &cache, progress)?;
+        let is_gpu = device.as_ref().is_some_and(|device| !device.reads_host_memory());
+        let model = open_model(model, is_gpu, &cache, progress)?;
         let Some(device) = device else {
             let none = Duration::ZERO;
             return Ok(Self { model, loaded: None, compiling: none, from_cache: false, loading: none });
@@ -82,11 +83,28 @@ impl Session {
     }
 }
 
+/// What a model is to be computed in, on a GPU or elsewhere.
+pub fn precision(arguments: &ModelArguments, is_gpu: bool) -> Precision {
+    let activations = arguments.activations.or(is_gpu.then_some(Storage::Bf16));
+    Precision { activations, cache: arguments.kv_cache }
+}
+
 /// Opens a model's folder, with its weights in the storage that was asked for.
-pub fn open_model(arguments: &ModelArguments, cache: &Cache, progress: &Progress) -> Result<Model> {
+pub fn open_model(arguments: &ModelArguments, is_gpu: bool, cache: &Cache, progress: &Progress) -> Result<Model> {
     let path = &arguments.model;
-    let model =
-        Model::open(path).into_diagnostic().wrap_err_with(|| format!("cannot open the model {}", path.display()))?;
+    let precision = precision(arguments, is_gpu);
+    let model = Model::open_in(path, precision)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot open the model {}", path.display()))?;
+    if !matches!(model.folder.config, ModelConfig::GptOss(_)) {
+        let given = [("--activations", arguments.activations), ("--kv-cache", arguments.kv_cache)];
+        if let Some((option, storage)) = given.into_iter().find_map(|(option, storage)| Some((option, storage?))) {
+            return Err(miette!(
+                help = "leave the option out",
+                "{option} {storage} does not apply: this model's configuration and weights say what it computes in"
+            ));
+        }
+    }
     let storage = match arguments.weights {
         WeightStorage::Stored => return Ok(model),
         WeightStorage::F32 => Storage::F32,
@@ -98,6 +116,12 @@ pub fn open_model(arguments: &ModelArguments, cache: &Cache, progress: &Progress
             help = "change weight_dtype in config.json, and the weights with it",
             "--weights {storage} does not apply: this model's configuration says {}",
             config.weight_dtype
+        ));
+    }
+    if let ModelConfig::GptOss(_) = &model.folder.config {
+        return Err(miette!(
+            help = "`tesserac quantize` writes a folder with weights in another storage",
+            "--weights {storage} does not apply: a gpt-oss computes with its weights as they are stored"
         ));
     }
     let mut key = blake3::Hasher::new();
@@ -116,7 +140,7 @@ pub fn open_model(arguments: &ModelArguments, cache: &Cache, progress: &Progress
             .into_diagnostic()
     })?;
     let weights = Weights::open(&converted).into_diagnostic()?;
-    Model::with_weights(model.folder, weights, Precision::default()).into_diagnostic()
+    Model::with_weights(model.folder, weights, precision).into_diagnostic()
 }
 
 /// Adds a file's identity to a key: where it lies, how long it is, and when it was written.

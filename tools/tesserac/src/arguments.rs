@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use tessera_compiler::graph::DEFAULT_PIPELINE;
 use tessera_compiler::target::Target;
+use tessera_ir::Storage;
 
 /// Compiles models that are written as graph IR.
 #[derive(Debug, Parser)]
@@ -35,6 +36,7 @@ Examples:
   tesserac run block.ir --compare reference --dim T=33       compile, run, and compare with the reference evaluation
   tesserac inspect gpt2.tsr                                  see what is in an artifact
   tesserac ops matmul                                        read about an op
+  tesserac quantize gpt-oss/ -o gpt-oss-mxfp4/ --experts mxfp4
 
 `tesserac COMMAND --help` explains a command.";
 
@@ -45,7 +47,36 @@ pub enum Command {
     Run(Run),
     Inspect(Inspect),
     Ops(Ops),
+    Quantize(Quantize),
     Completions(Completions),
+}
+
+/// Write a model's folder with its weights in narrower storage, and report the error that this makes.
+///
+/// Of each tensor that is rounded the report gives the root of its mean square, that of the changes, both in one ratio, and the largest
+/// change. The model is one that `tessera` runs: a gpt-oss, or Tessera's own GPT.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tesserac quantize gpt-oss-bf16/ -o gpt-oss-mxfp4/ --experts mxfp4     as the published checkpoints are
+  tesserac quantize gpt-oss-20b/ -o gpt-oss-small/ --matrices i8        the rest in eight bits, a scale for each row
+  tesserac quantize gpt/ -o gpt-fp8/ --matrices fp8_e4m3 --each")]
+pub struct Quantize {
+    /// The model's folder.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// The folder to write.
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+    /// Storage of the experts' matrices: `mxfp4`.
+    #[arg(long, value_name = "TYPE", required_unless_present = "matrices")]
+    pub experts: Option<Storage>,
+    /// Storage of the other matrices, with a scale for each row: `fp8_e4m3`, `fp8_e5m2` or `i8`.
+    #[arg(long, value_name = "TYPE")]
+    pub matrices: Option<Storage>,
+    /// Report every tensor, not only those of all layers together.
+    #[arg(long)]
+    pub each: bool,
 }
 
 /// Compile a module for a target.

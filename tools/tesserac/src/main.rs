@@ -10,6 +10,7 @@ mod ops;
 mod opt;
 mod page;
 mod picture;
+mod quantize;
 mod run;
 mod source;
 
@@ -35,6 +36,7 @@ fn run(line: CommandLine) -> Result<()> {
         Command::Run(arguments) => run::run(&arguments, &progress),
         Command::Inspect(arguments) => inspect::run(&arguments, &progress),
         Command::Ops(arguments) => ops::run(&arguments),
+        Command::Quantize(arguments) => quantize::run(&arguments, &progress),
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "tesserac", &mut script);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use serde_json::json;
-use tessera_compiler::comparison::{Difference, Inputs, Tolerance, difference, random_inputs};
+use tessera_compiler::comparison::{Difference, Inputs, Tolerance, difference, random_inputs, unpacked};
 use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_ir::evaluate::{self, Parameters, Symbols, Tensor, Value};
@@ -222,12 +222,22 @@ fn open_weights(path: &Path) -> Result<Weights> {
 
 /// The weights as the reference evaluation takes them.
 fn parameters_of(module: &Module, weights: &Weights) -> Result<Parameters> {
+    let stored = |name: &str| -> Result<Tensor> {
+        let weight = weights.get(name).ok_or_else(|| miette!("{} has no tensor {name}", weights.origin()))?;
+        let shape: Vec<usize> = weight.shape.iter().map(|extent| *extent as usize).collect();
+        Tensor::from_bytes(storage_of(weight.element)?, shape, weight.bytes.as_slice()).into_diagnostic()
+    };
     let mut parameters = Parameters::new();
     for (name, ty) in &module.parameters {
-        let weight = weights.get(name.as_str()).ok_or_else(|| miette!("{} has no tensor {name}", weights.origin()))?;
-        let shape: Vec<usize> = weight.shape.iter().map(|extent| *extent as usize).collect();
-        let tensor =
-            Tensor::from_bytes(storage_of(weight.element)?, shape, weight.bytes.as_slice()).into_diagnostic()?;
+        let tensor = match ty.storage().blocks() {
+            None => stored(name)?,
+            Some(format) => {
+                let [elements, scales] = format.names(name);
+                let shape = ty.shape.iter().filter_map(|dim| dim.as_static()).map(|extent| extent as usize);
+                let (elements, scales) = (stored(&elements)?, stored(&scales)?);
+                Tensor::from_blocks(ty.storage(), shape.collect::<Vec<_>>(), &elements, &scales).into_diagnostic()?
+            }
+        };
         if tensor.storage() != ty.storage() {
             return Err(miette!("{name} is {} in {}, and the module wants {ty}", tensor.storage(), weights.origin()));
         }
@@ -239,7 +249,7 @@ fn parameters_of(module: &Module, weights: &Weights) -> Result<Parameters> {
 /// Made-up weights as the runtime takes them.
 fn made_up_weights(parameters: &Parameters) -> Result<Weights> {
     let mut weights = Weights::in_memory();
-    for (name, tensor) in parameters {
+    for (name, tensor) in &unpacked(parameters).into_diagnostic()? {
         let shape = tensor.shape().iter().map(|extent| *extent as u64).collect();
         let bytes = tensor.to_bytes().into_diagnostic()?;
         weights.insert(name.as_str(), element_of(tensor.storage())?, shape, bytes).into_diagnostic()?;
