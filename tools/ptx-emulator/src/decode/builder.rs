@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::call_graph::CallGraph;
+use super::function::synthetic;
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::instruction::{CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE};
-use crate::machine::kernel::{Destination, Preset, Register, Source, Special};
+use crate::machine::kernel::{Callable, Destination, Frame, Preset, Register, Source, Special};
 use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
 use crate::parse::ast::{self, Operand};
 
@@ -30,30 +32,21 @@ pub struct Draft {
     pub tables: Vec<Vec<u32>>,
     /// Bytes of local memory so far.
     pub local_bytes: u32,
-    /// Functions that are called: their number, and what a call of them needs.
-    pub called: HashMap<usize, Callee>,
+    /// Functions that are called: their number, and what a call of them needs. Their entries are labels until the end.
+    pub called: HashMap<usize, Callable>,
+    /// Whether there are calls through registers.
+    pub calls_through_registers: bool,
+    /// The row that holds how much of the stack is in use.
+    pub stack_pointer: u32,
     constant_rows: HashMap<(u64, bool), u32>,
     preset_rows: HashMap<Preset, u32>,
     sink: Option<u32>,
 }
 
-/// What a call of a function needs to know.
-#[derive(Clone, Debug)]
-pub struct Callee {
-    /// The label of its first instruction.
-    pub label: u32,
-    /// The row that holds where to return to.
-    pub link: u32,
-    /// Where its parameters are in local memory: offset and bytes.
-    pub parameters: Vec<(u32, u32)>,
-    /// Where its results are.
-    pub results: Vec<(u32, u32)>,
-}
-
 impl Draft {
     /// A draft with the predicates that every kernel has: the constants and the carry.
     pub fn new() -> Draft {
-        Draft { predicates: CARRY + 1, ..Draft::default() }
+        Draft { predicates: CARRY + 1, rows: 1, ..Draft::default() }
     }
 
     /// New rows of registers.
@@ -71,9 +64,36 @@ impl Draft {
 
     /// Stretches of local memory.
     pub fn new_local(&mut self, bytes: u32, alignment: u32) -> u32 {
-        let offset = self.local_bytes.next_multiple_of(alignment.max(1));
-        self.local_bytes = offset + bytes;
-        offset
+        stretch(&mut self.local_bytes, bytes, alignment)
+    }
+
+    /// What a call of a function needs to know.
+    pub fn callable(&mut self, number: usize, (parameters, results): (Sizes, Sizes), recursive: bool) -> Callable {
+        if let Some(callable) = self.called.get(&number) {
+            return callable.clone();
+        }
+        let mut frame_bytes = 0;
+        let mut place = |list: Sizes| -> Vec<(u32, u32)> {
+            let place = |(bytes, alignment): (u32, u32)| {
+                let offset = if recursive {
+                    stretch(&mut frame_bytes, bytes, alignment)
+                } else {
+                    self.new_local(bytes, alignment)
+                };
+                (offset, bytes)
+            };
+            list.into_iter().map(place).collect()
+        };
+        let (parameters, results) = (place(parameters), place(results));
+        let (entry, link) = (self.new_label(), self.new_rows(1));
+        let frame = recursive.then(|| {
+            let base = self.new_rows(1);
+            let registers = [link, base].map(|row| Register::Rows { row, bytes: 4 });
+            Frame { base, bytes: frame_bytes, registers: registers.to_vec() }
+        });
+        let callable = Callable { entry, link, parameters, results, frame };
+        self.called.insert(number, callable.clone());
+        callable
     }
 
     /// A constant's slot.
@@ -105,6 +125,13 @@ impl Draft {
     }
 }
 
+/// The offset of a stretch that is put after others.
+pub fn stretch(end: &mut u32, bytes: u32, alignment: u32) -> u32 {
+    let offset = end.next_multiple_of(alignment.max(1));
+    *end = offset.saturating_add(bytes);
+    offset
+}
+
 /// The bit of [`Instruction::modifiers`] that says that the address register has 64 bits.
 pub const WIDE_ADDRESS: u32 = 1 << 31;
 
@@ -122,8 +149,9 @@ pub struct Builder<'b, 'a> {
     pub draft: &'b mut Draft,
     /// What names mean.
     pub scopes: &'b Scopes<'a>,
-    /// The function that the instruction is in: the row that holds where to return to, in a function that is called.
-    pub link: Option<u32>,
+    /// The number of the function that the instruction is in, if it is one that is called.
+    pub function: Option<usize>,
+    calls: &'b CallGraph,
     functions: &'b [ast::Function<'a>],
     written: &'b ast::Instruction<'a>,
     next: usize,
@@ -142,8 +170,10 @@ pub struct Surroundings<'b, 'a> {
     pub scopes: &'b Scopes<'a>,
     /// The module's functions.
     pub functions: &'b [ast::Function<'a>],
-    /// In a function that is called: the row that holds where to return to.
-    pub link: Option<u32>,
+    /// Which of them are recursive.
+    pub calls: &'b CallGraph,
+    /// In a function that is called: its number.
+    pub function: Option<usize>,
 }
 
 impl<'b, 'a> Builder<'b, 'a> {
@@ -156,7 +186,7 @@ impl<'b, 'a> Builder<'b, 'a> {
         draft: &'b mut Draft,
         around: Surroundings<'b, 'a>,
     ) -> Builder<'b, 'a> {
-        let Surroundings { scopes, functions, link } = around;
+        let Surroundings { scopes, functions, calls, function } = around;
         let list = draft.list.len() as u32;
         let made = Instruction {
             execute: |_, _| Step::Next,
@@ -176,7 +206,8 @@ impl<'b, 'a> Builder<'b, 'a> {
             touched: vec![],
             draft,
             scopes,
-            link,
+            function,
+            calls,
             functions,
             written,
             next: 0,
@@ -322,6 +353,7 @@ impl<'b, 'a> Builder<'b, 'a> {
                         self.problem(format!("`{name}` is a predicate, the instruction wants a register"))
                     }
                     Some(Binding::Variable { space, address }) => self.variable(space, address, wide),
+                    Some(Binding::Function(number)) if wide => Ok(self.draft.constant(super::address(number), true)),
                     Some(_) => self.problem(format!("`{name}` is not a register")),
                     None => self.unknown(name),
                 }
@@ -359,12 +391,52 @@ impl<'b, 'a> Builder<'b, 'a> {
         }
     }
 
-    fn variable(&mut self, space: Place, address: u64, wide: bool) -> Read<Slot> {
+    /// A slot that holds a variable's address in its space.
+    pub fn variable(&mut self, space: Place, address: u64, wide: bool) -> Read<Slot> {
         Ok(match space {
+            Place::Frame => self.in_frame(address, wide),
             Place::Shared if wide => self.draft.preset(Preset::WideShared(address as u32)),
             Place::Shared => self.draft.preset(Preset::Shared(address as u32)),
             _ => self.draft.constant(address, wide),
         })
+    }
+
+    /// A row that gets an address in the frame of the running call, just before the instruction.
+    fn in_frame(&mut self, address: u64, wide: bool) -> Slot {
+        let row = self.draft.new_rows(if wide { 2 } else { 1 });
+        let slot = Slot::register(row);
+        let frame = self.function.and_then(|number| self.draft.called.get_mut(&number)?.frame.as_mut());
+        let mut base = 0;
+        if let Some(frame) = frame {
+            base = frame.base;
+            // A call wants the addresses of its results when it is over.
+            frame.registers.push(Register::Rows { row, bytes: if wide { 8 } else { 4 } });
+        }
+        let mut add = synthetic(
+            |context, instruction| {
+                let base: [u32; LANES] = context.read(instruction.operands[1]);
+                let address = base.map(|base| base.wrapping_add(instruction.immediate as u32));
+                if instruction.modifiers != 0 {
+                    context.write(instruction.operands[0], &address.map(u64::from));
+                } else {
+                    context.write(instruction.operands[0], &address);
+                }
+                Step::Next
+            },
+            &self.made,
+        );
+        add.operands[0] = slot;
+        add.operands[1] = Slot::register(base);
+        add.immediate = address as i64;
+        add.modifiers = u32::from(wide);
+        self.draft.code.push(add);
+        slot
+    }
+
+    /// What a call of a function needs to know.
+    pub fn callable(&mut self, number: usize) -> Callable {
+        let signature = self.signature(number);
+        self.draft.callable(number, signature, self.calls.is_recursive(number))
     }
 
     /// The bits of an immediate operand.
@@ -527,6 +599,9 @@ impl<'b, 'a> Builder<'b, 'a> {
             Some(Binding::Variable { space: Place::Shared, address }) => {
                 Ok((self.draft.preset(Preset::Shared(address as u32)), false, offset))
             }
+            Some(Binding::Variable { space: Place::Frame, address }) => {
+                Ok((self.in_frame(address, true), true, offset))
+            }
             Some(Binding::Variable { address, .. }) => Ok((self.draft.constant(address, true), true, offset)),
             Some(_) => self.problem(format!("`{name}` is not an address")),
             None => self.unknown(name),
@@ -608,14 +683,8 @@ impl<'b, 'a> Builder<'b, 'a> {
     }
 
     /// Bytes and alignment of a function's parameters, and of its results.
-    pub fn signature(&self, function: usize) -> (Sizes, Sizes) {
-        let sizes = |variables: &[ast::Variable<'a>]| {
-            variables.iter().map(|variable| (variable.bytes() as u32, variable.aligned())).collect()
-        };
-        self.functions
-            .get(function)
-            .map(|function| (sizes(&function.parameters), sizes(&function.results)))
-            .unwrap_or_default()
+    fn signature(&self, function: usize) -> (Sizes, Sizes) {
+        self.functions.get(function).map(signature).unwrap_or_default()
     }
 
     /// Whether a name is a predicate's.
@@ -633,6 +702,14 @@ impl<'b, 'a> Builder<'b, 'a> {
             _ => self.problem("expected a name"),
         }
     }
+}
+
+/// Bytes and alignment of a function's parameters, and of its results.
+pub fn signature(function: &ast::Function<'_>) -> (Sizes, Sizes) {
+    let sizes = |variables: &[ast::Variable<'_>]| {
+        variables.iter().map(|variable| (variable.bytes() as u32, variable.aligned())).collect()
+    };
+    (sizes(&function.parameters), sizes(&function.results))
 }
 
 /// The rows of a register.

@@ -2,19 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::builder::{Builder, Callee, Draft, Surroundings, rows_of};
+use super::builder::{Builder, Draft, Surroundings, rows_of, signature, stretch};
+use super::call_graph::CallGraph;
 use super::form::{Prepared, prepared};
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::fault;
 use crate::machine::instruction::{Guard, INLINE_OPERANDS, Instruction, Step};
-use crate::machine::kernel::{Destination, Kernel, Register, Source};
+use crate::machine::kernel::{Callable, Destination, Kernel, Register, STACK, Source};
 use crate::machine::row::Slot;
 use crate::parse::Span;
 use crate::parse::ast::{self, Function, Linkage, Module, Operand, Space, Statement, Variable, Width};
 
 type Decoded<T> = Result<T, Problem>;
 
+/// The instructions of textures and surfaces.
+const TEXTURES: [&str; 8] = ["tex", "tld4", "txq", "istypep", "suld", "sust", "sured", "suq"];
 /// More registers than any kernel can use; a declaration of more is a mistake that would exhaust memory.
 const MOST_REGISTERS: u32 = 1 << 18;
 /// More local memory than a thread can have.
@@ -27,6 +30,7 @@ pub fn kernel(
     module: &Module<'_>,
     number: usize,
     globals: &HashMap<String, (u64, u64)>,
+    calls: &CallGraph,
 ) -> Decoded<Kernel> {
     let function = &module.functions[number];
     let mut decoder = Decoder {
@@ -38,8 +42,12 @@ pub fn kernel(
         sections: vec![],
         destinations: vec![],
         sources: vec![],
-        link: None,
+        calls,
+        function: None,
     };
+    if calls.recurs(number) {
+        decoder.draft.new_local(STACK, 16);
+    }
     decoder.scopes.open();
     decoder.shared.place(module, function)?;
     decoder.bind_module(globals)?;
@@ -60,15 +68,19 @@ pub fn kernel(
     decoder.scopes.close();
     // Functions are decoded once they are called, which may bring more.
     let mut done = HashSet::new();
-    while let Some((number, callee)) = decoder
-        .draft
-        .called
-        .iter()
-        .find(|(number, _)| !done.contains(*number))
-        .map(|(number, callee)| (*number, callee.clone()))
-    {
+    loop {
+        if decoder.draft.calls_through_registers {
+            for number in calls.reached_through_registers() {
+                let signature = signature(&module.functions[*number]);
+                decoder.draft.callable(*number, signature, calls.is_recursive(*number));
+            }
+        }
+        let called = decoder.draft.called.iter().filter(|(number, _)| !done.contains(*number));
+        // In the order of the module, so that decoding is the same each time.
+        let Some((number, callable)) = called.min_by_key(|(number, _)| **number) else { break };
+        let (number, callable) = (*number, callable.clone());
         done.insert(number);
-        decoder.callee(&module.functions[number], &callee)?;
+        decoder.callee(number, callable)?;
     }
     let Decoder { mut draft, spans, sections, destinations, sources, shared, .. } = decoder;
     let labels: Vec<u32> = draft.labels.iter().map(|label| label.unwrap_or_default()).collect();
@@ -76,6 +88,9 @@ pub fn kernel(
         if let Some(label) = labels.get(instruction.target as usize) {
             instruction.target = *label;
         }
+    }
+    for callable in draft.called.values_mut() {
+        callable.entry = labels.get(callable.entry as usize).copied().unwrap_or_default();
     }
     for table in &mut draft.tables {
         for target in table {
@@ -106,6 +121,8 @@ pub fn kernel(
         local_bytes: draft.local_bytes.next_multiple_of(16),
         requirements: function.requirements.clone(),
         tables: draft.tables,
+        functions: draft.called,
+        stack_pointer: draft.stack_pointer,
         sections,
         destinations,
         sources,
@@ -188,7 +205,8 @@ struct Decoder<'m, 'a> {
     sections: Vec<&'static str>,
     destinations: Vec<Vec<Destination>>,
     sources: Vec<Vec<Source>>,
-    link: Option<u32>,
+    calls: &'m CallGraph,
+    function: Option<usize>,
 }
 
 impl<'a> Decoder<'_, 'a> {
@@ -229,9 +247,14 @@ impl<'a> Decoder<'_, 'a> {
                 for index in 0..count {
                     let binding = if variable.width == Width::Predicate {
                         self.draft.predicates += 1;
+                        self.keep(Register::Predicate(self.draft.predicates - 1));
                         Binding::Predicate(self.draft.predicates - 1)
                     } else {
                         let row = self.draft.new_rows(per);
+                        let bytes = variable.width.bytes();
+                        for component in 0..variable.components {
+                            self.keep(Register::Rows { row: row + component * rows_of(bytes), bytes });
+                        }
                         Binding::Register { row, bytes: variable.width.bytes(), components: variable.components }
                     };
                     match variable.numbered {
@@ -254,16 +277,32 @@ impl<'a> Decoder<'_, 'a> {
                 if variable.bytes() + u64::from(self.draft.local_bytes) > MOST_LOCAL {
                     return problem("more local memory than a thread can have");
                 }
-                let offset = self.draft.new_local(variable.bytes() as u32, variable.aligned());
-                self.bind(variable, Binding::Variable { space: Place::Local, address: u64::from(offset) })
+                let (bytes, alignment) = (variable.bytes() as u32, variable.aligned());
+                let frame = self.function.and_then(|number| self.draft.called.get_mut(&number)?.frame.as_mut());
+                let (space, offset) = match frame {
+                    Some(frame) => (Place::Frame, stretch(&mut frame.bytes, bytes, alignment)),
+                    None => (Place::Local, self.draft.new_local(bytes, alignment)),
+                };
+                self.bind(variable, Binding::Variable { space, address: u64::from(offset) })
             }
             Space::Global | Space::Constant => problem("global variables are declared outside of functions"),
         }
     }
 
-    fn callee(&mut self, function: &Function<'a>, callee: &Callee) -> Decoded<()> {
-        self.draft.labels[callee.label as usize] = Some(self.draft.code.len() as u32);
-        self.link = Some(callee.link);
+    /// Notes a register that belongs to a call of a recursive function.
+    fn keep(&mut self, register: Register) {
+        let frame = self.function.and_then(|number| self.draft.called.get_mut(&number)?.frame.as_mut());
+        if let Some(frame) = frame {
+            frame.registers.push(register);
+        }
+    }
+
+    fn callee(&mut self, number: usize, callee: Callable) -> Decoded<()> {
+        let module = self.module;
+        let function = &module.functions[number];
+        self.draft.labels[callee.entry as usize] = Some(self.draft.code.len() as u32);
+        self.function = Some(number);
+        let space = if callee.frame.is_some() { Place::Frame } else { Place::Local };
         self.scopes.open();
         let both =
             function.results.iter().zip(&callee.results).chain(function.parameters.iter().zip(&callee.parameters));
@@ -271,11 +310,14 @@ impl<'a> Decoder<'_, 'a> {
             if variable.space == Space::Register {
                 return Err(Problem::new(variable.span.clone(), "parameters in registers are of PTX 1; use .param"));
             }
-            self.bind(variable, Binding::Variable { space: Place::Local, address: u64::from(*offset) })?;
+            self.bind(variable, Binding::Variable { space, address: u64::from(*offset) })?;
         }
         self.body(function)?;
         self.scopes.close();
-        self.link = None;
+        self.function = None;
+        if let Some(frame) = self.draft.called.get_mut(&number).and_then(|callable| callable.frame.as_mut()) {
+            frame.bytes = frame.bytes.next_multiple_of(16);
+        }
         Ok(())
     }
 
@@ -307,6 +349,7 @@ impl<'a> Decoder<'_, 'a> {
                     self.draft.tables.push(vec![]);
                     (*name, 0..0, Binding::Table(self.draft.tables.len() as u32 - 1))
                 }
+                Statement::CallPrototype(name) => (*name, 0..0, Binding::Prototype),
                 _ => continue,
             };
             if !self.scopes.bind(name, binding) {
@@ -356,6 +399,10 @@ impl<'a> Decoder<'_, 'a> {
             format!("{}{modifiers}", written.name)
         };
         let Some(forms) = prepared().get(written.name) else {
+            if TEXTURES.contains(&written.name) {
+                let message = format!("`{}`: textures and surfaces are not emulated", full());
+                return Err(Problem::new(written.span.clone(), message).help("read and write global memory instead"));
+            }
             return Err(Problem::new(written.span.clone(), format!("unknown instruction `{}`", full())));
         };
         let candidates = forms.iter().filter_map(|form| Some((form, form.matches(&written.modifiers)?)));
@@ -364,7 +411,12 @@ impl<'a> Decoder<'_, 'a> {
         };
         let place = self.spans.len() as u32;
         self.spans.push(written.span.clone());
-        let around = Surroundings { scopes: &self.scopes, functions: &self.module.functions, link: self.link };
+        let around = Surroundings {
+            scopes: &self.scopes,
+            functions: &self.module.functions,
+            calls: self.calls,
+            function: self.function,
+        };
         let mut builder = Builder::new(written, modifiers, guard, place, &mut self.draft, around);
         let execute = (form.form.build)(&mut builder)?;
         builder.finish()?;

@@ -1,12 +1,15 @@
 //! Syntax to kernels that can run: names become rows and addresses, instructions become functions.
 
 pub mod builder;
+mod call_graph;
 pub mod form;
 pub mod function;
 pub mod scope;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use call_graph::CallGraph;
 
 use crate::diagnostic::{LoadError, Problem};
 use crate::machine::kernel::{Kernel, Kernels};
@@ -27,6 +30,7 @@ pub struct Module {
     /// `.target`
     pub target: String,
     allocations: Vec<u64>,
+    functions: HashMap<String, u64>,
     memory: Arc<Memory>,
 }
 
@@ -50,12 +54,19 @@ impl Module {
                 version: syntax.version,
                 target: syntax.target.into(),
                 allocations: vec![],
+                functions: syntax
+                    .functions
+                    .iter()
+                    .zip(0..)
+                    .map(|(one, number)| (one.name.into(), address(number)))
+                    .collect(),
                 memory: memory.clone(),
             };
             module.place_variables(&syntax, device)?;
+            let calls = CallGraph::of(&syntax);
             for (number, function) in syntax.functions.iter().enumerate() {
                 if function.entry && function.body.is_some() {
-                    let kernel = function::kernel(file, source, &syntax, number, &module.variables)?;
+                    let kernel = function::kernel(file, source, &syntax, number, &module.variables, &calls)?;
                     module.kernels.insert(kernel.name.clone(), Arc::new(kernel));
                 }
             }
@@ -151,8 +162,13 @@ impl Module {
     }
 
     fn address_of(&self, name: &str) -> Option<u64> {
-        self.variables.get(name).map(|(address, _)| *address)
+        self.variables.get(name).map(|(address, _)| *address).or_else(|| self.functions.get(name).copied())
     }
+}
+
+/// The address of a function, by its number in the module.
+pub fn address(function: usize) -> u64 {
+    window::FUNCTION + 16 * function as u64
 }
 
 /// The generic address of a variable in a window.
@@ -160,7 +176,7 @@ pub fn generic(place: scope::Place, address: u64) -> u64 {
     match place {
         scope::Place::Global => address,
         scope::Place::Shared => window::SHARED + address,
-        scope::Place::Local => window::LOCAL + address,
+        scope::Place::Local | scope::Place::Frame => window::LOCAL + address,
         scope::Place::Parameter => window::PARAMETER + address,
     }
 }

@@ -32,6 +32,8 @@ pub enum Binding {
     Table(u32),
     /// A function, by number.
     Function(usize),
+    /// What a call through a register may reach.
+    Prototype,
 }
 
 /// The space of a variable, as addresses see it.
@@ -43,6 +45,8 @@ pub enum Place {
     Shared,
     /// Local memory of the thread: local variables, and parameters of functions.
     Local,
+    /// The frame of a recursive function's call.
+    Frame,
     /// Parameters of the kernel.
     Parameter,
 }

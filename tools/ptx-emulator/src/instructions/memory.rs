@@ -62,7 +62,7 @@ pub fn space(b: &Builder<'_, '_>, name: &str, address: &Operand<'_>) -> Space {
         "shared" | "shared::cta" | "shared::cluster" => Space::Shared,
         "local" => Space::Local,
         "param" | "param::entry" | "param::func" => match b.address_place(address) {
-            Some(Place::Local) => Space::Local,
+            Some(Place::Local | Place::Frame) => Space::Local,
             _ => Space::Parameter,
         },
         _ => Space::Global,

@@ -31,6 +31,7 @@ macro_rules! lanes {
 pub mod arithmetic;
 pub mod atomic;
 pub mod barrier;
+pub mod call;
 pub mod compare;
 pub mod control;
 pub mod convert;
@@ -60,6 +61,7 @@ pub fn forms() -> impl Iterator<Item = &'static Form> {
         convert::FORMS,
         memory::FORMS,
         control::FORMS,
+        call::FORMS,
         barrier::FORMS,
         warp::FORMS,
         atomic::FORMS,

@@ -38,6 +38,10 @@ pub struct Kernel {
     pub requirements: Requirements,
     /// Tables of `brx.idx`: labels' instructions.
     pub tables: Vec<Vec<u32>>,
+    /// The functions that it may call, by their numbers in the module.
+    pub functions: HashMap<usize, Callable>,
+    /// The row that holds how much of the stack is in use, in bytes.
+    pub stack_pointer: u32,
     /// The source of each [`Instruction::place`].
     pub places: Vec<Place>,
     /// The section of the PTX ISA that describes the instruction of each place: `9.7.1.1 add`.
@@ -50,6 +54,35 @@ pub struct Kernel {
     pub has_products: bool,
     /// The target it was compiled for: `sm_90a`.
     pub target: String,
+}
+
+/// The bytes of local memory that frames of a thread can take, in kernels that have recursive functions.
+pub const STACK: u32 = 64 << 10;
+
+/// A function that a kernel may call.
+#[derive(Clone, Debug, Default)]
+pub struct Callable {
+    /// Its first instruction.
+    pub entry: u32,
+    /// The row that holds where to return to.
+    pub link: u32,
+    /// Where its parameters are in local memory, or in its frame: offset and bytes.
+    pub parameters: Vec<(u32, u32)>,
+    /// Where its results are.
+    pub results: Vec<(u32, u32)>,
+    /// What is kept of a call while the function is called again: only recursive functions have frames.
+    pub frame: Option<Frame>,
+}
+
+/// A recursive function's frame on the stack, which starts local memory.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// The row that holds where the frame starts.
+    pub base: u32,
+    /// Its bytes: parameters, results and local variables.
+    pub bytes: u32,
+    /// The registers and predicates that a call has for itself.
+    pub registers: Vec<Register>,
 }
 
 /// A register or a predicate that an instruction writes.

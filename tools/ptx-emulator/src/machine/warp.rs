@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::context::{Context, lanes};
 use super::instruction::Step;
-use super::row::Row;
+use super::row::{LANES, Row};
 use crate::memory::shared::Bytes;
 
 /// A warp's registers and where its threads are.
@@ -20,6 +20,8 @@ pub struct WarpState {
     pub predicates: Vec<u32>,
     /// Local memory: that of lane 0, then of lane 1, and so on.
     pub local: Bytes,
+    /// Registers of calls that are not over, while a recursive function is called again: of each lane.
+    pub saved: [Vec<u64>; LANES],
     /// The warp's number in its CTA.
     pub number: u32,
     /// Lanes that have not exited.
@@ -85,6 +87,7 @@ impl WarpState {
         self.number = number;
         self.running = threads;
         self.fragments.clear();
+        self.saved.iter_mut().for_each(Vec::clear);
         self.fragments.push(Fragment { at: 0, mask: threads, state: FragmentState::Ready, pending: None });
     }
 

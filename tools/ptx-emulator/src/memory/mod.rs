@@ -18,6 +18,8 @@ pub mod window {
     pub const LOCAL: u64 = 0x0300_0000_0000;
     /// Generic addresses of the kernel's parameters.
     pub const PARAMETER: u64 = 0x0400_0000_0000;
+    /// The addresses of functions: 16 for each, by its number in the module.
+    pub const FUNCTION: u64 = 0x0500_0000_0000;
     /// Each window is this long.
     pub const LENGTH: u64 = 1 << 32;
     /// The first address that an allocation of global memory can have.

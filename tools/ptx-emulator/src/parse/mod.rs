@@ -285,6 +285,10 @@ impl<'a> Parser<'a> {
                 }
                 _ => match Width::of_type(&text[1..]) {
                     Some(width) => variable.width = width,
+                    None if matches!(text, ".texref" | ".samplerref" | ".surfref") => {
+                        return Err(Problem::new(span, format!("`{text}`: textures and surfaces are not emulated"))
+                            .help("read and write global memory instead"));
+                    }
                     None => return Err(Problem::new(span, format!("`{text}` is not a type of a variable"))),
                 },
             }

@@ -8,6 +8,9 @@ pub const TESTS: &[fn()] = &[
     a_thread_may_wait_for_another_of_its_warp,
     tables_of_branches,
     functions_are_called_with_their_own_registers,
+    functions_are_called_through_registers,
+    functions_call_themselves,
+    functions_call_each_other,
     warps_exchange_values,
     barriers_order_warps,
     clusters_reach_each_other,
@@ -140,4 +143,78 @@ fn copies_complete_their_barriers() {
     let mut words: Vec<u64> = (10..18).collect();
     run.try_on(&mut words).unwrap();
     assert_eq!(words[0], 17);
+}
+
+const THREE: &str = ".func (.param .b32 result) twice(.param .b32 x) {\n\
+    .reg .b32 %r<4>; ld.param.b32 %r1, [x]; add.u32 %r2, %r1, %r1; st.param.b32 [result], %r2; ret; }\n\
+    .func (.param .b32 result) square(.param .b32 x) {\n\
+    .reg .b32 %r<4>; ld.param.b32 %r1, [x]; mul.lo.u32 %r2, %r1, %r1; st.param.b32 [result], %r2; ret; }\n\
+    .global .u64 table[2] = {twice, square};";
+
+#[test]
+fn functions_are_called_through_registers() {
+    // Even lanes double, odd ones square: the address comes from a table, or from a `mov`.
+    for select in [
+        "mov.u64 %rd3, twice; mov.u64 %rd4, square; selp.u64 %rd5, %rd4, %rd3, %p1;",
+        "mov.u64 %rd3, table; and.b32 %r2, %r0, 1; mad.wide.u32 %rd4, %r2, 8, %rd3; ld.global.u64 %rd5, [%rd4];",
+    ] {
+        for prototype in [".callprototype (.param .b32 _) _ (.param .b32 _);", ".calltargets twice, square;"] {
+            let body = format!(
+                "and.b32 %r2, %r0, 1; setp.eq.u32 %p1, %r2, 1; {select}\n\
+                 {{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; P: {prototype}\n\
+                 call (b), %rd5, (a), P; ld.param.b32 %r1, [b]; }}\n{STORE}"
+            );
+            let words = Run::new(&body).declare(THREE).words(32);
+            let expected: Vec<u64> = (0..32).map(|lane| if lane % 2 == 1 { lane * lane } else { 2 * lane }).collect();
+            assert_eq!(words, expected);
+        }
+    }
+    let body = "{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; P: .callprototype (.param .b32 _) _ (.param .b32 _);\n\
+        mov.u64 %rd5, 12345; call (b), %rd5, (a), P; }";
+    let message = Run::new(body).declare(THREE).fault();
+    assert!(message.contains("0x3039, which is not the address of a function"), "{message}");
+}
+
+#[test]
+fn functions_call_themselves() {
+    // Fibonacci: each call keeps what it computed before the second call, in registers of all widths and in its local memory, which
+    // the callee reaches by its address.
+    let declarations = ".func (.param .b64 result) fibonacci(.param .b32 x, .param .b64 up) {\n\
+        .reg .b32 %r<4>; .reg .b64 %rd<8>; .reg .pred %p<3>; .local .align 8 .b64 own;\n\
+        ld.param.b32 %r1, [x]; ld.param.b64 %rd5, [up]; setp.lt.u32 %p1, %r1, 2; setp.gt.u32 %p2, %r1, 5;\n\
+        ld.local.u64 %rd6, [%rd5]; add.u64 %rd6, %rd6, 1; st.local.u64 [%rd5], %rd6;\n\
+        @%p1 bra SMALL; mov.u64 %rd7, own; st.local.u64 [own], 0;\n\
+        { .param .b32 a; .param .b64 u; .param .b64 b; sub.u32 %r2, %r1, 1; st.param.b32 [a], %r2; st.param.b64 [u], %rd7;\n\
+        call.uni (b), fibonacci, (a, u); ld.param.b64 %rd1, [b]; }\n\
+        { .param .b32 a; .param .b64 u; .param .b64 b; sub.u32 %r2, %r1, 2; st.param.b32 [a], %r2; st.param.b64 [u], %rd7;\n\
+        call.uni (b), fibonacci, (a, u); ld.param.b64 %rd2, [b]; }\n\
+        add.u64 %rd1, %rd1, %rd2; ld.local.u64 %rd3, [own]; setp.ne.u64 %p1, %rd3, 2; @%p1 trap;\n\
+        setp.gt.u32 %p1, %r1, 5; xor.pred %p1, %p1, %p2; @%p1 trap;\n\
+        st.param.b64 [result], %rd1; ret;\n\
+        SMALL: cvt.u64.u32 %rd1, %r1; st.param.b64 [result], %rd1; ret; }";
+    let body = ".local .align 8 .b64 mine; st.local.u64 [mine], 0; mov.u64 %rd7, mine;\n\
+        { .param .b32 a; .param .b64 u; .param .b64 b; st.param.b32 [a], %r0; st.param.b64 [u], %rd7;\n\
+        call.uni (b), fibonacci, (a, u); ld.param.b64 %rd2, [b]; }\n\
+        mad.wide.u32 %rd1, %r0, 8, %rd0; st.global.u64 [%rd1], %rd2;";
+    let words = Run::new(body).declare(declarations).shape(1, 16, 1).words(16);
+    assert_eq!(words, [0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610]);
+}
+
+#[test]
+fn functions_call_each_other() {
+    let declarations = ".func (.param .b32 result) odd(.param .b32 x);\n\
+        .func (.param .b32 result) even(.param .b32 x) { .reg .b32 %r<4>; .reg .pred %p; ld.param.b32 %r1, [x]; setp.eq.u32 %p, %r1, 0;\n\
+        mov.b32 %r2, 1; @%p bra END; { .param .b32 a; .param .b32 b; sub.u32 %r1, %r1, 1; st.param.b32 [a], %r1; call.uni (b), odd, (a); ld.param.b32 %r2, [b]; }\n\
+        END: st.param.b32 [result], %r2; ret; }\n\
+        .func (.param .b32 result) odd(.param .b32 x) { .reg .b32 %r<4>; .reg .pred %p; ld.param.b32 %r1, [x]; setp.eq.u32 %p, %r1, 0;\n\
+        mov.b32 %r2, 0; @%p bra END; { .param .b32 a; .param .b32 b; sub.u32 %r1, %r1, 1; st.param.b32 [a], %r1; call.uni (b), even, (a); ld.param.b32 %r2, [b]; }\n\
+        END: st.param.b32 [result], %r2; ret; }";
+    let body = format!(
+        "{{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; call.uni (b), even, (a); ld.param.b32 %r1, [b]; }}\n{STORE}"
+    );
+    let words = Run::new(&body).declare(declarations).words(32);
+    assert_eq!(words, (0..32).map(|lane| u64::from(lane % 2 == 0)).collect::<Vec<_>>());
+    let body = "{ .param .b32 a; .param .b32 b; st.param.b32 [a], 1000000; call.uni (b), even, (a); }";
+    let message = Run::new(body).declare(declarations).fault();
+    assert!(message.contains("the stack is full"), "{message}");
 }

@@ -11,7 +11,8 @@ use ptx_emulator::decode::form::{coverage, unused};
 use ptx_emulator::memory::global::Memory;
 
 use super::{
-    PROLOGUE, Ran, arithmetic, control, matrices, products, recorded, remote, scalars, tensor_memory, warpgroup, wmma,
+    PROLOGUE, Ran, arithmetic, control, matrices, memory, products, recorded, remote, scalars, tensor_memory,
+    warpgroup, wmma,
 };
 
 #[test]
@@ -37,6 +38,7 @@ fn instructions() -> &'static [Ran] {
             arithmetic::TESTS,
             control::TESTS,
             matrices::TESTS,
+            memory::TESTS,
             products::TESTS,
             remote::TESTS,
             scalars::TESTS,

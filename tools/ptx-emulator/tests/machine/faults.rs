@@ -73,3 +73,14 @@ fn launches_are_checked() {
     assert!(run.fault().contains("it can have 1 to 1024"));
     assert!(Run::new("").shape(3, 32, 2).fault().contains("do not divide"));
 }
+
+#[test]
+fn textures_and_surfaces_are_refused() {
+    let message = Run::new("tex.2d.v4.f32.f32 {%f0, %f1, %f2, %f3}, [%rd0, {%f0, %f1}];").load().unwrap_err();
+    assert!(
+        message.contains("test.ptx:9") && message.contains("`tex.2d.v4.f32.f32`: textures and surfaces"),
+        "{message}"
+    );
+    let message = Run::new("").declare(".global .texref image;").load().unwrap_err();
+    assert!(message.contains("test.ptx:4") && message.contains("`.texref`: textures and surfaces"), "{message}");
+}

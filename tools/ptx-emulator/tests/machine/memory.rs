@@ -2,6 +2,10 @@
 
 use super::Run;
 
+/// What `coverage` runs again.
+pub const TESTS: &[fn()] =
+    &[loads_and_stores, atomics_of_every_type, hints_and_fences_change_no_value, tensor_memory_is_moved_in_every_shape];
+
 /// Runs one thread on a buffer whose first word is given.
 fn one(body: &str, first: u64) -> Vec<u64> {
     let mut buffer = vec![first, 0, 0, 0, 0, 0, 0, 0];

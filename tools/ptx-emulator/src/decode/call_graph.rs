@@ -1,0 +1,106 @@
+//! Which functions call which, as far as that is known before a kernel is decoded.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::parse::ast::{Initializer, Module, Operand, Statement};
+
+/// Who calls whom.
+#[derive(Debug, Default)]
+pub struct CallGraph {
+    /// For each function those that it may reach, by any number of calls.
+    reached: Vec<HashSet<usize>>,
+    /// Functions whose addresses are taken, in order: what a call through a register may reach.
+    taken: Vec<usize>,
+}
+
+impl CallGraph {
+    /// Of a module.
+    pub fn of(module: &Module<'_>) -> CallGraph {
+        // A definition comes after its declaration, and counts.
+        let numbers: HashMap<&str, usize> =
+            module.functions.iter().zip(0..).map(|(function, number)| (function.name, number)).collect();
+        let mut uses: Vec<Uses> = Vec::with_capacity(module.functions.len());
+        for function in &module.functions {
+            let mut one = Uses::default();
+            one.body(function.body.as_deref().unwrap_or_default(), &numbers);
+            uses.push(one);
+        }
+        let mut taken: HashSet<usize> = uses.iter().flat_map(|one| one.taken.iter().copied()).collect();
+        for initializer in module.variables.iter().filter_map(|variable| variable.initializer.as_ref()) {
+            named(initializer, &numbers, &mut taken);
+        }
+        taken.retain(|number| module.functions[*number].body.is_some() && !module.functions[*number].entry);
+        let reached = (0..uses.len()).map(|from| {
+            let mut reached = HashSet::new();
+            let mut left = vec![from];
+            while let Some(at) = left.pop() {
+                let through_registers = taken.iter().filter(|_| uses[at].through_registers);
+                left.extend(uses[at].called.iter().chain(through_registers).filter(|next| reached.insert(**next)));
+            }
+            reached
+        });
+        let reached = reached.collect();
+        let mut taken: Vec<usize> = taken.into_iter().collect();
+        taken.sort_unstable();
+        CallGraph { reached, taken }
+    }
+
+    /// Whether a function may be called again before a call of it is over.
+    pub fn is_recursive(&self, function: usize) -> bool {
+        self.reached.get(function).is_some_and(|reached| reached.contains(&function))
+    }
+
+    /// Whether a kernel reaches a recursive function.
+    pub fn recurs(&self, kernel: usize) -> bool {
+        self.reached.get(kernel).is_some_and(|reached| reached.iter().any(|one| self.is_recursive(*one)))
+    }
+
+    /// What a call through a register may reach.
+    pub fn reached_through_registers(&self) -> &[usize] {
+        &self.taken
+    }
+}
+
+/// The functions that one names.
+#[derive(Default)]
+struct Uses {
+    called: HashSet<usize>,
+    taken: HashSet<usize>,
+    through_registers: bool,
+}
+
+impl Uses {
+    fn body(&mut self, body: &[Statement<'_>], numbers: &HashMap<&str, usize>) {
+        for statement in body {
+            match statement {
+                Statement::Scope(inner) => self.body(inner, numbers),
+                Statement::Instruction(instruction) if instruction.name == "call" => {
+                    let target = instruction.operands.iter().find_map(|operand| match operand {
+                        Operand::Name(name) => Some(*name),
+                        _ => None,
+                    });
+                    match target.and_then(|name| numbers.get(name)) {
+                        Some(number) => drop(self.called.insert(*number)),
+                        None => self.through_registers = true,
+                    }
+                }
+                Statement::Instruction(instruction) => {
+                    let names = instruction.operands.iter().filter_map(|operand| match operand {
+                        Operand::Name(name) => numbers.get(name),
+                        _ => None,
+                    });
+                    self.taken.extend(names);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn named(initializer: &Initializer<'_>, numbers: &HashMap<&str, usize>, taken: &mut HashSet<usize>) {
+    match initializer {
+        Initializer::List(list) => list.iter().for_each(|one| named(one, numbers, taken)),
+        Initializer::Value(Operand::Name(name) | Operand::Generic(name)) => taken.extend(numbers.get(name)),
+        Initializer::Value(_) => {}
+    }
+}
