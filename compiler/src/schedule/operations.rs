@@ -422,6 +422,8 @@ impl Emitter<'_> {
     fn dequantize(&mut self, site: &Site) -> Result<Block, Cut> {
         let weight = self.operand(site, 0, site.position)?;
         let scale = self.dequantization_scale(site.value, site.position)?;
+        // Integers are multiplied as the floats that their scales are.
+        let weight = self.cast(&weight, self.element(&scale));
         Ok(self.multiply(&weight, &scale))
     }
 
