@@ -7,26 +7,32 @@ use tessera_runtime::plan::Extent;
 
 use crate::tile::{Access, ArgumentIndex, Builder, Dimension, Element, TensorArgument, Value};
 
-/// What the parts of a split attention leave for the kernel that merges them.
+/// What one kernel of a region leaves for the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Partial {
-    /// Largest scores, [tokens · heads, parts] f32.
+    /// Of the parts of a split attention: largest scores, [tokens · heads, parts] f32.
     Maxima,
     /// Sums of weights, [tokens · heads, parts] f32.
     Sums,
     /// Weighted sums of values, [tokens · heads, parts, elements] f32.
     Accumulators,
+    /// The rows of experts, those of the first expert first, [rows] i32.
+    Order,
+    /// Where in their order the rows of each expert start, and where the last one's end, [experts + 1] i32.
+    Starts,
 }
 
 impl Partial {
-    /// All, in the order of their slots.
-    pub const ALL: [Partial; 3] = [Partial::Maxima, Partial::Sums, Partial::Accumulators];
+    /// What the parts of a split attention leave.
+    pub const ATTENTION: [Partial; 3] = [Partial::Maxima, Partial::Sums, Partial::Accumulators];
 
     fn name(self) -> &'static str {
         match self {
             Partial::Maxima => "maxima",
             Partial::Sums => "sums",
             Partial::Accumulators => "accumulators",
+            Partial::Order => "order",
+            Partial::Starts => "starts",
         }
     }
 }

@@ -8,7 +8,7 @@ use tessera_runtime::plan::Extent;
 
 use super::access::{Memory, element_of};
 use super::arguments::{Buffer, Partial, View};
-use super::emitter::{AttentionPhase, Block, Emitter};
+use super::emitter::{Block, Emitter, Phase};
 use super::error::Cut;
 use super::index::{Axis, Index};
 use super::operations::Site;
@@ -34,8 +34,8 @@ struct Queries {
 impl Emitter<'_> {
     /// `q · kᵀ`, softmax, `· v` for the queries at a position [token, head, element].
     pub fn attention(&mut self, site: &Site) -> Result<Block, Cut> {
-        let (queries, state) = match self.shaping.attention_phase {
-            AttentionPhase::Merge(parts) => self.merged(site, parts)?,
+        let (queries, state) = match self.shaping.phase {
+            Phase::Merge(parts) => self.merged(site, parts)?,
             _ => self.softmax_state(site, None)?,
         };
         let first_optional = site.operation.definition().operand_counts().0;
@@ -93,7 +93,7 @@ impl Emitter<'_> {
             let memory = Memory { buffer: Buffer::Partial(partial), element: Element::F32, extents, alignment: 16 };
             self.whole_memory(&memory, access)
         };
-        let [maxima, sums, accumulators] = Partial::ALL.map(&mut argument);
+        let [maxima, sums, accumulators] = Partial::ATTENTION.map(&mut argument);
         Ok((Partials { maxima, sums, accumulators }, heads))
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use tessera_ir::{Dim, Graph, Name, Op, Shape, Type, ValueId, ops};
 
-use super::emitter::{AttentionPhase, Shaping};
+use super::emitter::{Phase, Shaping};
 use super::error::ScheduleError;
 use super::strategy::{KNOBS, Strategy, Tiling};
 use crate::target::Target;
@@ -103,8 +103,9 @@ pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
         longest_chunk: tiling.chunk,
         largest_chunk: tiling.chunk.saturating_mul(tiling.rows),
         dot_chunk: tiling.inner,
+        dequantizes: target == Target::Host,
         attention_chunk: tiling.keys,
-        attention_phase: AttentionPhase::Whole,
+        phase: Phase::Whole,
     }
 }
 
@@ -270,6 +271,9 @@ const HOST_FEWEST_ROWS: u64 = 64;
 /// Longest part of an inner dimension that one product takes: practically all of it.
 const HOST_INNER: u64 = 1 << 20;
 
+/// Columns of an expert's matrix that a program multiplies with one row.
+const HOST_EXPERT_COLUMNS: u32 = 192;
+
 /// Tiles of the host: see the documentation of [`crate::target::host`] for what its products want.
 fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, threads: u64) -> Vec<Variant> {
     match traits.strategy {
@@ -283,7 +287,14 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             let tokens = rows.first().cloned().into_iter().collect();
             by_rows(&tokens, vec![(tiling(1), 8)], tiling(64))
         }
-        Strategy::Matmul => {
+        Strategy::Matmul | Strategy::Experts if Product::of(graph).is_grouped => {
+            let tiling =
+                |rows, columns| Tiling { rows, columns, inner: HOST_INNER as u32, ..Tiling::new(Strategy::Experts) };
+            let of_a_token = rows.iter().skip(1).filter_map(Dim::as_static).product::<u64>().max(1);
+            let few = tiling(1, HOST_EXPERT_COLUMNS);
+            by_rows(rows, vec![(few, of_a_token)], tiling(64, HOST_WIDEST_PANEL as u32))
+        }
+        Strategy::Matmul | Strategy::Experts => {
             let product = Product::of(graph);
             let tiling = |rows, columns: u64| {
                 // Every rotated head of a tile is a copy of the loops: no more of them than the order of memory asks for.
@@ -321,10 +332,6 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
                 }
                 None => tiling(rows, narrow.min(widest(product.inner))),
             };
-            // Each row has the matrix of its own expert.
-            if product.is_grouped {
-                return always(tiling(1, narrow.min(widest(product.inner))));
-            }
             let many = tiling(96, panel.min(widest(product.inner)));
             by_rows(rows, vec![(few(1), 1), (few(8), 8)], stored(graph, many))
         }
@@ -388,7 +395,7 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
             let tokens = rows.first().cloned().into_iter().collect();
             by_rows(&tokens, vec![(few, 16)], many)
         }
-        Strategy::Matmul => {
+        Strategy::Matmul | Strategy::Experts => {
             let stages = if is_f32 { 2 } else { 3 };
             // What is reduced over the rows of a tile is in registers, and so are products without tensor cores.
             let tiling = |rows, columns, inner, warps| {
@@ -396,6 +403,7 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
                 let tiling = Tiling { rows, columns, inner, chunk, stages, warps, ..Tiling::new(Strategy::Matmul) };
                 with_rotation(tiling, traits.rotated)
             };
+            // Each row has the matrix of its own expert.
             if Product::of(graph).is_grouped {
                 return always(tiling(1, 64, 64, 4));
             }

@@ -46,15 +46,19 @@ pub struct Key {
     pub position: Position,
 }
 
-/// What a kernel does of an attention.
+/// Which of the kernels of a region that takes two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionPhase {
-    /// All.
+pub enum Phase {
+    /// The only one.
     Whole,
-    /// Looks at one part of so many of the keys and leaves the state of its softmax in memory. The third axis of the grid counts the parts.
+    /// Of an attention: looks at one part of so many of the keys and leaves the state of its softmax in memory. The third axis of the grid counts the parts.
     Part(u32),
     /// Merges the states of so many parts.
     Merge(u32),
+    /// Of a grouped product: puts the rows in the order of their experts.
+    Order,
+    /// Multiplies rows that are in order.
+    Ordered,
 }
 
 /// What the target wants of tiles.
@@ -68,10 +72,12 @@ pub struct Shaping {
     pub largest_chunk: u32,
     /// Length of the chunks that a dot product sums over.
     pub dot_chunk: u32,
+    /// Whether the target turns block-scaled elements into numbers by itself.
+    pub dequantizes: bool,
     /// Keys that attention looks at in one step.
     pub attention_chunk: u32,
-    /// What the kernel does of an attention.
-    pub attention_phase: AttentionPhase,
+    /// Which of the region's kernels it is.
+    pub phase: Phase,
 }
 
 /// An input of the region, in memory.

@@ -5,8 +5,8 @@ use tessera_ir::{Graph, Op, Shape, Type, ValueId, ops};
 use tessera_runtime::plan::Extent;
 
 use super::access::Memory;
-use super::arguments::{Binding, Buffer};
-use super::emitter::{AttentionPhase, Block, Emitter, InputMemory, Shaping};
+use super::arguments::{Binding, Buffer, Partial};
+use super::emitter::{Block, Emitter, InputMemory, Phase, Shaping};
 use super::error::Cut;
 use super::index::{Index, Position};
 use super::strategy::{Strategy, Tiling};
@@ -34,21 +34,25 @@ pub struct Built {
     /// Programs along x, y and z.
     pub grid: [Extent; 3],
     /// What it leaves for the next kernel of the region, if it does.
-    pub partials: Option<PartialSizes>,
+    pub partials: Vec<PartialSize>,
 }
 
-/// Sizes of the [`Partial`](super::arguments::Partial) buffers between two kernels.
+/// The size of a buffer between two kernels.
 #[derive(Clone, Debug)]
-pub struct PartialSizes {
+pub struct PartialSize {
+    /// Which.
+    pub partial: Partial,
     /// Number of tokens.
     pub tokens: Extent,
-    /// Bytes for each token of each buffer, in the order of [`Partial::ALL`](super::arguments::Partial::ALL).
-    pub bytes: [u64; 3],
+    /// Bytes for each token.
+    pub per_token: u64,
+    /// Bytes besides.
+    pub fixed: u64,
 }
 
 /// Something that a kernel puts into memory.
 #[derive(Clone, Debug)]
-enum Root {
+pub(super) enum Root {
     /// An output of the region.
     Output { output: usize, value: ValueId },
     /// The state of a part of an attention's softmax.
@@ -58,7 +62,7 @@ enum Root {
 }
 
 impl Root {
-    fn value(&self) -> ValueId {
+    pub(super) fn value(&self) -> ValueId {
         match self {
             Root::Output { value, .. } | Root::Append { value, .. } | Root::AttentionPart { value, .. } => *value,
         }
@@ -66,32 +70,33 @@ impl Root {
 }
 
 /// A tile of a root: where its elements are.
-struct Place {
+pub(super) struct Place {
     root: Root,
     position: Position,
 }
 
 /// Places that belong to the programs in a part of the grid's second axis.
-struct Share {
+pub(super) struct Share {
     /// First program and number of programs, where not all do.
     range: Option<(u64, u64)>,
     places: Vec<Place>,
 }
 
-/// Builds the program of a region; or two, to be launched one after the other, where the keys of an attention are split.
+/// Builds the program of a region; or two, to be launched one after the other, where the keys of an attention are split, or where the rows of
+/// experts are put in order first.
 ///
 /// # Errors
 /// A [`Cut`] names the value that must be in memory first.
 pub fn build(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> Result<Vec<Built>, Cut> {
-    let is_attention = |op| op == ops::ATTENTION || op == ops::PAGED_ATTENTION;
-    let is_split = tiling.strategy == Strategy::Attention
-        && tiling.splits > 1
-        && region.graph.operations().any(|(_, operation)| is_attention(operation.op()));
-    if !is_split {
-        return Ok(vec![build_one(region, name, tiling, shaping)?]);
-    }
-    let phases = [AttentionPhase::Part(tiling.splits), AttentionPhase::Merge(tiling.splits)];
-    let build = |attention_phase| build_one(region, name, tiling, Shaping { attention_phase, ..shaping });
+    let has = |ops: &[tessera_ir::Op]| region.graph.operations().any(|(_, operation)| ops.contains(&operation.op()));
+    let phases = match tiling.strategy {
+        Strategy::Attention if tiling.splits > 1 && has(&[ops::ATTENTION, ops::PAGED_ATTENTION]) => {
+            [Phase::Part(tiling.splits), Phase::Merge(tiling.splits)]
+        }
+        Strategy::Experts if tiling.rows > 1 && has(&[ops::GROUPED_MATMUL]) => [Phase::Order, Phase::Ordered],
+        _ => return Ok(vec![build_one(region, name, tiling, shaping)?]),
+    };
+    let build = |phase| build_one(region, name, tiling, Shaping { phase, ..shaping });
     phases.into_iter().map(build).collect()
 }
 
@@ -107,14 +112,19 @@ fn build_one(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
         Strategy::Flat => kernel.flat(&roots, tiling)?,
         Strategy::Matmul => kernel.matmul(&roots, tiling)?,
         Strategy::Attention => kernel.attention(&roots, tiling)?,
+        Strategy::Experts => kernel.experts(&roots, tiling)?,
     };
-    let partials = kernel.partial_sizes(&shares)?;
+    let partials = match shaping.phase {
+        Phase::Order => kernel.order_sizes()?,
+        _ => kernel.partial_sizes(&shares)?,
+    };
     kernel.fill(shares, tiling)?;
     let Kernel { mut emitter, grid } = kernel;
-    match shaping.attention_phase {
-        AttentionPhase::Whole => {}
-        AttentionPhase::Part(parts) => _ = emitter.builder.summary(format!("one of {parts} parts of the keys")),
-        AttentionPhase::Merge(parts) => _ = emitter.builder.summary(format!("merges {parts} parts of the keys")),
+    match shaping.phase {
+        Phase::Whole | Phase::Ordered => {}
+        Phase::Order => _ = emitter.builder.summary("puts rows in the order of their experts"),
+        Phase::Part(parts) => _ = emitter.builder.summary(format!("one of {parts} parts of the keys")),
+        Phase::Merge(parts) => _ = emitter.builder.summary(format!("merges {parts} parts of the keys")),
     }
     let mut extents = [GridExtent::fixed(1); 3];
     for (extent, axis) in grid.iter().zip(&mut extents) {
@@ -126,8 +136,8 @@ fn build_one(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
     Ok(Built { program: emitter.builder.finish(), bindings, grid, partials })
 }
 
-struct Kernel<'a> {
-    emitter: Emitter<'a>,
+pub(super) struct Kernel<'a> {
+    pub(super) emitter: Emitter<'a>,
     grid: [Extent; 3],
 }
 
@@ -170,7 +180,7 @@ impl Kernel<'_> {
     }
 
     /// The index of tiles of `block` elements along an axis of the grid that covers `extent` elements.
-    fn tiles(&mut self, axis: u8, extent: &Extent, block: u64) -> Index {
+    pub(super) fn tiles(&mut self, axis: u8, extent: &Extent, block: u64) -> Index {
         self.grid[usize::from(axis)] = extent.clone().ceil_div(block);
         let limit = self.grid[usize::from(axis)].constant();
         let program = self.emitter.builder.program_id(axis);
@@ -214,7 +224,7 @@ impl Kernel<'_> {
     }
 
     /// Tiles of rows by columns of results of one shape, without order among them.
-    fn elements(&mut self, roots: &[Root], tiling: &Tiling) -> Result<Vec<Share>, Cut> {
+    pub(super) fn elements(&mut self, roots: &[Root], tiling: &Tiling) -> Result<Vec<Share>, Cut> {
         let shape = self.common_shape(roots)?;
         let extents = self.emitter.extents(&shape);
         let position = match extents.split_last() {
@@ -390,7 +400,7 @@ impl Kernel<'_> {
         let head = key_head.times(group as i64).plus(&head_in_group);
         let element_axis = self.emitter.axis(self.emitter.covering(width));
         let element = Index::lane(element_axis, width as u32);
-        if let AttentionPhase::Part(parts) = self.emitter.shaping.attention_phase {
+        if let Phase::Part(parts) = self.emitter.shaping.phase {
             self.grid[2] = Extent::from(u64::from(parts));
             let position = [token, head, element].into_iter().collect();
             return Ok(vec![Share {
@@ -419,23 +429,24 @@ impl Kernel<'_> {
     }
 
     /// What is left for a second kernel.
-    fn partial_sizes(&self, shares: &[Share]) -> Result<Option<PartialSizes>, Cut> {
+    fn partial_sizes(&self, shares: &[Share]) -> Result<Vec<PartialSize>, Cut> {
         let mut roots = shares.iter().flat_map(|share| &share.places).map(|place| &place.root);
         let Some((value, parts)) = roots.find_map(|root| match root {
             Root::AttentionPart { value, parts } => Some((*value, *parts)),
             _ => None,
         }) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let shape = &self.emitter.tensor_type(value)?.shape;
         let (Some(heads), Some(width)) = (shape[1].as_static(), shape[2].as_static()) else {
             return Err(Cut::never(value, "the number of heads or their width is not known"));
         };
         let states = heads * u64::from(parts) * Element::F32.bytes() as u64;
-        Ok(Some(PartialSizes {
-            tokens: self.emitter.symbols.extent(&shape[0]),
-            bytes: [states, states, states * width],
-        }))
+        let sizes = Partial::ATTENTION.into_iter().zip([states, states, states * width]);
+        let tokens = self.emitter.symbols.extent(&shape[0]);
+        Ok(sizes
+            .map(|(partial, per_token)| PartialSize { partial, tokens: tokens.clone(), per_token, fixed: 0 })
+            .collect())
     }
 
     /// Computes all places and stores them.
@@ -499,12 +510,12 @@ fn columns_of(shape: &Shape, batch: &Shape, rows: &Shape) -> Option<(u64, usize)
     Some((columns, first))
 }
 
-fn places(roots: &[Root], position: &Position) -> Vec<Place> {
+pub(super) fn places(roots: &[Root], position: &Position) -> Vec<Place> {
     roots.iter().map(|root| Place { root: root.clone(), position: position.clone() }).collect()
 }
 
 /// Computes a tile of a root and stores it.
-fn put(emitter: &mut Emitter, place: &Place) -> Result<(), Cut> {
+pub(super) fn put(emitter: &mut Emitter, place: &Place) -> Result<(), Cut> {
     let value = place.root.value();
     match &place.root {
         Root::AttentionPart { parts, .. } => emitter.attention_part(value, &place.position, *parts),

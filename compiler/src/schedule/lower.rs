@@ -8,12 +8,12 @@ use tessera_runtime::plan::{
     Extent, Guard, Kernel, Launch, ParameterKind, ParameterSpecification, Partition, Plan, Slot, TensorSpecification,
 };
 
-use super::arguments::{Binding, Buffer};
+use super::arguments::{Binding, Buffer, Partial};
 use super::checks::{Source, checks};
 use super::cost;
 use super::error::ScheduleError;
 use super::form::is_list;
-use super::kernel::{Built, PartialSizes};
+use super::kernel::{Built, PartialSize};
 use super::library::{InputKind, Library};
 use super::steps::Step;
 use super::strategy::{Strategy, Tiling};
@@ -155,8 +155,9 @@ fn lower_function(
                     Some(Guard { extent: Extent::symbol(position), minimum: *minimum, maximum: *maximum })
                 }
             };
-            let partials = steps.iter().find_map(|step| step.built.partials.clone());
-            let partials = partials.map(|sizes| lowering.partials(&sizes, guard.as_ref()));
+            let partials: Vec<PartialSize> = steps.iter().flat_map(|step| step.built.partials.clone()).collect();
+            let partials = lowering.partials(&partials, guard.as_ref());
+            let partials = partials.as_slice();
             let mut inputs: Vec<BufferReference> = lowering.places(&operands)?;
             let outputs = lowering.places(&results)?;
             for step in steps {
@@ -377,15 +378,17 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Slots for what the parts of a split attention leave, no larger than the launches under the guard need. Returns the first.
-    fn partials(&mut self, sizes: &PartialSizes, guard: Option<&Guard>) -> usize {
-        let first = self.plan.slots.len();
-        let tokens = match guard {
-            Some(guard) if guard.extent == sizes.tokens => sizes.tokens.clone().min(guard.maximum),
-            _ => sizes.tokens.clone(),
+    /// Slots for what one kernel of a region leaves for the next, no larger than the launches under the guard need.
+    fn partials(&mut self, sizes: &[PartialSize], guard: Option<&Guard>) -> Vec<(Partial, usize)> {
+        let slot = |size: &PartialSize| {
+            let tokens = match guard {
+                Some(guard) if guard.extent == size.tokens => size.tokens.clone().min(guard.maximum),
+                _ => size.tokens.clone(),
+            };
+            self.plan.slots.push(Slot { bytes: tokens * size.per_token + size.fixed });
+            (size.partial, self.plan.slots.len() - 1)
         };
-        self.plan.slots.extend(sizes.bytes.map(|bytes| Slot { bytes: tokens.clone() * bytes }));
-        first
+        sizes.iter().map(slot).collect()
     }
 
     fn buffer(&self, buffer: Buffer, memory: &KernelMemory<'_>) -> Result<Argument, ScheduleError> {
@@ -394,7 +397,10 @@ impl Lowering<'_> {
                 memory.inputs.get(input).copied()
             }
             Buffer::Output(output) => memory.outputs.get(output).copied(),
-            Buffer::Partial(partial) => memory.partials.map(|first| BufferReference::Slot(first + partial as usize)),
+            Buffer::Partial(wanted) => {
+                let found = memory.partials.iter().find(|(partial, _)| *partial == wanted);
+                found.map(|(_, slot)| BufferReference::Slot(*slot))
+            }
         };
         let reference =
             reference.ok_or_else(|| ScheduleError::Function("a kernel works on a value that is nowhere".into()))?;
@@ -416,8 +422,8 @@ impl Lowering<'_> {
 struct KernelMemory<'a> {
     inputs: &'a [BufferReference],
     outputs: &'a [BufferReference],
-    /// The first of the slots that one kernel leaves something in for the next.
-    partials: Option<usize>,
+    /// Slots that one kernel leaves something in for the next.
+    partials: &'a [(Partial, usize)],
 }
 
 fn parameter_kind(binding: &Binding) -> ParameterKind {
@@ -452,7 +458,7 @@ fn partition(program: &Program, tiling: &Tiling) -> Partition {
     let elements: u64 = program.types.iter().map(|tile| tile.len() as u64).sum();
     let grain = (16_384 / elements.max(1)).max(1);
     match tiling.strategy {
-        Strategy::Attention => Partition { grain: 1, balance: Balance::Dynamic },
+        Strategy::Attention | Strategy::Experts => Partition { grain: 1, balance: Balance::Dynamic },
         _ => Partition { grain, balance: Balance::Static },
     }
 }

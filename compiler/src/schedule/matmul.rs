@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 use tessera_ir::{NodeKind, Storage, ValueId, ops};
 
+use super::blocks::granule;
 use super::emitter::{Block, Emitter, Key};
 use super::error::Cut;
 use super::index::{Axis, Index, Position};
@@ -55,7 +56,12 @@ impl Emitter<'_> {
         let inner = inner.map(|dim| self.symbols.extent(&dim));
         let Some(inner) = inner.map(|extent| self.dimension(&extent)) else { return Ok(()) };
         let chunk = match inner {
-            Dimension::Constant(extent) => self.shaping.dot_chunk.min(self.covering(extent)),
+            Dimension::Constant(extent) => {
+                // Whole blocks of every right-hand side.
+                let granules = products.iter().map(|product| Ok(granule(self.tensor_type(product.rhs)?.storage())));
+                let granule = granules.collect::<Result<Vec<u32>, Cut>>()?.into_iter().max().unwrap_or(1);
+                self.shaping.dot_chunk.min(self.covering(extent.next_multiple_of(granule.into())))
+            }
             Dimension::Argument(_) => self.shaping.dot_chunk.min(LONGEST_UNKNOWN),
         };
         let is_exact = matches!(inner, Dimension::Constant(extent) if extent % u64::from(chunk) == 0);
@@ -188,7 +194,7 @@ impl Emitter<'_> {
     }
 
     /// The element that a value's numbers are exact in and that matrix units take.
-    fn multiplied(&self, value: ValueId) -> Result<Element, Cut> {
+    pub fn multiplied(&self, value: ValueId) -> Result<Element, Cut> {
         if let Some(format) = self.tensor_type(value)?.storage().blocks() {
             // Powers of two leave all digits of a narrow element; other scales add their own.
             let is_exact = format.element.bits() < 8 && format.scale == Storage::U8;
@@ -201,7 +207,7 @@ impl Emitter<'_> {
     }
 
     /// A tile of an operand, with zeros beyond the end of the inner dimension if `end` gives one.
-    fn dot_operand(
+    pub fn dot_operand(
         &mut self,
         value: ValueId,
         position: &[Index],
@@ -230,7 +236,7 @@ impl Emitter<'_> {
 }
 
 /// The element that numbers of both are exact in.
-fn common([a, b]: [Element; 2]) -> Element {
+pub fn common([a, b]: [Element; 2]) -> Element {
     match (a, b) {
         (a, b) if a == b => a,
         (Element::F64, _) | (_, Element::F64) => Element::F64,

@@ -16,10 +16,12 @@
 mod access;
 mod arguments;
 mod attention;
+mod blocks;
 mod checks;
 mod cost;
 mod emitter;
 mod error;
+mod experts;
 mod form;
 mod index;
 mod kernel;

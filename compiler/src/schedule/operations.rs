@@ -255,7 +255,10 @@ impl Emitter<'_> {
             // Products.
             ops::MATMUL | ops::GROUPED_MATMUL => self.matrix_product(site),
             ops::DEQUANTIZE => self.dequantize(site),
-            ops::BLOCK_SCALED => self.unscaled(site),
+            ops::BLOCK_SCALED => match self.load_blocks(site)? {
+                Some(block) => Ok(block),
+                None => self.unscaled(site),
+            },
             // Mixtures of experts.
             ops::TOP_K => self.top_k(site),
             ops::TAKE => self.take(site),

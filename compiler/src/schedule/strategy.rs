@@ -18,12 +18,20 @@ pub enum Strategy {
     Matmul,
     /// Queries of one key head.
     Attention,
+    /// Rows of experts by columns.
+    Experts,
 }
 
 impl Strategy {
     /// Every strategy.
-    pub const ALL: [Strategy; 5] =
-        [Strategy::Elementwise, Strategy::Rows, Strategy::Flat, Strategy::Matmul, Strategy::Attention];
+    pub const ALL: [Strategy; 6] = [
+        Strategy::Elementwise,
+        Strategy::Rows,
+        Strategy::Flat,
+        Strategy::Matmul,
+        Strategy::Attention,
+        Strategy::Experts,
+    ];
 
     /// Which tiles a program makes, in a line.
     pub const fn summary(self) -> &'static str {
@@ -32,6 +40,9 @@ impl Strategy {
             Strategy::Rows => "whole rows, with what is reduced over them",
             Strategy::Flat => "runs of elements in memory order: the fallback for orders that tiles do not have",
             Strategy::Matmul => "tiles of a matrix product, with what feeds it and what is made of it",
+            Strategy::Experts => {
+                "rows by columns of the experts chosen for them; of several rows, all that one expert has"
+            }
             Strategy::Attention => "queries of one key head, over all keys that they see",
         }
     }
@@ -44,6 +55,7 @@ impl Strategy {
             Strategy::Flat => "flat",
             Strategy::Matmul => "matmul",
             Strategy::Attention => "attention",
+            Strategy::Experts => "experts",
         }
     }
 }

@@ -134,7 +134,7 @@ impl Generator<'_> {
 
     /// None where no value fits what was chosen.
     fn instruction(&mut self) -> Option<Vec<Value>> {
-        let value = match self.choose(14) {
+        let value = match self.choose(15) {
             0 => self.constant(),
             1 => {
                 let length = self.pick(&[1, 2, 4, 8]);
@@ -194,7 +194,8 @@ impl Generator<'_> {
                 self.b.reduce(reduction, value, axis)
             }
             11 if self.operations == Operations::Any => self.dot()?,
-            11 | 12 => self.load(),
+            12 if self.operations == Operations::Any => self.dequantize()?,
+            11..=13 => self.load(),
             _ => return self.for_loop(),
         };
         Some(vec![value])
@@ -251,6 +252,13 @@ impl Generator<'_> {
         let sum = if element == Element::F64 { Element::F64 } else { Element::F32 };
         let accumulator = self.b.splat(1.0, &[shape[0], self.b.type_of(rhs).shape[1]], sum);
         Some(self.b.dot(lhs, rhs, accumulator))
+    }
+
+    /// Bytes, with themselves as scales: a scale for each two elements.
+    fn dequantize(&mut self) -> Option<Value> {
+        let bytes = self.value(|tile| !tile.is_scalar() && tile.element == Element::U8)?;
+        let element = self.pick(&[Element::F32, Element::BF16, Element::F64]);
+        Some(self.b.dequantize(bytes, bytes, element))
     }
 
     /// Rows from this program's on, or gathered ones, some of them outside.

@@ -281,6 +281,16 @@ impl Builder {
         self.push(Operation::Reduce { reduction, value, axis }, tile)
     }
 
+    /// Block-scaled elements as numbers of a float.
+    pub fn dequantize(&mut self, elements: Value, scales: Value, element: Element) -> Value {
+        let mut tile = self.type_of(elements).clone();
+        if let (Element::U8, Some(last)) = (tile.element, tile.shape.last_mut()) {
+            *last *= 2;
+        }
+        tile.element = element;
+        self.push(Operation::Dequantize { elements, scales }, tile)
+    }
+
     /// accumulator + lhs · rhs
     pub fn dot(&mut self, lhs: Value, rhs: Value, accumulator: Value) -> Value {
         let tile = self.type_of(accumulator).clone();

@@ -131,6 +131,7 @@ impl Printer<'_> {
                 write!(f, " {value} [{}]", axes.join(", "))?;
             }
             Operation::Reduce { reduction, value, axis } => write!(f, " {} {value} axis {axis}", reduction.name())?,
+            Operation::Dequantize { elements, scales } => write!(f, " {elements}, {scales}")?,
             Operation::Dot { lhs, rhs, accumulator } => write!(f, " {lhs}, {rhs}, {accumulator}")?,
             Operation::Load { tensor, coordinates, mask: condition, other } => {
                 let (tensor, coordinates) = (self.argument(*tensor), self.coordinates(coordinates));

@@ -367,6 +367,16 @@ pub enum Operation {
         /// Along which dimension.
         axis: u8,
     },
+    /// The numbers that block-scaled elements stand for: each element times the scale of its block, rounded to the result's float.
+    ///
+    /// Elements lie along the last dimension: two E2M1 to a byte of U8, the earlier in its low half; or one of fp8 or I8. The scales divide the
+    /// result's last dimension into as many equal blocks as they are: floats, or E8M0 in U8 (the byte b is 2^(b − 127), 255 is NaN).
+    Dequantize {
+        /// [.., K / 2] of U8, or [.., K].
+        elements: Value,
+        /// [.., blocks]
+        scales: Value,
+    },
     /// accumulator[M,N] + lhs[M,K] · rhs[K,N]; lhs and rhs share an element type; the accumulator is F32 (F64 for F64 operands). Products are
     /// exact (F32: FMA), sums in the accumulator's precision, in any order.
     Dot {
@@ -490,6 +500,7 @@ impl Operation {
             Self::Broadcast { .. } => "broadcast",
             Self::Transpose(_) => "transpose",
             Self::Reduce { .. } => "reduce",
+            Self::Dequantize { .. } => "dequantize",
             Self::Dot { .. } => "dot",
             Self::Load { .. } => "load",
             Self::Store { .. } => "store",
@@ -517,6 +528,7 @@ impl Operation {
             Self::Broadcast { value, .. } | Self::Reduce { value, .. } => operands.push(*value),
             Self::Binary(_, a, b) | Self::Compare(_, a, b) => operands.extend([*a, *b]),
             Self::Select(condition, a, b) => operands.extend([*condition, *a, *b]),
+            Self::Dequantize { elements, scales } => operands.extend([*elements, *scales]),
             Self::Dot { lhs, rhs, accumulator } => operands.extend([*lhs, *rhs, *accumulator]),
             Self::Load { coordinates, mask, .. } => access(coordinates, mask),
             Self::Store { coordinates, mask, value, .. } => {

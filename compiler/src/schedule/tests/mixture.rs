@@ -8,7 +8,7 @@ use super::{Numbers, check_body, check_with, random};
 const CLOSE: f64 = 2e-5;
 
 /// A body with these inputs: floats from −2 to 2, integers below a limit that stands beside each.
-fn check_inputs(inputs: &[(&str, Storage, &[usize], u64)], body: &str, tolerance: f64) {
+pub fn check_inputs(inputs: &[(&str, Storage, &[usize], u64)], body: &str, tolerance: f64) {
     let declared: Vec<String> = inputs
         .iter()
         .map(|(name, storage, shape, _)| {

@@ -3,6 +3,7 @@
 
 mod dumps;
 mod emulated;
+mod experts;
 mod machine;
 mod mixture;
 mod models;

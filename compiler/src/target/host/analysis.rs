@@ -222,7 +222,15 @@ impl<'p> Analysis<'p> {
                 GridExtent::Tiles { .. } => None,
             },
             Operation::Binary(kind, a, b) => {
-                let ((a_low, a_high), (b_low, b_high)) = (of(a)?, of(b)?);
+                // A minimum or maximum with a number bounds what is not known.
+                let (a, b) = match kind {
+                    BinaryOperation::Minimum | BinaryOperation::Maximum => {
+                        let any = Some((i32::MIN.into(), i32::MAX.into()));
+                        (of(a).or(of(b).and(any))?, of(b).or(any)?)
+                    }
+                    _ => (of(a)?, of(b)?),
+                };
+                let ((a_low, a_high), (b_low, b_high)) = (a, b);
                 match kind {
                     BinaryOperation::Add => Some((a_low.checked_add(b_low)?, a_high.checked_add(b_high)?)),
                     BinaryOperation::Subtract => Some((a_low.checked_sub(b_high)?, a_high.checked_sub(b_low)?)),
@@ -308,6 +316,8 @@ impl<'p> Analysis<'p> {
                 Operation::Transpose(_) | Operation::Broadcast { .. } | Operation::Constant(_) | Operation::Iota => {
                     false
                 }
+                // Eight times as large as what it is made of.
+                Operation::Dequantize { .. } => false,
                 _ => evaluations[position] > 1 && tree_cost[position] >= EXPENSIVE,
             };
             if must && !scalar {
@@ -421,6 +431,13 @@ impl<'p> Analysis<'p> {
                 let mut spread = demands;
                 spread.insert(usize::from(*axis), Demand::Full);
                 self.demand_all(*value, &spread)
+            }
+            Operation::Dequantize { elements, scales } => {
+                let mut spread = demands;
+                if let Some(last) = spread.last_mut() {
+                    *last = Demand::Full;
+                }
+                self.demand_all(*elements, &spread) | self.demand_all(*scales, &spread)
             }
             Operation::Dot { lhs, rhs, accumulator } => {
                 self.demand_all(*lhs, &[demands[0], Demand::Full])

@@ -200,10 +200,28 @@ impl<'a> Emitter<'a> {
 
     /// The vector 0, 1, 2, …
     pub(super) fn iota(&self, machine: Machine, lanes: u32) -> Ssa<'a> {
+        let values: Vec<i64> = (0..i64::from(lanes)).collect();
+        self.integers(machine, &values)
+    }
+
+    /// A vector of these integers.
+    pub(super) fn integers(&self, machine: Machine, values: &[i64]) -> Ssa<'a> {
         let bits = 8 * machine.bytes();
-        let values: Vec<_> = (0..lanes).map(|lane| self.integer_attribute(bits, i64::from(lane))).collect();
+        let lanes: Vec<_> = values.iter().map(|&value| self.integer_attribute(bits, value)).collect();
+        self.vector(machine, &lanes)
+    }
+
+    /// A vector of these floats.
+    pub(super) fn floats(&self, machine: Machine, values: &[f64]) -> Ssa<'a> {
+        let ty = self.type_of(machine, 1);
+        let lanes: Vec<_> = values.iter().map(|&value| FloatAttribute::new(self.context, ty, value).into()).collect();
+        self.vector(machine, &lanes)
+    }
+
+    fn vector(&self, machine: Machine, values: &[Attribute<'a>]) -> Ssa<'a> {
+        let lanes = values.len() as u32;
         let value =
-            DenseElementsAttribute::new(self.type_of(machine, lanes), &values).expect("vectors are shaped").into();
+            DenseElementsAttribute::new(self.type_of(machine, lanes), values).expect("vectors are shaped").into();
         self.produce("llvm.mlir.constant", &[], (machine, lanes), &[(self.name("value"), value)])
     }
 

@@ -128,6 +128,10 @@ impl<'a> Lowering<'_, 'a> {
                 self.evaluate(*value, &picked, guard)
             }
             Operation::Transpose(value) => self.evaluate(*value, &[indices[1], indices[0]], guard),
+            Operation::Dequantize { .. } => {
+                let blocks = self.blocks_of(value).unwrap_or_else(|| unreachable!("the operation defines the value"));
+                self.dequantize(&blocks, indices, guard)
+            }
             Operation::Load { tensor, coordinates, mask, other } => {
                 self.load(*tensor, coordinates, *mask, *other, indices, guard)
             }

@@ -428,7 +428,10 @@ impl<'p, 'a> Lowering<'p, 'a> {
             let (strides, _) = self.buffer_layout(&tile.shape, tile.element);
             Buffer { pointer, element: tile.element, shape: tile.shape.clone(), strides }
         };
+        let packed = self.packed.borrow().clone();
         let last = self.with_scratch(|| {
+            // What is the same in every round.
+            self.pack_all(&body.instructions.iter().collect::<Vec<_>>(), |_| true);
             self.each(
                 self.scalar_index(lower),
                 self.scalar_index(upper),
@@ -477,6 +480,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 },
             )
         });
+        *self.packed.borrow_mut() = packed;
         let mut position = 0;
         for &result in &instruction.results {
             if self.program.type_of(result).is_scalar() {

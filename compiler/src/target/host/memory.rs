@@ -154,7 +154,14 @@ impl<'a> Lowering<'_, 'a> {
     }
 
     /// A contiguous load under a condition for the whole (scalar) or for each lane (vector).
-    fn load_if(&self, pointer: Ssa<'a>, memory: Machine, lanes: u32, condition: Ssa<'a>, other: Ssa<'a>) -> Ssa<'a> {
+    pub(super) fn load_if(
+        &self,
+        pointer: Ssa<'a>,
+        memory: Machine,
+        lanes: u32,
+        condition: Ssa<'a>,
+        other: Ssa<'a>,
+    ) -> Ssa<'a> {
         let e = self.emitter;
         if condition.lanes == 1 {
             // Where it is masked off, it reads the start of the scratch instead, and drops what it read.

@@ -32,6 +32,7 @@
 
 mod analysis;
 mod conversion;
+mod dequantize;
 mod dot;
 mod emitter;
 mod evaluate;

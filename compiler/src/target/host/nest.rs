@@ -12,7 +12,7 @@ use super::{
     lower::{Buffer, Lowering},
     memory::{Address, Place},
 };
-use crate::tile::{ArgumentIndex, Coordinate, Dimension, Operation, Value};
+use crate::tile::{ArgumentIndex, Coordinate, Dimension, Element, Operation, Value};
 
 /// One visit of a nest's innermost loop.
 pub(super) struct Visit<'n, 'a> {
@@ -63,6 +63,26 @@ impl<'a> Lowering<'_, 'a> {
             }
             Operation::Transpose(value) => self.collect_bounds(*value, &[axes[1], axes[0]], inside, seen),
             Operation::Reduce { .. } | Operation::Dot { .. } => {}
+            Operation::Dequantize { elements, scales } => {
+                let Some((&last, leading)) = axes.split_last() else { return };
+                let columns = self.program.type_of(value).shape[leading.len()];
+                for operand in [*elements, *scales] {
+                    // Bytes and scales are fewer than the elements that they are of.
+                    let mut own = Inside::everywhere(axes.len());
+                    let places: SmallVec<[usize; 3]> = (0..axes.len()).collect();
+                    self.collect_bounds(operand, &places, &mut own, &mut Vec::new());
+                    let share = columns / self.program.type_of(operand).shape[leading.len()];
+                    for (place, count) in own.counts.into_iter().enumerate() {
+                        let Some(mut count) = count else { continue };
+                        let axis = if place == leading.len() { last } else { leading[place] };
+                        if place == leading.len() {
+                            count = self.emitter.multiply(count, self.emitter.index(i64::from(share)));
+                        }
+                        let slot = &mut inside.counts[axis];
+                        *slot = Some(slot.map_or(count, |known| self.emitter.integer_minimum(known, count)));
+                    }
+                }
+            }
             elementwise => {
                 for operand in elementwise.operands() {
                     if !self.program.type_of(operand).is_scalar() {
@@ -142,6 +162,12 @@ impl<'a> Lowering<'_, 'a> {
                 }
             }
             Some(Operation::Unary(_, inner) | Operation::Cast(inner)) => self.prefetch(*inner, indices),
+            Some(Operation::Dequantize { elements, .. }) => {
+                let is_packed = self.program.type_of(*elements).element == Element::U8;
+                let column = indices[1].first();
+                let column = if is_packed { e.shift_right_logical(column, e.index(1)) } else { column };
+                self.prefetch(*elements, [indices[0], Index::At(column)]);
+            }
             Some(Operation::Transpose(inner)) => self.prefetch(*inner, [indices[1], indices[0]]),
             Some(Operation::Binary(_, a, _)) => self.prefetch(*a, indices),
             _ => {}

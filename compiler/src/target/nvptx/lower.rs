@@ -293,6 +293,10 @@ impl<'r, 'a> Lowering<'r, 'a> {
                 Some(tile) => self.read_shared(&tile, layout, 0).into(),
                 None => self.load(value, *tensor, coordinates, *mask, *other, layout)?,
             },
+            Operation::Dequantize { elements, .. } => {
+                let what = format!("dequantize of {}", self.program.type_of(*elements).element.name());
+                return Err(Error::Unsupported { value, what });
+            }
             Operation::Dot { .. } | Operation::Store { .. } | Operation::For { .. } => {
                 return Err(Error::Internal { value, what: "it cannot be computed on demand" });
             }

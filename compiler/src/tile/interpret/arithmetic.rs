@@ -361,3 +361,38 @@ pub(super) fn dot(lhs: &Tile, rhs: &Tile, accumulator: &Tile, [m, n, k]: [usize;
     }
     Tile::floats(result.into_iter().map(|value| round(sum, value)).collect())
 }
+
+/// Elements and scales with their types.
+pub(super) fn dequantize(
+    (elements, stored): (&Tile, &TileType),
+    (scales, factors): (&Tile, &TileType),
+    result: &TileType,
+) -> Tile {
+    let numbers: Vec<f64> = match (&elements.elements, stored.element) {
+        (Elements::Float(values), _) => values.clone(),
+        (Elements::Integer(bytes), Element::U8) => {
+            let halves = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+            halves.map(|bits| minifloat::FP4_E2M1.decode(bits as u16)).collect()
+        }
+        (Elements::Integer(values), _) => values.iter().map(|&value| value as f64).collect(),
+    };
+    let scales: Vec<f64> = match &scales.elements {
+        Elements::Float(values) => values.clone(),
+        Elements::Integer(bytes) => bytes.iter().map(|&byte| e8m0(byte)).collect(),
+    };
+    let (columns, blocks) = (result.shape.last().copied().unwrap_or(1), factors.shape.last().copied().unwrap_or(1));
+    let block = (columns / blocks).max(1) as usize;
+    // Blocks follow one another, also from row to row.
+    Tile::floats(
+        numbers
+            .chunks(block)
+            .zip(scales)
+            .flat_map(|(block, scale)| block.iter().map(move |number| round(result.element, number * scale)))
+            .collect(),
+    )
+}
+
+/// The scale that a byte of E8M0 stands for.
+fn e8m0(byte: i64) -> f64 {
+    if byte == 255 { f64::NAN } else { 2f64.powi(byte as i32 - 127) }
+}

@@ -349,6 +349,10 @@ impl<'a> Machine<'a> {
             Operation::Reduce { reduction, value, axis } => {
                 arithmetic::reduce(*reduction, self.tile(*value), kind(value), usize::from(*axis))
             }
+            Operation::Dequantize { elements, scales } => {
+                let [stored, factors] = [elements, scales].map(|value| (self.tile(*value), kind(value)));
+                arithmetic::dequantize(stored, factors, result)
+            }
             Operation::Dot { lhs, rhs, accumulator } => {
                 let [m, n, k] = [result.shape[0], result.shape[1], kind(lhs).shape[1]].map(|extent| extent as usize);
                 arithmetic::dot(self.tile(*lhs), self.tile(*rhs), self.tile(*accumulator), [m, n, k], result.element)

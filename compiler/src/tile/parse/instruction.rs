@@ -154,6 +154,10 @@ impl<'a> Parser<'a> {
                 self.keyword("axis")?;
                 Operation::Reduce { reduction, value, axis: self.number("axis")? }
             }
+            "dequantize" => {
+                let [elements, scales] = self.values()?;
+                Operation::Dequantize { elements, scales }
+            }
             "dot" => {
                 let [lhs, rhs, accumulator] = self.values()?;
                 Operation::Dot { lhs, rhs, accumulator }
@@ -183,7 +187,7 @@ impl<'a> Parser<'a> {
 }
 
 /// Operations besides the elementwise ones.
-pub(super) const OTHER_OPERATIONS: [&str; 16] = [
+pub(super) const OTHER_OPERATIONS: [&str; 17] = [
     "program_id",
     "argument",
     "constant",
@@ -195,6 +199,7 @@ pub(super) const OTHER_OPERATIONS: [&str; 16] = [
     "broadcast",
     "transpose",
     "reduce",
+    "dequantize",
     "dot",
     "load",
     "store",

@@ -341,6 +341,7 @@ impl<'a> Verifier<'a> {
                 shape.remove(usize::from(*axis));
                 self.is(result, &shape, from.element)
             }
+            Operation::Dequantize { elements, scales } => self.check_blocks(*elements, *scales, tile),
             Operation::Dot { lhs, rhs, accumulator } => self.check_dot(*lhs, *rhs, *accumulator, result),
             Operation::Load { tensor, coordinates, mask, other } => {
                 let loaded = self.access(*tensor, coordinates, *mask, false)?;
@@ -353,6 +354,28 @@ impl<'a> Verifier<'a> {
 
     fn types(&self, value: Value) -> Result<&'a TileType, String> {
         self.program.types.get(value.0 as usize).ok_or_else(|| format!("{value} has no type"))
+    }
+
+    fn check_blocks(&self, elements: Value, scales: Value, tile: &TileType) -> Check {
+        let (stored, factors) = (self.type_of(elements), self.type_of(scales));
+        let holds = match stored.element {
+            Element::U8 => 2,
+            Element::Fp8E4M3 | Element::Fp8E5M2 | Element::I8 => 1,
+            other => return Err(format!("no elements of blocks are {}", other.name())),
+        };
+        let is_scale = matches!(factors.element, Element::U8 | Element::Fp8E4M3 | Element::F16 | Element::F32);
+        require(is_scale && tile.element.is_float(), || {
+            format!("no blocks scaled by {} give {}", factors.element.name(), tile.element.name())
+        })?;
+        let (Some((columns, rows)), Some((bytes, stored_rows)), Some((blocks, scaled_rows))) =
+            (tile.shape.split_last(), stored.shape.split_last(), factors.shape.split_last())
+        else {
+            return Err("blocks lie along a dimension".into());
+        };
+        require(
+            rows == stored_rows && rows == scaled_rows && *columns == bytes * holds && columns % blocks == 0,
+            || format!("{stored} scaled by {factors} is not {tile}"),
+        )
     }
 
     fn check_dot(&self, lhs: Value, rhs: Value, accumulator: Value, result: Value) -> Check {

@@ -5,6 +5,7 @@
 
 mod amx;
 mod blocked;
+mod nibbles;
 mod pack;
 mod stream;
 
@@ -21,7 +22,7 @@ use super::{
     lower::{Buffer, Lowering},
     memory::Address,
 };
-use crate::tile::{Coordinate, Dimension, Element, Instruction, Operation, Value};
+use crate::tile::{Coordinate, Dimension, Element, Instruction, Literal, Operation, Value};
 
 /// Up to this many rows the right-hand side is streamed.
 const STREAMED_ROWS: u32 = 8;
@@ -121,9 +122,14 @@ impl<'p, 'a> Lowering<'p, 'a> {
 
     /// Packs right-hand sides that stay the same along x, for the dots of a row of programs.
     pub(super) fn pack_ahead(&self, varying: &[&'p Instruction]) {
-        for instruction in varying {
+        self.pack_all(varying, |rhs| !self.analysis.varies_along_x(rhs));
+    }
+
+    /// Packs right-hand sides of dots that can be evaluated already, before a loop in which they stay the same.
+    pub(super) fn pack_all(&self, instructions: &[&'p Instruction], is_steady: impl Fn(Value) -> bool) {
+        for instruction in instructions {
             let Operation::Dot { lhs, rhs, .. } = &instruction.operation else { continue };
-            let steady = !self.analysis.varies_along_x(*rhs) && self.is_pure_expression(*rhs);
+            let steady = is_steady(*rhs) && self.is_pure_expression(*rhs);
             if steady && self.extents(*lhs, *rhs).rows > STREAMED_ROWS && !self.packed.borrow().contains_key(rhs) {
                 let packed = self.pack(*rhs, self.arithmetic(*lhs, *rhs));
                 self.packed.borrow_mut().insert(*rhs, packed);
@@ -154,8 +160,20 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let sums = self.allocate(result);
         self.with_scratch(|| {
             self.copy_tile(accumulator, &sums);
-            let rows = self.wanted(result, 0).unwrap_or_else(|| e.index(i64::from(extents.rows)));
+            let rows = self.wanted(result, 0).or_else(|| self.rows_inside(lhs));
+            let rows = rows.unwrap_or_else(|| e.index(i64::from(extents.rows)));
             let columns = self.wanted(result, 1);
+            if extents.rows <= STREAMED_ROWS
+                && self.has(Extension::Bf16)
+                && let Some(blocks) = self.nibbles_of(rhs)
+            {
+                if self.program.type_of(lhs).element == Element::BF16 {
+                    arithmetic = Arithmetic::Bf16Pairs;
+                }
+                let left = self.left_in_buffer(lhs, arithmetic);
+                let left = left.unwrap_or_else(|| self.stage(lhs, arithmetic, rows, extents));
+                return self.stream_nibbles(rhs, &blocks, &left, &sums, columns, extents, arithmetic);
+            }
             if extents.rows <= STREAMED_ROWS {
                 let along_inner = self.runs_along_inner(rhs);
                 let is_bf16 = self.program.type_of(rhs).element == Element::BF16;
@@ -203,6 +221,33 @@ impl<'p, 'a> Lowering<'p, 'a> {
             }
         });
         self.buffers.borrow_mut().insert(result, sums);
+    }
+
+    /// Of a left-hand side of gathered rows, how many there are up to the last that lies inside of its tensor: those after it are zeros, and
+    /// add nothing to the sums.
+    fn rows_inside(&self, lhs: Value) -> Option<Ssa<'a>> {
+        let e = self.emitter;
+        let mut source = lhs;
+        while let Some(Operation::Cast(inner)) = self.analysis.definition(source) {
+            source = *inner;
+        }
+        let Some(Operation::Load { tensor, coordinates, other, .. }) = self.analysis.definition(source) else {
+            return None;
+        };
+        let is_zero = matches!(*other, Literal::Float(other) if other == 0.0);
+        let row = coordinates.iter().position(|coordinate| !matches!(coordinate, Coordinate::At(_)))?;
+        let Coordinate::Gather(rows) = coordinates[row] else { return None };
+        if !is_zero {
+            return None;
+        }
+        let extent = e.resize_signed(self.dimension(self.analysis.tensor(*tensor).extents[row]), Machine::I32);
+        let count = self.program.type_of(rows).shape[0];
+        let counted = self.each(e.index(0), e.index(i64::from(count)), e.index(1), &[e.index(0)], |index, known| {
+            let row = self.evaluate(rows, &[Index::At(index)], Guard::Checked);
+            let inside = e.compare(Comparison::Below, row, extent);
+            vec![e.select(inside, e.add(index, e.index(1)), known[0])]
+        });
+        Some(counted[0])
     }
 
     /// A left-hand side that lies in the scratch as it is needed.

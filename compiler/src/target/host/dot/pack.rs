@@ -12,6 +12,9 @@ use super::{
 };
 use crate::tile::{Element, Value};
 
+/// Rows of MXFP4 from which on it is packed by its own means.
+const SHORTEST_NIBBLES: u32 = 128;
+
 /// A packed right-hand side.
 ///
 /// Panels of [`Packed::panel_columns`] columns follow one another. In a panel of f32 or f64, the columns' elements of one row are
@@ -54,6 +57,7 @@ impl<'a> Lowering<'_, 'a> {
         let bounds = self.bounds_of(rhs);
         let wanted = self.wanted(rhs, 1).unwrap_or_else(|| e.index(i64::from(columns)));
         let along_inner = self.runs_along_inner(rhs);
+        let nibbles = self.nibbles_of(rhs).filter(|blocks| paired && blocks.columns >= SHORTEST_NIBBLES);
         self.each(e.index(0), wanted, e.index(i64::from(panel_columns)), &[], |first, _| {
             let panel = e.unsigned_divide(first, e.index(i64::from(panel_columns)));
             let panel_pointer = e.offset(pointer, e.multiply(panel, e.index(panel_bytes)));
@@ -65,6 +69,23 @@ impl<'a> Lowering<'_, 'a> {
             }
             if let Some(count) = bounds[0] {
                 clear = e.and(clear, e.compare(Comparison::GreaterEqual, count, e.index(i64::from(inner))));
+            }
+            if let Some(blocks) = nibbles {
+                let mut limit = e.index(i64::from(columns));
+                if let Some(count) = bounds[1] {
+                    limit = e.integer_minimum(limit, count);
+                }
+                let row_bytes = i64::from(panel_columns) * 4;
+                let vector = |index: Ssa<'a>| {
+                    let first = e.add(first, e.multiply(index, e.index(i64::from(self.lanes))));
+                    let target = e.offset(panel_pointer, e.multiply(index, e.index(4 * i64::from(self.lanes))));
+                    self.pack_nibbles(&blocks, [first, limit], target, row_bytes);
+                };
+                self.each(e.index(0), e.index(i64::from(vectors)), e.index(1), &[], |index, _| {
+                    vector(index);
+                    vec![]
+                });
+                return vec![];
             }
             let write = |guard: Guard| {
                 self.memo.scope(|| {

@@ -263,7 +263,7 @@ impl<'a> Lowering<'_, 'a> {
     }
 
     /// Sum of the lanes of a vector.
-    fn add_lanes(&self, vector: Ssa<'a>) -> Ssa<'a> {
+    pub(super) fn add_lanes(&self, vector: Ssa<'a>) -> Ssa<'a> {
         let e = self.emitter;
         let mut value = vector;
         while value.lanes > 2 {

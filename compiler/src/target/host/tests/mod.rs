@@ -1,6 +1,7 @@
 //! Every kind of program, compiled for each level that this machine runs, against the interpreter.
 
 mod attention;
+mod blocks;
 mod elementwise;
 mod guarded;
 mod library;
