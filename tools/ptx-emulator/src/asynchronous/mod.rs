@@ -5,6 +5,7 @@
 
 pub mod cluster_launch;
 pub mod copy;
+pub mod im2col;
 pub mod mbarrier;
 pub mod remote;
 pub mod tensor_copy;

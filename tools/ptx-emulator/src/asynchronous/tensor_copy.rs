@@ -18,25 +18,28 @@ use crate::parse::ast::Operand;
 /// The forms.
 pub const FORMS: &[Form] = &[
     Form {
-        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.shared::cluster|shared::cta.global[.tile|tile::gather4].mbarrier::complete_tx::bytes[.multicast::cluster][.cta_group::1|cta_group::2][.L2::cache_hint]",
+        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.shared::cluster|shared::cta.global[.tile|tile::gather4|im2col].mbarrier::complete_tx::bytes[.multicast::cluster][.cta_group::1|cta_group::2][.L2::cache_hint]",
         section: "9.7.9.27.1.2 cp.async.bulk.tensor",
         build: load,
     },
     Form {
-        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta[.tile|tile::scatter4].bulk_group[.L2::cache_hint]",
+        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta[.tile|tile::scatter4|im2col_no_offs].bulk_group[.L2::cache_hint]",
         section: "9.7.9.27.1.2 cp.async.bulk.tensor",
         build: store,
     },
     Form {
-        pattern: "cp.reduce.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta.add|min|max|inc|dec|and|or|xor[.tile].bulk_group[.L2::cache_hint]",
+        pattern: "cp.reduce.async.bulk.tensor.1d|2d|3d|4d|5d.global.shared::cta.add|min|max|inc|dec|and|or|xor[.tile|im2col_no_offs].bulk_group[.L2::cache_hint]",
         section: "9.7.9.27.1.3 cp.reduce.async.bulk.tensor",
         build: store,
     },
     Form {
-        pattern: "cp.async.bulk.prefetch.tensor.1d|2d|3d|4d|5d.L2.global[.tile|tile::gather4][.L2::cache_hint]",
+        pattern: "cp.async.bulk.prefetch.tensor.1d|2d|3d|4d|5d.L2.global[.tile|tile::gather4|im2col][.L2::cache_hint]",
         section: "9.7.9.27.1.4 cp.async.bulk.prefetch.tensor",
         build: |b| {
-            map_and_coordinates(b)?;
+            let coordinates = map_and_coordinates(b)?;
+            if b.has("im2col") {
+                offsets(b, coordinates)?;
+            }
             if b.has("L2::cache_hint") {
                 b.source::<u64>()?;
             }
@@ -146,13 +149,28 @@ fn map_and_coordinates(b: &mut Builder<'_, '_>) -> Result<usize, Problem> {
     if found != wanted || rows && rank != 2 {
         return b.problem(format!("{found} coordinates, the instruction wants {wanted}"));
     }
+    if rank < 3 && (b.has("im2col") || b.has("im2col_no_offs")) {
+        return b.problem("im2col copies are of tensors of three to five dimensions");
+    }
     Ok(found)
+}
+
+/// Reads the offsets of an im2col copy into the list: two fewer than there are coordinates.
+fn offsets(b: &mut Builder<'_, '_>, coordinates: usize) -> Result<(), Problem> {
+    let operand = b.take()?;
+    let found = b.vector(operand, 2, Kind::Integer, false)?;
+    if found + 2 != coordinates {
+        return b.problem(format!("{found} offsets, the instruction wants {}", coordinates.saturating_sub(2)));
+    }
+    Ok(())
 }
 
 /// Four rows of a matrix, each with its own index.
 const ROWS: u32 = 1;
 const MULTICAST: u32 = 2;
 const REDUCE: u32 = 4;
+/// Pixels around which a filter is moved.
+const PIXELS: u32 = 16;
 /// The barrier of a copy of a pair of CTAs may be the other one's.
 const PAIR: u32 = 8;
 
@@ -162,6 +180,10 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let coordinates = map_and_coordinates(b)?;
     let barrier = b.take()?;
     put_address(b, barrier)?;
+    if b.has("im2col") {
+        offsets(b, coordinates)?;
+        b.made.modifiers |= PIXELS;
+    }
     if b.has("multicast::cluster") {
         b.source::<u16>()?;
         b.made.modifiers |= MULTICAST;
@@ -178,8 +200,14 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     Ok(execute_load)
 }
 
-/// Reads the map that a lane names, and checks that its rank is the instruction's.
-fn read_map(context: &mut Context<'_>, lane: usize, address: u64, rank: usize) -> Result<TensorMap, Step> {
+/// Reads the map that a lane names, and checks that its rank and mode are the instruction's.
+fn read_map(
+    context: &mut Context<'_>,
+    lane: usize,
+    address: u64,
+    rank: usize,
+    of_pixels: bool,
+) -> Result<TensorMap, Step> {
     if !address.is_multiple_of(64) {
         let message = format!("the tensor map at 0x{address:x} has to be aligned to 64 bytes");
         return Err(context.fail(FaultKind::MisalignedAddress, lane, message));
@@ -197,6 +225,12 @@ fn read_map(context: &mut Context<'_>, lane: usize, address: u64, rank: usize) -
         let message = format!("the tensor map has {} dimensions, the instruction {rank}", map.rank);
         return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
     }
+    if map.pixels.is_some() != of_pixels {
+        let mode = |of_pixels| if of_pixels { "im2col" } else { "tile" };
+        let (made, used) = (mode(!of_pixels), mode(of_pixels));
+        let message = format!("the tensor map is encoded for {made} mode, the instruction is for {used} mode");
+        return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
+    }
     Ok(map)
 }
 
@@ -212,15 +246,22 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let list = context.list(instruction);
     let count = instruction.immediate as usize;
     let rows = instruction.modifiers & ROWS != 0;
+    let of_pixels = instruction.modifiers & PIXELS != 0;
     for lane in lanes(context.mask) {
         let to = shared(listed_address(context, list, lane));
         let map_address = listed_address(context, &list[3..], lane);
         let coordinates = read_coordinates(context, &list[6..6 + count], lane);
         let barrier = shared(listed_address(context, &list[6 + count..], lane));
-        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }) {
+        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, of_pixels) {
             Ok(map) => map,
             Err(step) => return step,
         };
+        let mut offsets = [0; 3];
+        if of_pixels {
+            for (offset, slot) in offsets.iter_mut().zip(&list[9 + count..]) {
+                *offset = i64::from(context.row(*slot).0[lane] & 0xffff);
+            }
+        }
         let targets = multicast(context, instruction.modifiers & MULTICAST != 0, instruction.operands[0], lane);
         for target in targets.into_iter().flatten() {
             let place = |address: u64| target.map_or(address, |rank| address & 0xff_ffff | rank << 24);
@@ -229,10 +270,10 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                 let single = TensorMap { box_extents: [map.box_extents[0], 1, 1, 1, 1], ..map };
                 (0..4).try_fold(0, |all, row| {
                     let at = [coordinates[0], coordinates[1 + row], 0, 0, 0];
-                    Ok(all + load_box(context, lane, &single, at, place(to) + all)?)
+                    Ok(all + load_box(context, lane, &single, at, offsets, place(to) + all)?)
                 })
             } else {
-                load_box(context, lane, &map, coordinates, place(to))
+                load_box(context, lane, &map, coordinates, offsets, place(to))
             };
             let moved = match moved {
                 Ok(moved) => moved,
@@ -244,6 +285,19 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         }
     }
     Step::Next
+}
+
+/// Where in the tensor the rows of a copy start.
+fn rows(map: &TensorMap, coordinates: [i32; 5], offsets: [i64; 3]) -> impl Iterator<Item = [i64; 5]> {
+    let start = coordinates.map(i64::from);
+    let strides = map.element_strides.map(i64::from);
+    let (pixels, tiles) = match map.pixels {
+        Some(pixels) => (Some(pixels.walk(map, start, offsets)), None),
+        None => (None, Some(Rows::of(map))),
+    };
+    let tiles = tiles.into_iter().flatten();
+    let tiles = tiles.map(move |row| std::array::from_fn(|at| start[at] + row[at] as i64 * strides[at]));
+    pixels.into_iter().flatten().chain(tiles)
 }
 
 /// The rows of a box: for each, the indices of the outer dimensions.
@@ -281,18 +335,16 @@ impl Iterator for Rows {
     }
 }
 
-/// The part of a row of the box that is inside of the tensor: its address, its first element in the row, and how many.
-fn inside(map: &TensorMap, coordinates: &[i32; 5], row: &[u64; 5]) -> Option<(u64, u64, u64)> {
+/// The part of a row that is inside of the tensor: its address, its first element in the row, and how many.
+fn inside(map: &TensorMap, row: &[i64; 5]) -> Option<(u64, u64, u64)> {
     let mut address = map.address;
-    for dimension in 1..map.rank {
-        let index =
-            i64::from(coordinates[dimension]) + (row[dimension] * u64::from(map.element_strides[dimension])) as i64;
+    for (dimension, index) in row.iter().copied().enumerate().take(map.rank).skip(1) {
         if index < 0 || index as u64 >= map.dimensions[dimension] {
             return None;
         }
         address = address.wrapping_add((index as u64).wrapping_mul(map.strides[dimension - 1]));
     }
-    let start = i64::from(coordinates[0]);
+    let start = row[0];
     let first = start.max(0);
     let end = (start + i64::from(map.box_extents[0])).min(map.dimensions[0] as i64);
     if first >= end {
@@ -320,6 +372,7 @@ fn load_box(
     lane: usize,
     map: &TensorMap,
     coordinates: [i32; 5],
+    offsets: [i64; 3],
     to: u64,
 ) -> Result<u64, Step> {
     let alignment = if map.swizzle.mode == 0 { 16 } else { 128 };
@@ -330,13 +383,13 @@ fn load_box(
     let row_bytes = map.element.shared_bytes(u64::from(map.box_extents[0]));
     let padded = matches!(map.element, MapElement::FP4_PADDED | MapElement::FP6_PADDED);
     let mut moved = 0;
-    for row in Rows::of(map) {
+    for row in rows(map, coordinates, offsets) {
         let mut buffer = [0; ROW];
         if map.fill_nan {
             let nan = map.element.nan();
             buffer.iter_mut().enumerate().for_each(|(at, byte)| *byte = nan[at % 8]);
         }
-        if let Some((address, first, count)) = inside(map, &coordinates, &row) {
+        if let Some((address, first, count)) = inside(map, &row) {
             let bits = map.element.bits();
             let (start, length) = ((first * bits / 8) as usize, (count * bits).div_ceil(8) as usize);
             if let Err(refused) = context.copy_out(Space::Global, address, &mut buffer[start..start + length]) {
@@ -379,6 +432,9 @@ fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("tile::scatter4") {
         b.made.modifiers |= ROWS;
     }
+    if b.has("im2col_no_offs") {
+        b.made.modifiers |= PIXELS;
+    }
     if let Some(operation) = OPERATIONS.iter().position(|name| b.has(name)) {
         b.made.modifiers |= REDUCE | (operation as u32) << 8;
     }
@@ -413,12 +469,12 @@ fn execute_store(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let list = context.list(instruction);
     let count = instruction.immediate as usize;
     let modifiers = instruction.modifiers;
-    let rows = modifiers & ROWS != 0;
+    let (rows, of_pixels) = (modifiers & ROWS != 0, modifiers & PIXELS != 0);
     for lane in lanes(context.mask) {
         let map_address = listed_address(context, list, lane);
         let coordinates = read_coordinates(context, &list[3..3 + count], lane);
         let from = shared(listed_address(context, &list[3 + count..], lane));
-        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }) {
+        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, of_pixels) {
             Ok(map) => map,
             Err(step) => return step,
         };
@@ -460,7 +516,7 @@ fn store_box(
     let row_bytes = map.element.shared_bytes(u64::from(map.box_extents[0]));
     let padded = matches!(map.element, MapElement::FP4_PADDED | MapElement::FP6_PADDED);
     let mut moved = 0;
-    for row in Rows::of(map) {
+    for row in rows(map, coordinates, [0; 3]) {
         let mut buffer = [0; ROW];
         let step = if map.swizzle.mode == 0 {
             row_bytes as usize
@@ -482,7 +538,7 @@ fn store_box(
                 buffer.copy_within(group * 16..group * 16 + packed, group * packed);
             }
         }
-        let Some((address, first, count)) = inside(map, &coordinates, &row) else { continue };
+        let Some((address, first, count)) = inside(map, &row) else { continue };
         let bits = map.element.bits();
         let part = &buffer[(first * bits / 8) as usize..][..(count * bits).div_ceil(8) as usize];
         let stored = match combine {

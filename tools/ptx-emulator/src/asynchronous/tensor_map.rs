@@ -2,6 +2,7 @@
 //!
 //! The layout is the one that ptxas gives `tensormap.replace`, so that maps that device code builds are understood too.
 
+use super::im2col::Pixels;
 use crate::memory::Word;
 
 /// Bytes of a map.
@@ -28,6 +29,8 @@ pub struct TensorMap {
     pub box_extents: [u32; 5],
     /// Of how many elements one is moved.
     pub element_strides: [u32; 5],
+    /// For im2col copies: which pixels are moved. A row of the copy is one pixel's part of the first dimension.
+    pub pixels: Option<Pixels>,
 }
 
 /// Types of elements, by the numbers that device code uses.
@@ -134,6 +137,11 @@ pub enum MapError {
     /// An element stride is not 1 to 8.
     #[error("an element stride has to be from 1 to 8")]
     ElementStride,
+    /// The box of pixels cannot be.
+    #[error(
+        "im2col wants 3 to 5 dimensions, corners of 16, 8 or 5 bits around at least one pixel, and 1 to 1024 pixels"
+    )]
+    Pixels,
     /// The box's rows are longer than the swizzle.
     #[error("the box's rows may not be longer than the span of the swizzle")]
     Swizzle,
@@ -168,6 +176,9 @@ impl TensorMap {
         }
         if used.clone().any(|at| !(1..=8).contains(&self.element_strides[at])) {
             return Err(MapError::ElementStride);
+        }
+        if self.pixels.is_some_and(|pixels| !pixels.fits(self)) {
+            return Err(MapError::Pixels);
         }
         if self.swizzle.mode != 0 && row > 16 << self.swizzle.mode {
             return Err(MapError::Swizzle);
@@ -204,6 +215,9 @@ impl TensorMap {
         put(0x34, strides | (self.box_extents[0].wrapping_sub(1) & 0xff) << 24);
         let rest = self.box_extents[1..].iter().enumerate();
         put(0x38, rest.fold(0, |all, (at, extent)| all | (extent.wrapping_sub(1) & 0xff) << (8 * at)));
+        if let Some(pixels) = &self.pixels {
+            pixels.encode(&mut bytes);
+        }
         bytes
     }
 
@@ -226,6 +240,7 @@ impl TensorMap {
                 if at == 0 { (last >> 24) + 1 } else { (rest >> (8 * (at - 1)) & 0xff) + 1 }
             }),
             element_strides: std::array::from_fn(|at| (last >> (3 * at) & 7) + 1),
+            pixels: Pixels::decode(bytes),
         }
     }
 }
@@ -291,6 +306,7 @@ mod tests {
             strides: [2000, (1 << 39) + 16, 0, 0],
             box_extents: [64, 256, 3, 1, 1],
             element_strides: [1, 2, 8, 1, 1],
+            pixels: None,
         }
     }
 
@@ -298,6 +314,10 @@ mod tests {
     fn maps_survive_their_encoding() {
         let map = sample();
         let bytes = map.encode(false, 0);
+        let pixels = Some(Pixels { lower: [-3, 0, 0], upper: [-1, 0, 0], count: 1024 });
+        let unrolled = TensorMap { pixels, box_extents: [64, 1, 1, 1, 1], ..map };
+        assert_eq!(TensorMap::decode(&unrolled.encode(false, 0)), unrolled);
+        assert_eq!(unrolled.validate(), Ok(()));
         assert_eq!(TensorMap::decode(&bytes), map);
         assert_eq!(bytes[0x38], 255);
         assert_eq!(map.validate(), Ok(()));

@@ -120,6 +120,7 @@ pub fn check(file: &str, text: &str) -> (Result<Summary, Box<Fault>>, Vec<Report
             let block: Vec<u32> =
                 meta["block_size"].as_array().unwrap().iter().map(|extent| extent.as_u64().unwrap() as u32).collect();
             let mut map = TensorMap {
+                pixels: None,
                 address: allocate(kind, (rows * columns) as usize),
                 rank: 2,
                 element: MapElement(meta["elem_type"].as_u64().unwrap() as u32),

@@ -11,8 +11,8 @@ use ptx_emulator::decode::form::{coverage, unused};
 use ptx_emulator::memory::global::Memory;
 
 use super::{
-    PROLOGUE, Ran, arithmetic, control, matrices, memory, products, recorded, remote, scalars, tensor_memory,
-    warpgroup, wmma,
+    PROLOGUE, Ran, arithmetic, control, matrices, memory, products, recorded, remote, scalars, tensor_copies,
+    tensor_memory, warpgroup, wmma,
 };
 
 #[test]
@@ -42,6 +42,7 @@ fn instructions() -> &'static [Ran] {
             products::TESTS,
             remote::TESTS,
             scalars::TESTS,
+            tensor_copies::TESTS,
             tensor_memory::TESTS,
             warpgroup::TESTS,
             wmma::TESTS,

@@ -13,6 +13,7 @@ mod products;
 mod remote;
 mod scalars;
 mod seeded;
+mod tensor_copies;
 mod tensor_memory;
 mod warpgroup;
 mod wmma;
