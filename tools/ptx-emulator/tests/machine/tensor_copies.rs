@@ -12,6 +12,7 @@ pub const TESTS: &[fn()] = &[
     four_rows_are_gathered_and_scattered,
     tiles_are_stored_and_reduced,
     pixels_are_loaded_and_stored,
+    maps_are_built_field_by_field,
 ];
 
 /// 4096 elements of 32 bits, which hold their own number from 1 on.
@@ -314,4 +315,62 @@ fn pixels_are_loaded_and_stored() {
     let (run, mut words) = prepared(&tiled, &load_text(&tiled, ".im2col", &[0, 0, 0, 0], ", {%rs1, %rs1}"));
     let message = run.try_on(&mut words).expect_err("a fault").to_string();
     assert!(message.contains("is encoded for tile mode, the instruction is for im2col mode"), "{message}");
+}
+
+#[test]
+fn maps_are_built_field_by_field() {
+    let map = TensorMap {
+        address: 0x7000_1234_5670,
+        element: MapElement(10),
+        swizzle: Swizzle { mode: 3, atomicity: 1 },
+        fill_nan: true,
+        strides: [64, (1 << 39) + 16, 0, 0],
+        element_strides: [1, 2, 8, 1, 1],
+        ..tensor(&[32, 1 << 31, 7], &[16, 256, 3])
+    };
+    for space in [".global", ".shared::cta"] {
+        let mut body = String::from("mov.u64 %rd1, %rd0; mov.u32 %r1, own; cvt.u64.u32 %rd2, %r1;\n");
+        let address = if space == ".global" { "%rd1" } else { "%rd2" };
+        for word in 0..16 {
+            body.push_str(&format!("st{space}.u64 [{address}+{}], 0;\n", 8 * word));
+        }
+        let mut replace = |field: &str, index: &str, value: u64| {
+            let bits = if matches!(field, "global_address" | "global_stride") { 64 } else { 32 };
+            let value = if matches!(
+                field,
+                "elemtype" | "swizzle_mode" | "swizzle_atomicity" | "fill_mode" | "interleave_layout"
+            ) {
+                value.to_string()
+            } else {
+                body.push_str(&format!("mov.b{bits} {}, {value};\n", if bits == 64 { "%rd5" } else { "%r5" }));
+                String::from(if bits == 64 { "%rd5" } else { "%r5" })
+            };
+            body.push_str(&format!(
+                "tensormap.replace.tile.{field}{space}.b1024.b{bits} [{address}]{index}, {value};\n"
+            ));
+        };
+        replace("global_address", "", map.address);
+        replace("rank", "", 2);
+        replace("elemtype", "", 10);
+        replace("interleave_layout", "", 0);
+        replace("swizzle_mode", "", 3);
+        replace("swizzle_atomicity", "", 1);
+        replace("fill_mode", "", 1);
+        for at in 0..5 {
+            replace("box_dim", &format!(", {at}"), u64::from(map.box_extents[at]));
+            replace("global_dim", &format!(", {at}"), map.dimensions[at]);
+            replace("element_stride", &format!(", {at}"), u64::from(map.element_strides[at]));
+            if at < 4 {
+                replace("global_stride", &format!(", {at}"), map.strides[at]);
+            }
+        }
+        if space != ".global" {
+            body.push_str(
+                "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%rd1], [%rd2], 128;",
+            );
+        }
+        let run = Run::new(&body).declare(".shared .align 128 .b8 own[128];");
+        let bytes: Vec<u8> = run.words(16).into_iter().flat_map(u64::to_le_bytes).collect();
+        assert_eq!(TensorMap::decode(bytes.as_slice().try_into().unwrap()), map, "{space}");
+    }
 }
