@@ -13,6 +13,7 @@ pub const TESTS: &[fn()] = &[
     functions_call_each_other,
     warps_exchange_values,
     barriers_order_warps,
+    barriers_reduce_predicates,
     clusters_reach_each_other,
     generic_addresses_of_every_space,
     atomics_from_all_threads,
@@ -217,4 +218,18 @@ fn functions_call_each_other() {
     let body = "{ .param .b32 a; .param .b32 b; st.param.b32 [a], 1000000; call.uni (b), even, (a); }";
     let message = Run::new(body).declare(declarations).fault();
     assert!(message.contains("the stack is full"), "{message}");
+}
+
+#[test]
+fn barriers_reduce_predicates() {
+    // Forty of 64 threads hold the predicate.
+    for barrier in ["bar", "bar.cta", "barrier", "barrier.cta"] {
+        let aligned = if barrier.starts_with("barrier") { ".aligned" } else { "" };
+        let body = format!(
+            "setp.lt.u32 %p1, %r0, 40; {barrier}.red.popc{aligned}.u32 %r1, 1, %p1; {barrier}.red.and{aligned}.pred %p2, 1, %p1;\n\
+             {barrier}.red.or{aligned}.pred %p3, 1, %p1; selp.u32 %r2, 100, 0, %p2; selp.u32 %r3, 1000, 0, %p3; add.u32 %r1, %r1, %r2;\n\
+             add.u32 %r1, %r1, %r3; {barrier}.sync{aligned} 2, 64;\n{STORE}"
+        );
+        assert_eq!(Run::new(&body).shape(1, 64, 1).words(64), [1040; 64], "{barrier}");
+    }
 }
