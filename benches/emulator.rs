@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ptx_emulator::decode::Module;
-use ptx_emulator::machine::grid::{Grid, Summary};
+use ptx_emulator::machine::grid::{Grid, Limits, Summary};
 use ptx_emulator::memory::global::Memory;
 use ptx_emulator::tensor_core::accumulation::Accumulation;
 use tessera_benches::{fused_multiply_add_peak, median, time};
@@ -54,6 +54,7 @@ impl Launch {
             multiprocessors: 132,
             seed: 0,
             accumulation: Accumulation::Once,
+            limits: Limits::NONE,
         };
         self.core.install(|| grid.run()).unwrap_or_else(|fault| panic!("{fault}"))
     }

@@ -70,6 +70,9 @@ pub struct Launch {
     /// Changes the order in which warps run, to shake out races.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub seed: u64,
+    /// Stop where a warp has run so many instructions: for loops that do not end.
+    #[arg(long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
+    pub instruction_limit: u64,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use miette::{Diagnostic, IntoDiagnostic, NamedSource, Result, SourceSpan, WrapEr
 use ptx_emulator::chip::{CHIPS, Chip};
 use ptx_emulator::decode::Module;
 use ptx_emulator::machine::fault::Fault;
-use ptx_emulator::machine::grid::Grid;
+use ptx_emulator::machine::grid::{Grid, Limits};
 use ptx_emulator::machine::kernel::Kernel;
 use ptx_emulator::memory::global::Memory;
 use ptx_emulator::tensor_core::accumulation::Accumulation;
@@ -28,6 +28,7 @@ pub struct Launch {
     cluster: [u32; 3],
     shared: u32,
     seed: u64,
+    limits: Limits,
     parameters: Vec<u8>,
     outputs: Vec<Output>,
 }
@@ -62,17 +63,10 @@ impl Launch {
             cluster,
             shared: line.shared,
             seed: line.seed,
+            limits: Limits { shared_bytes: chip.shared_per_block, instructions: line.instruction_limit },
             parameters: vec![],
             outputs: vec![],
         };
-        let shared = u64::from(launch.kernel.static_shared) + u64::from(line.shared);
-        if shared > u64::from(chip.shared_per_block) {
-            return Err(miette!(
-                "{shared} bytes of shared memory; a CTA of {} has {}",
-                chip.name,
-                chip.shared_per_block
-            ));
-        }
         launch.pass(&line.arguments)?;
         Ok(launch)
     }
@@ -143,6 +137,7 @@ impl Launch {
             multiprocessors: self.chip.multiprocessors,
             seed: self.seed,
             accumulation: Accumulation::from_environment(),
+            limits: self.limits,
         }
     }
 

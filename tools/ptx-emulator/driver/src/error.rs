@@ -75,7 +75,7 @@ impl From<FaultKind> for CUresult {
             FaultKind::InvalidLaunch => CUresult::INVALID_VALUE,
             FaultKind::Trap => CUresult::LAUNCH_FAILED,
             FaultKind::Assertion => CUresult::ASSERT,
-            FaultKind::Deadlock => CUresult::LAUNCH_TIMEOUT,
+            FaultKind::Deadlock | FaultKind::Limit => CUresult::LAUNCH_TIMEOUT,
             FaultKind::Reported => CUresult::LAUNCH_FAILED,
         }
     }

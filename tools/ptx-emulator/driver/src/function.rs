@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ptx_emulator::decode::Module;
+use ptx_emulator::machine::grid::REGISTERS;
 use ptx_emulator::machine::kernel::Kernel;
 
 use crate::error::{Answer, CUresult, put, put_if_wanted};
@@ -47,7 +48,9 @@ impl Function {
     pub fn threads(&self) -> u32 {
         let requirements = &self.kernel.requirements;
         let required = requirements.block.map(|block| block.iter().product());
-        required.or(requirements.maximum_threads).unwrap_or(1024)
+        // As many warps as the registers of a multiprocessor are enough for.
+        let fit = requirements.maximum_registers.map_or(1024, |registers| REGISTERS / registers.max(1) / 32 * 32);
+        required.or(requirements.maximum_threads).unwrap_or(1024).min(fit)
     }
 
     /// Dynamic shared memory of a launch at most.

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use ptx_emulator::machine::fault::{Fault, FaultKind};
-use ptx_emulator::machine::grid::Grid;
+use ptx_emulator::machine::grid::{Grid, Limits};
 use ptx_emulator::machine::kernel::Kernel;
 use ptx_emulator::tensor_core::accumulation::Accumulation;
 
@@ -14,7 +14,7 @@ use crate::error::{Answer, CUresult, get, list};
 use crate::function::Function;
 use crate::graph::Step;
 use crate::module::complain;
-use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, checks, driver};
+use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, checks, driver, instruction_limit};
 
 /// How many reports of the checker end a launch.
 const MOST_REPORTS: usize = 16;
@@ -276,7 +276,7 @@ impl Launch {
             let most = function.threads();
             return refuse(
                 CUresult::LAUNCH_OUT_OF_RESOURCES,
-                format!("{threads} threads a block; its .reqntid or .maxntid allows {most}"),
+                format!("{threads} threads a block; its .reqntid, .maxntid or .maxnreg allows {most}"),
             );
         }
         if shape.shared > function.dynamic_shared() {
@@ -321,6 +321,7 @@ impl Launch {
             multiprocessors: driver().chip().multiprocessors,
             seed,
             accumulation: Accumulation::from_environment(),
+            limits: Limits { shared_bytes: driver().chip().shared_per_block, instructions: instruction_limit() },
         };
         if checks() {
             run_checked(&grid)?;

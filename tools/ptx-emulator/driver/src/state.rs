@@ -25,6 +25,14 @@ pub const MEMORY_VARIABLE: &str = "PTX_EMULATOR_MEMORY";
 /// The environment variable that varies the order of warps.
 pub const SEED_VARIABLE: &str = "PTX_EMULATOR_SEED";
 
+/// The environment variable that says how many instructions a warp may run.
+pub const LIMIT_VARIABLE: &str = "PTX_EMULATOR_LIMIT";
+
+/// How many instructions a warp may run.
+pub fn instruction_limit() -> u64 {
+    std::env::var(LIMIT_VARIABLE).ok().and_then(|limit| limit.parse().ok()).unwrap_or(u64::MAX)
+}
+
 /// The environment variable that turns the checker off (0) or on (1).
 pub const CHECK_VARIABLE: &str = "PTX_EMULATOR_CHECK";
 

@@ -63,6 +63,9 @@ pub const FORMS: &[Form] = &[
                 return b.problem("a tensor map has 128 bytes");
             }
             Ok(|context, instruction| {
+                if !context.assembled(u32::MAX) {
+                    return Step::Converge;
+                }
                 let list = context.list(instruction);
                 let lane = context.leader();
                 let to = listed_address(context, list, lane);

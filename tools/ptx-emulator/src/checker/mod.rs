@@ -9,6 +9,7 @@
 //! clocks have grown to their size.
 
 pub mod clock;
+mod convergence;
 mod memory;
 mod order;
 mod registers;
@@ -19,6 +20,7 @@ mod tensor;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use convergence::Arrival;
 pub use memory::Strong;
 pub use report::{Report, ReportKind, Reports};
 
@@ -27,6 +29,7 @@ use crate::machine::grid::Grid;
 use crate::machine::kernel::Kernel;
 use crate::machine::row::LANES;
 use clock::{Agents, Clock, Work};
+use convergence::Parting;
 use order::{Counters, Mbarrier, Meeting};
 use registers::Registers;
 use shadow::{Access, Shadow};
@@ -44,6 +47,7 @@ pub struct Checker {
     counters: Vec<Counters>,
     registers: Vec<Registers>,
     moves: Vec<Moves>,
+    partings: Vec<Vec<Parting>>,
     /// Tensor memory of each CTA that uses it.
     tensors: Vec<Vec<Cell>>,
     shadows: Vec<Shadow>,
@@ -93,6 +97,7 @@ impl Checker {
             counters: vec![],
             registers: vec![],
             moves: vec![],
+            partings: vec![],
             tensors: vec![],
             shadows: vec![],
             barriers: vec![],
@@ -124,6 +129,8 @@ impl Checker {
         self.registers.iter_mut().for_each(|registers| registers.start(kernel));
         self.moves.clear();
         self.moves.resize(warps, Moves::default());
+        self.partings.resize_with(warps, Vec::new);
+        self.partings.iter_mut().for_each(Vec::clear);
         self.tensors.iter_mut().for_each(Vec::clear);
         self.shadows.resize_with(ctas, Shadow::default);
         self.shadows.iter_mut().for_each(|shadow| shadow.reset(shared_bytes));

@@ -135,6 +135,8 @@ impl Checker {
         if release {
             self.cluster_barrier.gathered.join(&self.clocks[actor.warp]);
             self.advance(actor.warp);
+        } else if let Some(clock) = &self.released[actor.warp] {
+            self.cluster_barrier.gathered.join(clock);
         }
     }
 

@@ -253,6 +253,16 @@ impl Checker {
         (agent, time)
     }
 
+    /// `setmaxnreg.inc` to fewer registers than there are, or `.dec` to more.
+    #[cold]
+    pub fn registers_counted(&mut self, actor: Actor, increases: bool, before: u32, now: u32) {
+        let what = if increases { "setmaxnreg.inc to fewer" } else { "setmaxnreg.dec to more" };
+        let message = format!(
+            "{what} registers than the thread has: {now}, where it has {before} by .maxnreg and the setmaxnreg before"
+        );
+        self.find(ReportKind::Registers, actor, 0, None, message);
+    }
+
     /// `wgmma.fence`
     pub fn products_fenced(&mut self, actor: Actor) {
         let registers = &mut self.registers[actor.warp];

@@ -127,6 +127,7 @@ pub fn kernel(
         destinations,
         sources,
         target: module.target.into(),
+        convergence: Default::default(),
     })
 }
 

@@ -26,28 +26,24 @@ pub const FORMS: &[Form] = &[
         section: "9.7.13.2 bar.warp.sync",
         build: |b| {
             b.source::<u32>()?;
-            Ok(|context, instruction| {
-                let members = context.uniform(instruction.operands[0]);
-                if !context.assembled(members) {
-                    return Step::Converge;
-                }
-                context.check(|checker, actor| checker.lanes_meet(actor, members));
-                Step::Next
-            })
+            Ok(|context, instruction| super::warp::exchange(context, instruction, instruction.operands[0], |_, _| {}))
         },
     },
     Form {
         pattern: "barrier.cluster.arrive[.release|relaxed][.aligned]",
         section: "9.7.13.3 barrier.cluster",
         build: |b| {
-            b.made.modifiers = u32::from(!b.has("relaxed"));
+            b.made.modifiers = if b.has("relaxed") { RELAXED } else { 0 } | if b.has("aligned") { ALIGNED } else { 0 };
             Ok(cluster_arrive)
         },
     },
     Form {
         pattern: "barrier.cluster.wait[.acquire][.aligned]",
         section: "9.7.13.3 barrier.cluster",
-        build: |_| Ok(cluster_wait),
+        build: |b| {
+            b.made.modifiers = if b.has("aligned") { ALIGNED } else { 0 };
+            Ok(cluster_wait)
+        },
     },
     Form { pattern: "membar.cta|gl|sys", section: "9.7.13.4 membar", build: |_| Ok(fence) },
     Form {
@@ -98,6 +94,8 @@ const REDUCE: u32 = 2;
 /// All threads of the warp have to be here.
 const ALIGNED: u32 = 1 << 4;
 const HAS_COUNT: u32 = 1 << 5;
+/// What came before is not seen by those who wait.
+const RELAXED: u32 = 1 << 6;
 
 /// Memory of the machine is coherent and its accesses happen in order, so that a fence has nothing to do but for the checker.
 fn fence(context: &mut Context<'_>, _: &Instruction) -> Step {
@@ -226,9 +224,12 @@ fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
 const CLUSTER: u16 = u16::MAX;
 
 fn cluster_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if instruction.modifiers & ALIGNED != 0 && !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
     let arriving = context.mask.count_ones();
     let generation = context.cluster.generation;
-    let release = instruction.modifiers != 0;
+    let release = instruction.modifiers & RELAXED == 0;
     context.check(|checker, actor| checker.arrive_in_cluster(actor, generation, release));
     context.warp.cluster_generation = context.cluster.generation;
     context.cluster.arrived += arriving;
@@ -236,7 +237,10 @@ fn cluster_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step 
     Step::Next
 }
 
-fn cluster_wait(context: &mut Context<'_>, _: &Instruction) -> Step {
+fn cluster_wait(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if context.pending.is_none() && instruction.modifiers & ALIGNED != 0 && !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
     // The generation that the warp's threads arrived in.
     if context.cluster.generation == context.warp.cluster_generation {
         context.pending = Some((CLUSTER, context.cluster.generation));

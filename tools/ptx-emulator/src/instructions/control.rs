@@ -56,7 +56,9 @@ pub const FORMS: &[Form] = &[
             if !(24..=256).contains(&count) || count % 8 != 0 {
                 return b.problem("the number of registers has to be a multiple of 8 from 24 to 256");
             }
-            Ok(|context, _| if context.assembled(u32::MAX) { Step::Next } else { Step::Converge })
+            b.made.immediate = count;
+            b.made.modifiers = u32::from(b.has("inc"));
+            Ok(set_registers)
         },
     },
     Form {
@@ -65,6 +67,36 @@ pub const FORMS: &[Form] = &[
         build: |_| Ok(|_, _| Step::Next),
     },
 ];
+
+/// `setmaxnreg`: a warp gives registers back to its CTA, or waits until it can take them. Where the kernel does not say how many
+/// its threads start with, nobody knows what there is.
+fn set_registers(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let (before, now) = (context.warp.registers_each, instruction.immediate as u32);
+    if before == 0 {
+        return Step::Next;
+    }
+    let increases = instruction.modifiers != 0;
+    if increases && now < before || !increases && now > before {
+        context.check(|checker, actor| checker.registers_counted(actor, increases, before, now));
+        return Step::Next;
+    }
+    let cta = context.here();
+    let threads = LANES as u32;
+    if increases {
+        let wanted = (now - before) * threads;
+        if wanted > cta.free_registers {
+            return Step::Wait;
+        }
+        cta.free_registers -= wanted;
+    } else {
+        cta.free_registers += (before - now) * threads;
+    }
+    context.warp.registers_each = now;
+    Step::Next
+}
 
 fn brx(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     b.source::<u32>()?;

@@ -33,6 +33,10 @@ pub struct CtaState {
     pub barriers: [Barrier; BARRIERS],
     /// Threads that have not exited.
     pub running: u32,
+    /// Groups of `wgmma` that each warp has committed; the most there can be for one that has exited.
+    pub products: Vec<u32>,
+    /// Registers that warps have given back by `setmaxnreg`, and others may take.
+    pub free_registers: u32,
     /// Tensor memory, from the first allocation on.
     pub tensor: Option<Box<TensorMemory>>,
 }
@@ -156,6 +160,9 @@ impl Cluster {
             cta.barriers = [Barrier { reduction: [(0, true, false); 2], ..Barrier::default() }; BARRIERS];
             cta.running = threads;
             cta.tensor = None;
+            cta.products.clear();
+            cta.products.resize(warps_each, 0);
+            cta.free_registers = 0;
         }
         if let Some(checker) = &mut self.state.checker {
             checker.start(kernel, ctas, warps_each, grid.shared_bytes() as usize);
@@ -168,6 +175,7 @@ impl Cluster {
             let number = (number % warps_each) as u32;
             let lanes = (threads - number * LANES as u32).min(LANES as u32);
             warp.start(number, u32::MAX >> (LANES as u32 - lanes));
+            warp.registers_each = kernel.requirements.maximum_registers.unwrap_or(0);
             warp.registers.clear();
             warp.registers.resize(kernel.rows, Row::ZERO);
             warp.predicates.clear();
@@ -277,7 +285,15 @@ impl Cluster {
         };
         let turn = warp::run(&mut context, WARP_TURN);
         let stopped = if context.cluster.checker.is_some() { report(context.cluster, grid) } else { None };
-        if turn != Turn::Faulted {
+        if turn != Turn::Faulted && context.warp.executed > grid.limits.instructions {
+            let message = format!(
+                "a warp has run {} instructions, and may run {}: a loop that does not end, or a limit that is too low",
+                context.warp.executed, grid.limits.instructions
+            );
+            context.mask = context.warp.fragments.first().map_or(0, |fragment| fragment.mask);
+            context.fault = Some((FaultKind::Limit, context.mask.trailing_zeros() & 31, message));
+        }
+        if turn != Turn::Faulted && context.fault.is_none() {
             if let Some(stopped) = stopped {
                 return Err(stopped);
             }
@@ -323,7 +339,7 @@ impl Cluster {
             for fragment in &warp.fragments {
                 let instruction = &grid.kernel.code[fragment.at as usize];
                 let place = &grid.kernel.places[instruction.place as usize];
-                let why = self.why(*cta, fragment);
+                let why = self.why(*cta, fragment, &place.text);
                 waits.push(format!(
                     "CTA {:?} warp {} lanes {:08x} at line {}: {}{why}",
                     self.state.ctas[*cta].id, warp.number, fragment.mask, place.line, place.text
@@ -347,7 +363,7 @@ impl Cluster {
     }
 
     /// What a fragment waits for.
-    fn why(&self, cta: usize, fragment: &Fragment) -> String {
+    fn why(&self, cta: usize, fragment: &Fragment, text: &str) -> String {
         if fragment.state == FragmentState::Converging {
             return " (waits for the other lanes of its warp, which are elsewhere: it wants all of them)".into();
         }
@@ -362,6 +378,10 @@ impl Cluster {
                 let running: u32 = self.state.ctas.iter().map(|cta| cta.running).sum();
                 format!(" (the cluster's barrier: {} of {running} threads have arrived)", self.state.arrived)
             }
+            None if text.contains("setmaxnreg") => {
+                format!(" (the CTA has {} free registers)", state.free_registers)
+            }
+            None if text.contains("wgmma") => " (the other warps of the warpgroup have committed fewer groups)".into(),
             None => String::new(),
         }
     }

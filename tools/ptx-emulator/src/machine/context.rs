@@ -8,6 +8,7 @@ use super::kernel::Kernel;
 use super::observer::{Access, Moment, Observer};
 use super::row::{LANES, Lane, Row, Slot};
 use super::warp::WarpState;
+use crate::checker::Arrival;
 use crate::memory::global::Window;
 
 /// The place of a running instruction in the machine.
@@ -118,10 +119,11 @@ impl<'a> Context<'a> {
 
     /// Runs an instruction, and shows it.
     pub(super) fn run_observed(&mut self, instruction: &Instruction) -> Step {
-        if self.mask == 0 && self.observer.is_none() {
+        let (kernel, mask) = (self.kernel, self.mask);
+        self.follow(instruction);
+        if mask == 0 && self.observer.is_none() {
             return Step::Next;
         }
-        let (kernel, mask) = (self.kernel, self.mask);
         if mask != 0 {
             self.check(|checker, actor| checker.executes(actor, kernel, instruction, mask));
         }
@@ -129,12 +131,39 @@ impl<'a> Context<'a> {
         if kernel.has_products && mask != 0 && !matches!(step, Step::Wait | Step::Converge | Step::Fault) {
             self.check(|checker, actor| checker.executed(actor, kernel, instruction));
         }
+        let parts = match step {
+            Step::Branch => mask != self.arrived,
+            Step::Scatter => {
+                let first = self.targets[self.leader()];
+                mask != self.arrived || lanes(mask).any(|lane| self.targets[lane] != first)
+            }
+            _ => false,
+        };
+        if parts {
+            let arrived = self.arrived;
+            self.check(|checker, actor| checker.parts(actor, kernel, arrived));
+        }
         if let Some(observer) = &mut self.observer {
             let cta = self.cluster.ctas[self.cta].id;
             let (kernel, warp, mask) = (self.kernel, &*self.warp, self.mask);
             observer.executed(&Moment { kernel, instruction, cta, warp, mask, step });
         }
         step
+    }
+
+    /// Tells the checker which lanes come to an instruction, once for each time that they come.
+    #[inline(always)]
+    fn follow(&mut self, instruction: &Instruction) {
+        if self.pending.is_some() {
+            return;
+        }
+        let Some(actor) = self.actor() else { return };
+        let before = self.warp.number * LANES as u32;
+        let started = u32::MAX >> (LANES as u32 - (self.grid.threads() - before).min(LANES as u32));
+        if let Some(checker) = self.cluster.checker.as_deref_mut() {
+            let arrival = Arrival { arrived: self.arrived, executing: self.mask, started, warp: self.warp };
+            checker.arrives(actor, self.kernel, instruction, arrival);
+        }
     }
 
     /// Whether all lanes of a mask that still run are here; if not, the instruction answers [`Step::Converge`].

@@ -47,6 +47,8 @@ pub enum FaultKind {
     Assertion,
     /// No thread can go on.
     Deadlock,
+    /// A warp has run more instructions than it may.
+    Limit,
     /// The checker has as many reports as it may have.
     Reported,
 }

@@ -8,6 +8,7 @@ use super::cluster::{Cluster, Progress};
 use super::fault::{Fault, FaultKind};
 use super::kernel::Kernel;
 use super::observer::{Access, Moment, Observer};
+use super::row::LANES;
 use crate::checker::{Report, Reports};
 use crate::memory::global::View;
 use crate::tensor_core::accumulation::Accumulation;
@@ -35,6 +36,22 @@ pub struct Grid<'a> {
     pub seed: u64,
     /// How tensor cores add up products.
     pub accumulation: Accumulation,
+    /// What the chip has, and how long the launch may take.
+    pub limits: Limits,
+}
+
+/// What a launch may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of shared memory of a CTA, which the kernel declares or the launch adds.
+    pub shared_bytes: u32,
+    /// Instructions that a warp may run.
+    pub instructions: u64,
+}
+
+impl Limits {
+    /// None but what an address can say.
+    pub const NONE: Limits = Limits { shared_bytes: 1 << 24, instructions: u64::MAX };
 }
 
 /// What a launch did.
@@ -56,6 +73,8 @@ impl Observer for Nobody {
 const CLUSTER_ROUNDS: u32 = 64;
 /// How many clusters are under way at most for each multiprocessor: those that a chip would hold at once.
 const RESIDENT: usize = 2;
+/// Registers that a multiprocessor has, of every chip since sm_50.
+pub const REGISTERS: u32 = 1 << 16;
 /// Blocks may not be larger.
 const MOST_THREADS: u32 = 1024;
 
@@ -126,6 +145,21 @@ impl Grid<'_> {
             && threads > u64::from(most)
         {
             return refuse(format!("it is launched with {threads} threads, but declares .maxntid of {most}"));
+        }
+        let allocated = threads.next_multiple_of(LANES as u64);
+        if let Some(registers) = kernel.requirements.maximum_registers
+            && allocated * u64::from(registers) > u64::from(REGISTERS)
+        {
+            return refuse(format!(
+                "it is launched with {threads} threads, and each may have {registers} registers by .maxnreg: a multiprocessor has {REGISTERS}"
+            ));
+        }
+        let shared = u64::from(kernel.static_shared) + u64::from(self.dynamic_shared);
+        if shared > u64::from(self.limits.shared_bytes) {
+            return refuse(format!(
+                "{} bytes of shared memory that it declares and {} that the launch adds; a CTA can have {}",
+                kernel.static_shared, self.dynamic_shared, self.limits.shared_bytes
+            ));
         }
         if let Some(cluster) = kernel.requirements.cluster
             && cluster != self.cluster

@@ -1,7 +1,9 @@
 //! A kernel, decoded.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
+use super::convergence::Convergence;
 use super::fault::Place;
 use super::instruction::Instruction;
 use super::row::{Row, Slot};
@@ -54,6 +56,15 @@ pub struct Kernel {
     pub has_products: bool,
     /// The target it was compiled for: `sm_90a`.
     pub target: String,
+    /// Where threads meet, once somebody has asked.
+    pub convergence: OnceLock<Convergence>,
+}
+
+impl Kernel {
+    /// Where its threads meet that part, and which of its instructions want all of them.
+    pub fn convergence(&self) -> &Convergence {
+        self.convergence.get_or_init(|| Convergence::of(self))
+    }
 }
 
 /// The bytes of local memory that frames of a thread can take, in kernels that have recursive functions.

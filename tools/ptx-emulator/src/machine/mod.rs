@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod context;
+pub mod convergence;
 pub mod fault;
 pub mod grid;
 pub mod instruction;

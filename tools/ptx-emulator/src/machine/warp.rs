@@ -28,6 +28,8 @@ pub struct WarpState {
     pub running: u32,
     /// Its threads, by place.
     pub fragments: SmallVec<[Fragment; 4]>,
+    /// Registers that each of its threads has by `.maxnreg` and `setmaxnreg`; 0 where nobody says.
+    pub registers_each: u32,
     /// In which generation of the cluster's barrier its threads arrived last.
     pub cluster_generation: u32,
     /// How many instructions have run since another fragment had its turn.
@@ -145,6 +147,10 @@ pub fn run(context: &mut Context<'_>, budget: u32) -> Turn {
             context.warp.merge();
         }
         let Some(index) = context.warp.select() else {
+            if context.warp.fragments.iter().all(|fragment| fragment.state == FragmentState::Converging) {
+                let fragments = context.warp.fragments.clone();
+                context.check(|checker, actor| checker.wait_apart(actor, &fragments));
+            }
             let fragments = &context.warp.fragments;
             return if fragments.is_empty() {
                 Turn::Finished
@@ -237,6 +243,13 @@ fn run_fragment<const OBSERVED: bool>(context: &mut Context<'_>, index: usize, l
                 context.warp.running &= !gone;
                 let cta = context.cta;
                 context.cluster.exited(cta, gone.count_ones());
+                if context.warp.running == 0 {
+                    // Nobody waits for its products, and others may have its registers.
+                    let (number, registers) = (context.warp.number as usize, context.warp.registers_each);
+                    let cta = context.here();
+                    cta.products.get_mut(number).into_iter().for_each(|groups| *groups = u32::MAX);
+                    cta.free_registers += registers * LANES as u32;
+                }
                 break FragmentState::Ready;
             }
             Step::Wait => break FragmentState::Waiting,

@@ -43,6 +43,9 @@ pub const FORMS: &[Form] = &[
             b.destination::<u32>()?;
             b.source::<u32>()?;
             Ok(|context, instruction| {
+                if !context.assembled(u32::MAX) {
+                    return Step::Converge;
+                }
                 let from: [u32; LANES] = context.read(instruction.operands[1]);
                 let element = |row: usize, column: usize| from[4 * row + column / 2] >> (16 * (column & 1)) & 0xffff;
                 let mut to = [0; LANES];

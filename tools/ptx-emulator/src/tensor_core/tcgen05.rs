@@ -26,7 +26,7 @@ pub const FORMS: &[Form] = &[
     Form {
         pattern: "tcgen05.relinquish_alloc_permit.cta_group::1|cta_group::2.sync.aligned",
         section: "9.7.16.7.1 tcgen05.relinquish_alloc_permit",
-        build: |_| Ok(done),
+        build: |_| Ok(|context, _| if context.assembled(u32::MAX) { Step::Next } else { Step::Converge }),
     },
     Form { pattern: "tcgen05.wait::ld|wait::st.sync.aligned", section: "9.7.16.8.5 tcgen05.wait", build: wait },
     Form {
@@ -45,6 +45,9 @@ pub const FORMS: &[Form] = &[
 fn wait(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     b.made.modifiers = u32::from(b.has("wait::st"));
     Ok(|context, instruction| {
+        if !context.assembled(u32::MAX) {
+            return Step::Converge;
+        }
         let stores = instruction.modifiers != 0;
         context.check(|checker, actor| checker.tensor_awaited(actor, stores));
         Step::Next

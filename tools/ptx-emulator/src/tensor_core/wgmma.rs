@@ -1,7 +1,7 @@
 //! `wgmma`: products of a warpgroup, with operands in shared memory.
 //!
 //! A product of 64 rows is done by four warps; each computes its own 16 rows when it gets there, which is one of the orders that
-//! PTX allows before the group is waited for.
+//! PTX allows before the group is waited for: a warp that waits waits for the other three.
 
 use super::accumulation::{self, Accumulation, Rule, Unit};
 use super::element::Element;
@@ -76,7 +76,19 @@ pub const FORMS: &[Form] = &[
     Form {
         pattern: "wgmma.commit_group.sync.aligned",
         section: "9.7.15.7.2 wgmma.commit_group",
-        build: |_| Ok(|context, _| together(context, Checker::products_committed)),
+        build: |_| {
+            Ok(|context, _| {
+                if !context.assembled(u32::MAX) {
+                    return Step::Converge;
+                }
+                let warp = context.warp.number as usize;
+                if let Some(groups) = context.here().products.get_mut(warp) {
+                    *groups = groups.saturating_add(1);
+                }
+                context.check(Checker::products_committed);
+                Step::Next
+            })
+        },
     },
     Form {
         pattern: "wgmma.wait_group.sync.aligned",
@@ -88,6 +100,13 @@ pub const FORMS: &[Form] = &[
             }
             Ok(|context, instruction| {
                 let left = instruction.immediate as u32;
+                let warp = context.warp.number as usize;
+                // A product is over when all warps of the warpgroup have done their rows: what one of them frees the others have read.
+                let products = &context.here().products;
+                let over = products.get(warp).copied().unwrap_or(0).saturating_sub(left);
+                if products[warp / 4 * 4..].iter().take(4).any(|groups| *groups < over) {
+                    return Step::Wait;
+                }
                 together(context, |checker, actor| checker.products_awaited(actor, left))
             })
         },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ptx_emulator::checker::{Report, ReportKind};
 use ptx_emulator::decode::Module;
 use ptx_emulator::machine::fault::Fault;
-use ptx_emulator::machine::grid::{Grid, Summary};
+use ptx_emulator::machine::grid::{Grid, Limits, Summary};
 use ptx_emulator::memory::global::Memory;
 
 /// What is reported of a kernel of two warps, or of a cluster of two such CTAs: the kinds and the texts of the instructions. Its
@@ -16,9 +16,14 @@ fn reports(ctas: u32, body: &str) -> Vec<(ReportKind, String)> {
 
 /// The same, with how the launch ended.
 fn check(ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
+    check_threads(64, ctas, body)
+}
+
+/// The same, with other than two warps.
+fn check_threads(threads: u32, ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
     let source = format!(
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
-         .shared .align 128 .b8 tile[1024]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
+         .shared .align 128 .b8 tile[4096]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
          .reg .pred %p<8>; .reg .b32 %r<32>; .reg .b64 %rd<8>; .reg .f32 %f<8>;\n\
          ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x; shl.b32 %r1, %r0, 2; mov.u32 %r2, tile; add.u32 %r3, %r2, %r1;\n\
          setp.eq.u32 %p0, %r0, 0; mov.u32 %r4, bar;\n{body}\nret; }}"
@@ -30,7 +35,7 @@ fn check(ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
     let grid = Grid {
         kernel: module.kernel("k").unwrap(),
         extent: [ctas, 1, 1],
-        block: [64, 1, 1],
+        block: [threads, 1, 1],
         cluster: [ctas, 1, 1],
         dynamic_shared: 0,
         parameters: address.to_le_bytes().to_vec(),
@@ -38,6 +43,7 @@ fn check(ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
         multiprocessors: 32,
         seed: 0,
         accumulation: Default::default(),
+        limits: Limits::NONE,
     };
     grid.run_checked(8)
 }
@@ -46,7 +52,7 @@ fn kinds(ctas: u32, body: &str) -> Vec<ReportKind> {
     reports(ctas, body).into_iter().map(|(kind, _)| kind).collect()
 }
 
-use ReportKind::{Mbarrier, Race, Uninitialized};
+use ReportKind::{Divergence, Mbarrier, NotAwaited, Race, Uninitialized};
 
 #[test]
 fn threads_of_a_warp_do_not_run_in_step() {
@@ -164,4 +170,93 @@ fn a_deadlock_says_who_waits_for_what() {
         "and.b32 %r5, %r0, 1; setp.eq.u32 %p1, %r5, 0; @%p1 bra ODD; bar.sync 0; bra DONE; ODD: bar.sync 1; DONE:";
     let message = check(1, divergent).0.expect_err("a deadlock").message;
     assert!(message.contains("waits for the other lanes of its warp"), "{message}");
+}
+
+/// An instruction that wants all threads, on one side of a branch that parts lane 0 from the others.
+#[test]
+fn instructions_that_want_all_threads_of_a_warp() {
+    let parted = |body: &str| {
+        format!(
+            "setp.eq.u32 %p1, %r0, 0; @%p1 bra MEET;\nINSIDE: {body}\nMEET: mov.u32 %r7, 0; mov.u32 %r8, 1; @%p1 bra END; mov.u32 %r9, 2; END:"
+        )
+    };
+    for instruction in [
+        "bar.sync 0;",
+        "barrier.sync.aligned 0;",
+        "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;",
+        "movmatrix.sync.aligned.m8n8.trans.b16 %r5, %r0;",
+    ] {
+        let (_, found) = check(1, &parted(instruction));
+        assert_eq!(found.first().map(|report| report.kind), Some(Divergence), "{instruction}: {found:?}");
+        let line = (found[0].place.line, found[0].earlier.as_ref().map(|place| place.line));
+        assert_eq!(line, (10, Some(9)), "{instruction}");
+        assert!(
+            found[0].message.starts_with("lanes 1-31 of the warp execute this, and lane 0 took another way"),
+            "{found:?}"
+        );
+    }
+    assert_eq!(kinds(1, &parted("barrier.sync 1, 64;").replace("%r0, 0; @%p1", "%r0, 99; @%p1")), []);
+    // Those that come late come all the same: where the paths meet, and by another path.
+    assert_eq!(kinds(1, &parted("mov.u32 %r5, 1;").replace("MEET: ", "MEET: bar.sync 0; ")), []);
+    let either = "and.b32 %r5, %r0, 1; setp.eq.u32 %p1, %r5, 0; setp.eq.u32 %p2, %r5, 1; @%p1 bra THEN; @!%p2 bra ELSE;\n\
+                  THEN: bar.sync 0; ELSE:";
+    assert_eq!(kinds(1, either), []);
+    // The threads leave a loop one after the other.
+    let counting =
+        "and.b32 %r5, %r0, 31; mov.u32 %r6, 0; LOOP: add.u32 %r6, %r6, 1; setp.le.u32 %p1, %r6, %r5; @%p1 bra LOOP;";
+    assert_eq!(kinds(1, &format!("{counting} bar.sync 0;")), []);
+    let inside = counting.replace("LOOP: ", "LOOP: movmatrix.sync.aligned.m8n8.trans.b16 %r7, %r0; ");
+    assert_eq!(kinds(1, &inside), [Divergence]);
+    // In each turn of the loop another half of the warp is there.
+    let in_turns = "mov.u32 %r6, 0; LOOP: add.u32 %r7, %r6, %r0; and.b32 %r7, %r7, 1; setp.eq.u32 %p1, %r7, 0; @%p1 bra SKIP;\n\
+                    movmatrix.sync.aligned.m8n8.trans.b16 %r8, %r0;\n\
+                    SKIP: add.u32 %r6, %r6, 1; setp.lt.u32 %p2, %r6, 4; @%p2 bra LOOP;";
+    assert_eq!(kinds(1, in_turns), [Divergence]);
+    // A guard leaves some out, and some have exited.
+    assert_eq!(kinds(1, "@%p0 bar.sync 0;"), [Divergence]);
+    assert_eq!(kinds(1, "@%p0 ret; bar.sync 0;"), []);
+    assert_eq!(kinds(1, "@%p0 ret; movmatrix.sync.aligned.m8n8.trans.b16 %r5, %r0;"), [Divergence]);
+}
+
+#[test]
+fn member_masks_of_threads_that_exchange_values() {
+    let masks = |low: &str, high: &str| {
+        format!(
+            "and.b32 %r5, %r0, 16; setp.eq.u32 %p1, %r5, 0; selp.b32 %r6, {low}, {high}, %p1;\n\
+             shfl.sync.bfly.b32 %r7, %r0, 1, 31, %r6;\n\
+             bar.warp.sync %r6;\n\
+             redux.sync.add.u32 %r8, %r0, %r6;"
+        )
+    };
+    assert_eq!(kinds(1, &masks("-1", "-1")), []);
+    // Two groups at the same instruction.
+    assert_eq!(kinds(1, &masks("0xffff", "0xffff0000")), []);
+    assert_eq!(kinds(1, &masks("-1", "0xffff0000")), [Divergence; 3]);
+    let left_out = check(1, &masks("0xffff", "0xffff")).0.expect_err("a fault").message;
+    assert!(left_out.contains("leaves it out"), "{left_out}");
+}
+
+/// The first warp of a warpgroup tells another warp, which overwrites what the product has read: it may once it has waited.
+#[test]
+fn a_product_is_over_for_all_warps_of_the_warpgroup() {
+    let product = |wait: &str| {
+        format!(
+            "setp.eq.u32 %p0, %r0, 0; @%p0 mbarrier.init.shared.b64 [%r4], 1; st.shared.u32 [%r3], 0; st.shared.u32 [%r3+640], 0;\n\
+             fence.proxy.async; bar.sync 0; setp.ge.u32 %p1, %r0, 128; @%p1 bra OTHER;\n\
+             mov.b32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0; mov.b64 %rd1, 0; mov.pred %p2, 0;\n\
+             wgmma.fence.sync.aligned;\n\
+             wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {{%f0, %f1, %f2, %f3}}, %rd1, %rd1, %p2, 1, 1, 0, 0;\n\
+             wgmma.commit_group.sync.aligned; {wait}\n\
+             @%p0 mbarrier.arrive.shared.b64 _, [%r4]; bra DONE;\n\
+             OTHER: mbarrier.try_wait.parity.shared.b64 %p3, [%r4], 0; @!%p3 bra OTHER; st.shared.u32 [tile], 1;\n\
+             DONE: wgmma.wait_group.sync.aligned 0;"
+        )
+    };
+    let found = |wait: &str| {
+        let (outcome, reports) = check_threads(160, 1, &product(wait));
+        outcome.unwrap_or_else(|fault| panic!("{fault}"));
+        reports.into_iter().map(|report| report.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(found("wgmma.wait_group.sync.aligned 0;"), []);
+    assert_eq!(found(""), [NotAwaited]);
 }

@@ -8,7 +8,7 @@ use ptx_emulator::asynchronous::tensor_map::{MapElement, Swizzle, TensorMap};
 use ptx_emulator::checker::Report;
 use ptx_emulator::decode::Module;
 use ptx_emulator::machine::fault::Fault;
-use ptx_emulator::machine::grid::{Grid, Summary};
+use ptx_emulator::machine::grid::{Grid, Limits, Summary};
 use ptx_emulator::memory::global::Memory;
 use serde_json::Value;
 
@@ -162,6 +162,7 @@ pub fn check(file: &str, text: &str) -> (Result<Summary, Box<Fault>>, Vec<Report
         multiprocessors: 32,
         seed: 0,
         accumulation: Default::default(),
+        limits: Limits::NONE,
     };
     grid.run_checked(16)
 }

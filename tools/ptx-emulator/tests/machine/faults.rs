@@ -1,5 +1,7 @@
 //! What stops a kernel, and what a module is refused for.
 
+use ptx_emulator::machine::grid::Limits;
+
 use super::Run;
 
 #[test]
@@ -72,6 +74,49 @@ fn launches_are_checked() {
     let run = Run::new("").shape(1, 2048, 1);
     assert!(run.fault().contains("it can have 1 to 1024"));
     assert!(Run::new("").shape(3, 32, 2).fault().contains("do not divide"));
+    // What the kernel says of itself.
+    let declared = |directives: &'static str, threads| Run::new("").directives(directives).shape(1, threads, 1);
+    assert!(declared(".reqntid 64", 32).fault().contains("declares .reqntid [64, 1, 1]"));
+    assert!(declared(".maxntid 64", 96).fault().contains("launched with 96 threads, but declares .maxntid of 64"));
+    declared(".maxntid 64", 64).words(64);
+    let message = declared(".maxnreg 168", 416).fault();
+    assert!(message.contains("each may have 168 registers by .maxnreg: a multiprocessor has 65536"), "{message}");
+    declared(".maxnreg 168", 384).words(64);
+    // What the chip has.
+    let limits = Limits { shared_bytes: 232_448, ..Limits::NONE };
+    let shared =
+        |bytes| Run::new("mov.u32 %r1, tile;").declare(".shared .align 4 .b8 tile[448];").shared(bytes).limits(limits);
+    let message = shared(232_001).fault();
+    assert!(
+        message.contains("448 bytes of shared memory that it declares and 232001 that the launch adds"),
+        "{message}"
+    );
+    shared(232_000).words(64);
+}
+
+#[test]
+fn loops_that_do_not_end() {
+    let limits = Limits { instructions: 100_000, ..Limits::NONE };
+    let message = Run::new("LOOP: add.u32 %r1, %r1, 1; bra LOOP;").limits(limits).fault();
+    assert!(message.contains("instructions, and may run 100000: a loop that does not end"), "{message}");
+    assert!(message.contains("at test.ptx:9"), "{message}");
+    Run::new("LOOP: add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 1000; @%p1 bra LOOP;").limits(limits).words(64);
+}
+
+/// The second warp can have what the first one gives back, and no more.
+#[test]
+fn registers_go_from_warp_to_warp() {
+    let registers = |fewer: u32, more: u32| {
+        Run::new(&format!(
+            "setp.ge.u32 %p1, %r0, 32; @%p1 bra MORE; setmaxnreg.dec.sync.aligned.u32 {fewer}; bra DONE;\n\
+             MORE: setmaxnreg.inc.sync.aligned.u32 {more}; DONE: bar.sync 0;"
+        ))
+        .directives(".maxnreg 128")
+        .shape(1, 64, 1)
+    };
+    registers(24, 232).words(64);
+    let message = registers(32, 232).fault();
+    assert!(message.contains("setmaxnreg.inc.sync.aligned.u32 232; (the CTA has 3072 free registers)"), "{message}");
 }
 
 #[test]

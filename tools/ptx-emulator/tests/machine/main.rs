@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use ptx_emulator::decode::Module;
 use ptx_emulator::machine::fault::Fault;
-use ptx_emulator::machine::grid::{Grid, Summary};
+use ptx_emulator::machine::grid::{Grid, Limits, Summary};
 use ptx_emulator::memory::global::Memory;
 use ptx_emulator::tensor_core::accumulation::Accumulation;
 
@@ -66,6 +66,8 @@ pub struct Run {
     shared: u32,
     target: &'static str,
     accumulation: Accumulation,
+    limits: Limits,
+    directives: &'static str,
 }
 
 impl Run {
@@ -80,12 +82,20 @@ impl Run {
             shared: 0,
             target: "sm_100a",
             accumulation: Accumulation::Once,
+            limits: Limits::NONE,
+            directives: "",
         }
     }
 
     /// With something before the kernel.
     pub fn declare(mut self, declarations: &str) -> Run {
         self.declarations = declarations.into();
+        self
+    }
+
+    /// With directives of the kernel.
+    pub fn directives(mut self, directives: &'static str) -> Run {
+        self.directives = directives;
         self
     }
 
@@ -107,6 +117,12 @@ impl Run {
         self
     }
 
+    /// With these limits.
+    pub fn limits(mut self, limits: Limits) -> Run {
+        self.limits = limits;
+        self
+    }
+
     /// With products added up in another way.
     pub fn accumulation(mut self, accumulation: Accumulation) -> Run {
         self.accumulation = accumulation;
@@ -115,8 +131,8 @@ impl Run {
 
     fn source(&self) -> String {
         format!(
-            ".version 9.2\n.target {}\n.address_size 64\n{}\n.visible .entry k(.param .u64 buffer) {{\n{PROLOGUE}\n{}\nret; }}",
-            self.target, self.declarations, self.body
+            ".version 9.2\n.target {}\n.address_size 64\n{}\n.visible .entry k(.param .u64 buffer) {} {{\n{PROLOGUE}\n{}\nret; }}",
+            self.target, self.declarations, self.directives, self.body
         )
     }
 
@@ -144,6 +160,7 @@ impl Run {
             multiprocessors: 32,
             seed: 0,
             accumulation: self.accumulation,
+            limits: self.limits,
         };
         let summary = grid.run()?;
         RAN.with_borrow_mut(|ran| {

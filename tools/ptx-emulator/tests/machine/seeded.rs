@@ -55,7 +55,7 @@ const fn seed(file: &'static str, edit: Edit, kind: ReportKind, at: Nth) -> Seed
 }
 
 use Edit::{Delete, Replace};
-use ReportKind::{NotAwaited, NotCommitted, ProxyFence, Race, Registers, Uninitialized};
+use ReportKind::{Divergence, NotAwaited, NotCommitted, ProxyFence, Race, Registers, Uninitialized};
 
 const SEEDS: &[Seed] = &[
     // Barriers between generic accesses.
@@ -107,6 +107,19 @@ const SEEDS: &[Seed] = &[
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 3)), NotAwaited, Nth("tcgen05.ld", 0)),
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("tcgen05.wait::st", 0)), NotAwaited, Nth("tcgen05.mma", 0)),
     seed("flash_bf16_d64_causal_tma.sm100.ptx", Delete(Nth("tcgen05.wait::ld", 1)), NotAwaited, Nth("tcgen05.st", 2)),
+    // Instructions that want all threads of a warp.
+    seed(
+        "matmul_bf16_tma.sm90.ptx",
+        Replace(Nth("stmatrix", 0), "stmatrix", "@%p11 stmatrix"),
+        Divergence,
+        Nth("stmatrix", 0),
+    ),
+    seed(
+        "matmul_bf16_tma.sm90.ptx",
+        Replace(Nth("wgmma.wait_group", 1), "wgmma", "@%p11 wgmma"),
+        Divergence,
+        Nth("wgmma.wait_group", 1),
+    ),
     // Registers.
     seed("vadd_f32.sm80.ptx", Delete(Nth("ld.param", 0)), Uninitialized, Nth("ld.global", 0)),
     seed("vadd_f32.sm80.ptx", Delete(Nth("add.f32", 0)), Uninitialized, Nth("st.global", 0)),
