@@ -146,9 +146,10 @@ fn mistakes_say_what_to_do() {
         ("run columns.ptx --arg f16[99999999999999999] --arg u64=0 --arg f32=0", &["argument 1", "is too large"]),
         ("run columns.ptx --arg q=1", &["`q` is not a type"]),
         ("run columns.ptx --chip sm_70", &["there is no chip `sm_70`", "sm_90a"]),
-        ("run columns.ptx --shared 999999", &["bytes of shared memory; a CTA of"]),
+        (&format!("run columns.ptx --shared 999999 {ARGUMENTS}"), &["bytes of shared memory"]),
         (&format!("run columns.ptx --block 64 {ARGUMENTS}"), &["declares .reqntid"]),
         (&format!("run columns.ptx --grid 3 --cluster 2 {ARGUMENTS}"), &["do not divide"]),
+        (&format!("run columns.ptx --instruction-limit 5 {ARGUMENTS}"), &["may run 5"]),
         ("run columns.ptx --grid 1,2,3,4", &["three dimensions at most"]),
     ] {
         let error = workplace.fails(line);

@@ -4,9 +4,9 @@ use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::decode::scope::Binding;
 use crate::diagnostic::Problem;
-use crate::machine::context::lanes;
+use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Step};
+use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::LANES;
 
 /// The forms.

@@ -75,13 +75,22 @@ fn successors(kernel: &Kernel, at: usize, returns: &[u32], into: &mut Vec<u32>) 
             into.push(exit);
             into.extend(returns);
         }
-        "call" => into.extend([instruction.target, next]),
+        "call" if enters(instruction, at) => match kernel.functions.get(&(instruction.immediate as usize)) {
+            Some(function) => into.push(function.entry),
+            // Through a register: to any.
+            None => into.extend(kernel.functions.values().map(|function| function.entry)),
+        },
         _ => into.push(next),
     }
     if goes_on {
         into.push(next);
     }
     into.iter_mut().for_each(|to| *to = (*to).min(exit));
+}
+
+/// Whether an instruction of a call is the one that enters the function, which comes back to the one after it.
+fn enters(instruction: &Instruction, at: usize) -> bool {
+    instruction.target == at as u32 + 1
 }
 
 /// The opcode's first word, without a guard.
@@ -94,8 +103,9 @@ fn opcode<'a>(kernel: &'a Kernel, instruction: &Instruction) -> &'a str {
 /// The immediate postdominator of each instruction.
 fn postdominators(kernel: &Kernel) -> Vec<u32> {
     let exit = kernel.code.len();
-    let after_call =
-        |(at, instruction): (usize, &Instruction)| (opcode(kernel, instruction) == "call").then_some(at as u32 + 1);
+    let after_call = |(at, instruction): (usize, &Instruction)| {
+        (opcode(kernel, instruction) == "call" && enters(instruction, at)).then_some(at as u32 + 1)
+    };
     let returns: Vec<u32> = kernel.code.iter().enumerate().filter_map(after_call).collect();
     let (mut next, mut before) = (vec![vec![]; exit + 1], vec![vec![]; exit + 1]);
     for (at, next) in next.iter_mut().enumerate().take(exit) {
