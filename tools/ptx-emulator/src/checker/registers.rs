@@ -106,7 +106,7 @@ impl Use {
         match name {
             "st" if is_global => Use::Decides(usize::MAX),
             "st" | "stmatrix" => Use::Decides(1),
-            "ld" | "ldmatrix" | "atom" | "red" | "bra" | "brx" | "mbarrier" | "cp" | "bar" | "barrier" => {
+            "ld" | "ldmatrix" | "atom" | "red" | "bra" | "brx" | "call" | "mbarrier" | "cp" | "bar" | "barrier" => {
                 Use::Decides(usize::MAX)
             }
             "mov" | "selp" | "slct" | "and" | "prmt" | "bfi" | "cvt" => Use::All,
