@@ -83,13 +83,21 @@ fn sizes(record: &Value) -> (HashMap<&'static str, i64>, [u32; 3]) {
     (sizes.0.into_iter().collect(), sizes.1)
 }
 
+/// What a launch did, and the checker's reports.
+pub type Checked = (Result<Summary, Box<Fault>>, Vec<Report>);
+
 /// Runs a kernel of the corpus, or a text that was made from one, with the checker on.
-pub fn check(file: &str, text: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
+pub fn check(file: &str, text: &str) -> Checked {
+    check_within(file, text, Limits::NONE).unwrap_or_else(|message| panic!("{message}"))
+}
+
+/// The same within limits; a message where the text cannot be loaded.
+pub fn check_within(file: &str, text: &str, limits: Limits) -> Result<Checked, String> {
     let record = record(file);
     let (sizes, extent) = sizes(&record);
     let memory = Arc::new(Memory::followed());
-    let module = Module::load(file, text, &memory, 0).unwrap_or_else(|error| panic!("{error}"));
-    let kernel = module.kernel(record["entry"].as_str().unwrap()).unwrap();
+    let module = Module::load(file, text, &memory, 0).map_err(|error| error.to_string())?;
+    let kernel = module.kernel(record["entry"].as_str().unwrap()).ok_or("the entry has another name")?;
     let size = |name: &str| sizes.get(name).copied().unwrap_or_else(|| panic!("{file}: no size {name}")) as u64;
     // Rows and columns of a tensor.
     let shape = |name: &str| match name {
@@ -162,7 +170,7 @@ pub fn check(file: &str, text: &str) -> (Result<Summary, Box<Fault>>, Vec<Report
         multiprocessors: 32,
         seed: 0,
         accumulation: Default::default(),
-        limits: Limits::NONE,
+        limits,
     };
-    grid.run_checked(16)
+    Ok(grid.run_checked(16))
 }

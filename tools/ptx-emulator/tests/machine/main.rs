@@ -5,6 +5,7 @@ mod checked;
 mod control;
 mod corpus;
 mod coverage;
+mod damaged;
 mod faults;
 mod matrices;
 mod memory;

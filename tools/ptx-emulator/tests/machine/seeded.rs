@@ -102,7 +102,6 @@ const SEEDS: &[Seed] = &[
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 1)), NotAwaited, Nth("tensor.2d.shared", 6)),
     seed("matmul_bf16_tma_ws.sm100.ptx", Delete(Nth("bra.uni waitLoop", 4)), NotAwaited, Nth("tcgen05.mma", 4)),
     seed("matmul_bf16_tma_ws.sm100.ptx", Delete(Nth("bra.uni waitLoop", 3)), NotAwaited, Nth("tensor.2d.shared", 0)),
-    // mbarriers.
     // Tensor memory.
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 3)), NotAwaited, Nth("tcgen05.ld", 0)),
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("tcgen05.wait::st", 0)), NotAwaited, Nth("tcgen05.mma", 0)),
