@@ -87,12 +87,17 @@ fn small() -> GptOssConfig {
 }
 
 fn check(config: GptOssConfig) {
+    check_within(1e-5, config);
+}
+
+/// Up to a part of the largest logit.
+fn check_within(tolerance: f32, config: GptOssConfig) {
     let folder = tempfile::tempdir().unwrap();
     let initialization = Initialization { seed: 11, deviation: 0.1, vector_deviation: 0.1 };
     let what = format!("{config:?}");
     let config = ModelConfig::GptOss(Box::new(config));
     let model = Model::write_random(folder.path(), &config, Storage::Bf16, initialization).unwrap();
-    assert_host_agrees(&model, 1e-5, &what);
+    assert_host_agrees(&model, tolerance, &what);
 }
 
 #[test]
@@ -133,18 +138,20 @@ fn heads_windows_and_positions_of_other_kinds() {
     check(GptOssConfig { attention_bias: false, tie_word_embeddings: true, ..small() });
 }
 
-/// A layer as wide as the published models', of few experts.
+/// A layer as wide as the published models', of few experts. Sums in f32 of 2880 products round more often than those of the small
+/// models: they are 1.4e-5 of the largest logit off.
 #[test]
 fn a_layer_of_the_published_width() {
     let _turn = take_turn();
-    check(GptOssConfig {
+    let config = GptOssConfig {
         vocab_size: 300,
         layer_types: vec![AttentionKind::Sliding],
         num_local_experts: 4,
         num_experts_per_tok: 2,
         max_position_embeddings: 128,
         ..GptOssConfig::gpt_oss_20b()
-    });
+    };
+    check_within(5e-5, config);
 }
 
 #[test]
