@@ -6,8 +6,7 @@
 
 use super::shadow::Access;
 use super::{Actor, Checker, ReportKind};
-use crate::machine::convergence::Alignment;
-use crate::machine::instruction::Instruction;
+use crate::machine::instruction::{Alignment, Instruction};
 use crate::machine::kernel::Kernel;
 use crate::machine::warp::{Fragment, FragmentState, WarpState};
 
@@ -44,7 +43,7 @@ impl Checker {
         if !self.partings[actor.warp].is_empty() {
             self.meets(actor, kernel, lanes);
         }
-        let alignment = kernel.convergence().alignment(instruction);
+        let alignment = kernel.traits_of(instruction).alignment;
         if alignment != Alignment::None && lanes.executing & lanes.started != lanes.started {
             self.lacks(actor, alignment, lanes);
         }
@@ -57,7 +56,7 @@ impl Checker {
         self.partings[actor.warp].retain_mut(|parting| {
             if parting.meeting == actor.at && parting.members & arrived & !parting.met != 0 {
                 let late = parting.members & !(parting.met | arrived);
-                let aligned = |at: u32| kernel.convergence().alignment(&kernel.code[at as usize]) != Alignment::None;
+                let aligned = |at: u32| kernel.traits_of(&kernel.code[at as usize]).alignment != Alignment::None;
                 let waits =
                     |one: &&Fragment| one.state == FragmentState::Converging && one.mask & late != 0 && aligned(one.at);
                 if let Some(waiting) = warp.fragments.iter().find(waits) {

@@ -7,8 +7,8 @@
 use super::clock::Work;
 use super::shadow::Access;
 use super::{Actor, Checker, ReportKind};
-use crate::machine::instruction::{CARRY, Instruction};
-use crate::machine::kernel::{Kernel, Register};
+use crate::machine::instruction::{CARRY, Instruction, Undefined};
+use crate::machine::kernel::{Kernel, Register, Source};
 use crate::machine::row::Slot;
 
 /// The registers of a warp.
@@ -81,37 +81,6 @@ impl Registers {
             Register::Predicate(number) => {
                 self.undefined_predicates.get_mut(number as usize).into_iter().for_each(set);
             }
-        }
-    }
-}
-
-/// What an instruction does with a value that nothing has written.
-enum Use {
-    /// Each source decides something, so many from the first on.
-    Decides(usize),
-    /// The result is undefined if one source is.
-    Any,
-    /// The result is undefined if all sources are: masks and choices.
-    All,
-    /// Nothing is known of the result.
-    None,
-}
-
-impl Use {
-    /// By the instruction's text, without its guard.
-    fn of(text: &str) -> Use {
-        let opcode = text.split_whitespace().next().unwrap_or_default();
-        let name = opcode.split('.').next().unwrap_or_default();
-        let is_global = opcode.contains(".global");
-        match name {
-            "st" if is_global => Use::Decides(usize::MAX),
-            "st" | "stmatrix" => Use::Decides(1),
-            "ld" | "ldmatrix" | "atom" | "red" | "bra" | "brx" | "call" | "mbarrier" | "cp" | "bar" | "barrier" => {
-                Use::Decides(usize::MAX)
-            }
-            "mov" | "selp" | "slct" | "and" | "prmt" | "bfi" | "cvt" => Use::All,
-            "shfl" | "mma" | "wgmma" | "tcgen05" | "vote" | "match" | "redux" => Use::None,
-            _ => Use::Any,
         }
     }
 }
@@ -189,16 +158,11 @@ impl Checker {
     #[cold]
     fn uses_undefined(&mut self, actor: Actor, kernel: &Kernel, place: usize, mask: u32) {
         let (sources, destinations) = (&kernel.sources[place], &kernel.destinations[place]);
-        let text = &kernel.places[place].text;
-        let guarded = text.starts_with('@');
-        let text = if guarded { text.split_once(' ').map_or("", |(_, rest)| rest) } else { text };
+        let undefined = kernel.traits[place].undefined;
         let registers = &mut self.registers[actor.warp];
-        let lanes_of = |source: &crate::machine::kernel::Source| registers.undefined(source.register) & mask;
-        // The guard comes first.
-        let (guard, rest) = sources.split_at(usize::from(guarded && !sources.is_empty()));
-        let usage = Use::of(text);
-        let deciding = if let Use::Decides(count) = usage { count.min(rest.len()) } else { 0 };
-        let decisive = guard.iter().chain(&rest[..deciding]).find(|source| lanes_of(source) != 0);
+        let lanes_of = |source: &Source| registers.undefined(source.register) & mask;
+        let decides = |source: &&Source| source.decides || undefined == Undefined::Decides;
+        let decisive = sources.iter().filter(decides).find(|source| lanes_of(source) != 0);
         if let Some(source) = decisive {
             let lane = lanes_of(source).trailing_zeros() as usize;
             let message =
@@ -209,10 +173,11 @@ impl Checker {
             self.find(ReportKind::Uninitialized, actor, lane, None, message);
             return;
         }
-        let result = match usage {
-            Use::Any => rest.iter().fold(0, |all, source| all | lanes_of(source)),
-            Use::All => rest.iter().fold(mask, |all, source| all & lanes_of(source)),
-            Use::Decides(_) | Use::None => 0,
+        let values = sources.iter().filter(|source| !source.decides).map(lanes_of);
+        let result = match undefined {
+            Undefined::Spreads => values.fold(0, |all, lanes| all | lanes),
+            Undefined::Combines => values.reduce(|all, lanes| all & lanes).unwrap_or(0),
+            Undefined::Decides | Undefined::Vanishes => 0,
         };
         for destination in destinations {
             registers.define(destination.register, mask, result);

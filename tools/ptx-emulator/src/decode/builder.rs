@@ -6,7 +6,7 @@ use super::call_graph::CallGraph;
 use super::function::synthetic;
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
-use crate::machine::instruction::{CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE};
+use crate::machine::instruction::{Alignment, CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE, Traits};
 use crate::machine::kernel::{Callable, Destination, Frame, Preset, Register, Source, Special};
 use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
 use crate::parse::ast::{self, Operand};
@@ -32,6 +32,8 @@ pub struct Draft {
     pub tables: Vec<Vec<u32>>,
     /// Bytes of local memory so far.
     pub local_bytes: u32,
+    /// Whether there are instructions of `wgmma` that multiply.
+    pub has_products: bool,
     /// Functions that are called: their number, and what a call of them needs. Their entries are labels until the end.
     pub called: HashMap<usize, Callable>,
     /// Whether there are calls through registers.
@@ -141,6 +143,8 @@ pub struct Builder<'b, 'a> {
     pub modifiers: Vec<&'a str>,
     /// The instruction as it is made.
     pub made: Instruction,
+    /// What is known of it, where its form says something else than others of its kind.
+    pub traits: Traits,
     /// The registers and predicates that it writes.
     pub destinations: Vec<Destination>,
     /// The registers and predicates that it reads or writes.
@@ -199,9 +203,11 @@ impl<'b, 'a> Builder<'b, 'a> {
             target: 0,
             place,
         };
+        let alignment = if modifiers.contains(&"aligned") { Alignment::Whole } else { Alignment::None };
         Builder {
             modifiers,
             made,
+            traits: Traits { alignment, ..Traits::default() },
             destinations: vec![],
             touched: vec![],
             draft,
@@ -487,7 +493,7 @@ impl<'b, 'a> Builder<'b, 'a> {
 
     /// Notes an operand by its name.
     fn touches(&mut self, name: &str, register: Register) {
-        self.touched.push(Source { name: name.into(), register });
+        self.touched.push(Source { decides: false, name: name.into(), register });
     }
 
     /// Notes a destination by its name.
@@ -593,7 +599,8 @@ impl<'b, 'a> Builder<'b, 'a> {
         };
         match self.scopes.find(name) {
             Some(Binding::Register { row, bytes: bytes @ (4 | 8), components: 1 }) => {
-                self.touches(name, Register::Rows { row, bytes });
+                let register = Register::Rows { row, bytes };
+                self.touched.push(Source { decides: true, name: name.into(), register });
                 Ok((Slot::register(row), bytes == 8, offset))
             }
             Some(Binding::Variable { space: Place::Shared, address }) => {

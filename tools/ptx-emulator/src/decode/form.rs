@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use super::builder::Builder;
 use crate::diagnostic::Problem;
-use crate::machine::instruction::Execute;
+use crate::machine::instruction::{Execute, Undefined};
 
 /// A way to write an instruction.
 pub struct Form {
@@ -51,11 +51,13 @@ pub struct Prepared {
     pub form: &'static Form,
     /// The instruction's name.
     pub name: &'static str,
+    /// What it does with values that nothing has written, unless its own builder says something else.
+    pub undefined: Undefined,
     segments: Vec<Segment>,
 }
 
 impl Prepared {
-    fn new(form: &'static Form) -> Prepared {
+    fn new(form: &'static Form, undefined: Undefined) -> Prepared {
         let mut rest = form.pattern;
         let end = rest.find(['.', '[']).unwrap_or(rest.len());
         let name = &rest[..end];
@@ -73,7 +75,7 @@ impl Prepared {
             segments.push(Segment { optional, alternatives: alternatives.collect() });
             rest = &rest[(end + usize::from(optional)).min(rest.len())..];
         }
-        Prepared { form, name, segments }
+        Prepared { form, name, undefined, segments }
     }
 
     /// The modifier that stands at each place of the pattern, or nothing where one is missing; `None` if the pattern is another.
@@ -114,8 +116,8 @@ pub fn prepared() -> &'static HashMap<&'static str, Vec<Prepared>> {
     static PREPARED: OnceLock<HashMap<&'static str, Vec<Prepared>>> = OnceLock::new();
     PREPARED.get_or_init(|| {
         let mut by_name: HashMap<&'static str, Vec<Prepared>> = HashMap::new();
-        for form in crate::instructions::forms() {
-            let prepared = Prepared::new(form);
+        for (form, undefined) in crate::instructions::forms() {
+            let prepared = Prepared::new(form, undefined);
             by_name.entry(prepared.name).or_default().push(prepared);
         }
         by_name
@@ -159,7 +161,7 @@ pub fn unused<'t>(instructions: impl Iterator<Item = &'t str>) -> Vec<String> {
 /// What the emulator knows, as a table in Markdown: a row for each section of the PTX ISA, made from the forms.
 pub fn coverage() -> String {
     let mut sections: Vec<(Vec<u32>, &str, Vec<&str>)> = Vec::new();
-    for form in crate::instructions::forms() {
+    for (form, _) in crate::instructions::forms() {
         match sections.iter_mut().find(|(_, section, _)| *section == form.section) {
             Some((.., patterns)) => patterns.push(form.pattern),
             None => {
@@ -191,7 +193,7 @@ mod tests {
         fn build(_: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             Err(Problem::new(0..0, "not built"))
         }
-        Prepared::new(Box::leak(Box::new(Form { pattern, section: "", build })))
+        Prepared::new(Box::leak(Box::new(Form { pattern, section: "", build })), Undefined::Spreads)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::form::{Prepared, prepared};
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::fault;
-use crate::machine::instruction::{Guard, INLINE_OPERANDS, Instruction, Step};
+use crate::machine::instruction::{Guard, INLINE_OPERANDS, Instruction, Step, Traits};
 use crate::machine::kernel::{Callable, Destination, Kernel, Register, STACK, Source};
 use crate::machine::row::Slot;
 use crate::parse::Span;
@@ -40,6 +40,7 @@ pub fn kernel(
         shared: SharedLayout::default(),
         spans: vec![],
         sections: vec![],
+        traits: vec![],
         destinations: vec![],
         sources: vec![],
         calls,
@@ -82,7 +83,7 @@ pub fn kernel(
         done.insert(number);
         decoder.callee(number, callable)?;
     }
-    let Decoder { mut draft, spans, sections, destinations, sources, shared, .. } = decoder;
+    let Decoder { mut draft, spans, sections, traits, destinations, sources, shared, .. } = decoder;
     let labels: Vec<u32> = draft.labels.iter().map(|label| label.unwrap_or_default()).collect();
     for instruction in &mut draft.code {
         if let Some(label) = labels.get(instruction.target as usize) {
@@ -106,7 +107,7 @@ pub fn kernel(
     });
     Ok(Kernel {
         name: function.name.into(),
-        has_products: places.clone().any(|place| place.text.contains("wgmma.mma_async")),
+        has_products: draft.has_products,
         places: places.collect(),
         code: draft.code,
         list: draft.list,
@@ -124,6 +125,7 @@ pub fn kernel(
         functions: draft.called,
         stack_pointer: draft.stack_pointer,
         sections,
+        traits,
         destinations,
         sources,
         target: module.target.into(),
@@ -204,6 +206,7 @@ struct Decoder<'m, 'a> {
     shared: SharedLayout,
     spans: Vec<Span>,
     sections: Vec<&'static str>,
+    traits: Vec<Traits>,
     destinations: Vec<Vec<Destination>>,
     sources: Vec<Vec<Source>>,
     calls: &'m CallGraph,
@@ -389,7 +392,8 @@ impl<'a> Decoder<'_, 'a> {
             None => Guard::ALWAYS,
             Some((name, negated)) => match self.scopes.find(name) {
                 Some(Binding::Predicate(number)) => {
-                    guard_register = Some(Source { name: name.into(), register: Register::Predicate(number) });
+                    guard_register =
+                        Some(Source { decides: true, name: name.into(), register: Register::Predicate(number) });
                     Guard::new(number, negated)
                 }
                 _ => return Err(Problem::new(written.span.clone(), format!("`{name}` is not a predicate"))),
@@ -419,10 +423,12 @@ impl<'a> Decoder<'_, 'a> {
             function: self.function,
         };
         let mut builder = Builder::new(written, modifiers, guard, place, &mut self.draft, around);
+        builder.traits.undefined = form.undefined;
         let execute = (form.form.build)(&mut builder)?;
         builder.finish()?;
         self.sources.push(sources(guard_register, builder.touched, &builder.destinations));
         self.sections.push(form.form.section);
+        self.traits.push(builder.traits);
         self.destinations.push(builder.destinations);
         let mut made = builder.made;
         made.execute = execute;

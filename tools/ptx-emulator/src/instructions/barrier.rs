@@ -6,7 +6,7 @@ use crate::diagnostic::Problem;
 use crate::machine::cluster::BARRIERS;
 use crate::machine::context::Context;
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::instruction::{Alignment, Execute, Instruction, Step};
 use crate::machine::row::{LANES, Slot};
 
 /// The forms.
@@ -33,7 +33,7 @@ pub const FORMS: &[Form] = &[
         pattern: "barrier.cluster.arrive[.release|relaxed][.aligned]",
         section: "9.7.13.3 barrier.cluster",
         build: |b| {
-            b.made.modifiers = if b.has("relaxed") { RELAXED } else { 0 } | if b.has("aligned") { ALIGNED } else { 0 };
+            b.made.modifiers = if b.has("relaxed") { RELAXED } else { 0 } | aligned(b);
             Ok(cluster_arrive)
         },
     },
@@ -41,7 +41,7 @@ pub const FORMS: &[Form] = &[
         pattern: "barrier.cluster.wait[.acquire][.aligned]",
         section: "9.7.13.3 barrier.cluster",
         build: |b| {
-            b.made.modifiers = if b.has("aligned") { ALIGNED } else { 0 };
+            b.made.modifiers = aligned(b);
             Ok(cluster_wait)
         },
     },
@@ -114,9 +114,15 @@ fn fence_other(_: &mut Context<'_>, _: &Instruction) -> Step {
     Step::Next
 }
 
-fn barrier(b: &mut Builder<'_, '_>, what: u32) -> Result<Execute, Problem> {
+/// Whether all threads of the warp have to be at a barrier together: `bar` always says so.
+fn aligned(b: &mut Builder<'_, '_>) -> u32 {
     let aligned = b.name() == "bar" || b.has("aligned");
-    b.made.modifiers = what | if aligned { ALIGNED } else { 0 };
+    b.traits.alignment = if aligned { Alignment::Running } else { Alignment::None };
+    if aligned { ALIGNED } else { 0 }
+}
+
+fn barrier(b: &mut Builder<'_, '_>, what: u32) -> Result<Execute, Problem> {
+    b.made.modifiers = what | aligned(b);
     if what == REDUCE {
         let operation = ["popc", "and", "or"].iter().position(|name| b.has(name)).unwrap_or(0) as u32;
         b.made.modifiers |= operation << 8;

@@ -11,7 +11,7 @@ use crate::decode::scope::{Binding, Place};
 use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Guard, Instruction, Step};
+use crate::machine::instruction::{Execute, Flow, Guard, Instruction, Step};
 use crate::machine::kernel::{Callable, Frame, Register, STACK};
 use crate::machine::row::{LANES, Lane, Row, Slot};
 use crate::memory::window;
@@ -27,6 +27,7 @@ pub const FORMS: &[Form] = &[
 const THROUGH_REGISTER: i64 = -1;
 
 fn call(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.flow = Flow::Call;
     let (mut results, mut arguments) = (&[][..], &[][..]);
     if let [Operand::Group(group), ..] = b.rest() {
         results = group;
@@ -185,6 +186,7 @@ fn leave(context: &mut Context<'_>, instruction: &Instruction) -> Step {
 }
 
 fn ret(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.flow = Flow::Leave;
     let Some(number) = b.function else { return Ok(|_, _| Step::Exit) };
     let callable = b.callable(number);
     b.put(Slot::register(callable.link));

@@ -4,7 +4,7 @@ use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
 use crate::machine::context::Context;
-use crate::machine::instruction::{Execute, FALSE, Instruction, Step};
+use crate::machine::instruction::{Execute, FALSE, Instruction, Step, Undefined};
 use crate::machine::row::{Lane, Slot};
 use crate::parse::ast::Operand;
 
@@ -242,6 +242,7 @@ fn set(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn selp(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.undefined = Undefined::Combines;
     fn execute<T: Lane>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let (a, b): ([T; 32], [T; 32]) = (context.read(instruction.operands[1]), context.read(instruction.operands[2]));
         let first = super::logic::predicate_value(context, instruction.operands[3]);
@@ -269,6 +270,7 @@ fn selp(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn slct(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.undefined = Undefined::Combines;
     // A NaN selects the second, and so does a negative number; -0 does not.
     macro_rules! slct {
         ($type:ty) => {

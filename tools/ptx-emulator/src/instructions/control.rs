@@ -6,7 +6,7 @@ use crate::decode::scope::Binding;
 use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::instruction::{Execute, Flow, Instruction, Step};
 use crate::machine::row::LANES;
 
 /// The forms.
@@ -16,15 +16,24 @@ pub const FORMS: &[Form] = &[
         section: "9.7.12.3 bra",
         build: |b| {
             b.label()?;
+            b.traits.flow = Flow::Target;
             Ok(|_, _| Step::Branch)
         },
     },
     Form { pattern: "brx.idx[.uni]", section: "9.7.12.4 brx.idx", build: brx },
-    Form { pattern: "exit", section: "9.7.12.7 exit", build: |_| Ok(|_, _| Step::Exit) },
+    Form {
+        pattern: "exit",
+        section: "9.7.12.7 exit",
+        build: |b| {
+            b.traits.flow = Flow::Leave;
+            Ok(|_, _| Step::Exit)
+        },
+    },
     Form {
         pattern: "trap",
         section: "9.7.19.4 trap",
-        build: |_| {
+        build: |b| {
+            b.traits.flow = Flow::Leave;
             Ok(|context, _| {
                 let lane = context.leader();
                 context.fail(FaultKind::Trap, lane, "`trap` was reached")
@@ -99,6 +108,7 @@ fn set_registers(context: &mut Context<'_>, instruction: &Instruction) -> Step {
 }
 
 fn brx(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.flow = Flow::Table;
     b.source::<u32>()?;
     match b.binding()? {
         Binding::Table(table) => b.made.immediate = i64::from(table),

@@ -1,6 +1,7 @@
 //! Integer arithmetic.
 
 use crate::decode::form::Form;
+use crate::machine::instruction::Undefined;
 
 /// An instruction of integers that is the same for all of the types in `INTEGER`.
 macro_rules! integers {
@@ -238,15 +239,18 @@ pub const FORMS: &[Form] = &[
     Form {
         pattern: "bfi.b32|b64",
         section: "9.7.1.20 bfi",
-        build: |b| match b.last() {
-            "b32" => lanes!(b; (x: u32, into: u32, at: u32, length: u32) -> u32 {
-                let mask = field(at, length) as u32;
-                into & !mask | (u64::from(x) << (at & 0xff).min(63)) as u32 & mask
-            }),
-            _ => lanes!(b; (x: u64, into: u64, at: u32, length: u32) -> u64 {
-                let mask = field(at, length);
-                into & !mask | x.checked_shl(at & 0xff).unwrap_or(0) & mask
-            }),
+        build: |b| {
+            b.traits.undefined = Undefined::Combines;
+            match b.last() {
+                "b32" => lanes!(b; (x: u32, into: u32, at: u32, length: u32) -> u32 {
+                    let mask = field(at, length) as u32;
+                    into & !mask | (u64::from(x) << (at & 0xff).min(63)) as u32 & mask
+                }),
+                _ => lanes!(b; (x: u64, into: u64, at: u32, length: u32) -> u64 {
+                    let mask = field(at, length);
+                    into & !mask | x.checked_shl(at & 0xff).unwrap_or(0) & mask
+                }),
+            }
         },
     },
     Form {

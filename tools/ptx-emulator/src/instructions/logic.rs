@@ -4,7 +4,7 @@ use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
 use crate::machine::context::Context;
-use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::instruction::{Execute, Instruction, Step, Undefined};
 use crate::machine::row::Slot;
 
 /// An instruction of bits that is the same for all of the types in `BITS`.
@@ -20,8 +20,8 @@ macro_rules! bits {
 
 /// The forms.
 pub const FORMS: &[Form] = &[
-    Form { pattern: "and.pred", section: "9.7.8.1 and", build: |b| predicates(b, |x, y| x & y) },
-    Form { pattern: "and.BITS", section: "9.7.8.1 and", build: |b| bits!(b; (x, y) { x & y }) },
+    Form { pattern: "and.pred", section: "9.7.8.1 and", build: |b| combining(b, |b| predicates(b, |x, y| x & y)) },
+    Form { pattern: "and.BITS", section: "9.7.8.1 and", build: |b| combining(b, |b| bits!(b; (x, y) { x & y })) },
     Form { pattern: "or.pred", section: "9.7.8.2 or", build: |b| predicates(b, |x, y| x | y) },
     Form { pattern: "or.BITS", section: "9.7.8.2 or", build: |b| bits!(b; (x, y) { x | y }) },
     Form { pattern: "xor.pred", section: "9.7.8.3 xor", build: |b| predicates(b, |x, y| x ^ y) },
@@ -90,6 +90,15 @@ pub fn predicate_value(context: &Context<'_>, slot: Slot) -> u32 {
     if packed & 1 != 0 { !value } else { value }
 }
 
+/// A mask: where one side is undefined, the other may still say what comes out.
+fn combining(
+    b: &mut Builder<'_, '_>,
+    build: fn(&mut Builder<'_, '_>) -> Result<Execute, Problem>,
+) -> Result<Execute, Problem> {
+    b.traits.undefined = Undefined::Combines;
+    build(b)
+}
+
 fn predicates(b: &mut Builder<'_, '_>, operation: fn(u32, u32) -> u32) -> Result<Execute, Problem> {
     b.predicate_destination()?;
     b.predicate_source()?;
@@ -156,6 +165,7 @@ fn lop3(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn prmt(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.undefined = Undefined::Combines;
     fn byte(bytes: u64, at: u32) -> u32 {
         (bytes >> (8 * (at & 7))) as u32 & 0xff
     }

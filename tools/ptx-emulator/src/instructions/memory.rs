@@ -6,7 +6,7 @@ use crate::decode::form::Form;
 use crate::decode::scope::Place;
 use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
-use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::instruction::{Execute, Instruction, Step, Undefined};
 use crate::machine::row::Kind;
 use crate::memory::Word;
 use crate::memory::access::Space;
@@ -235,6 +235,10 @@ pub fn store(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Resu
     let [address, source, ..] = b.rest() else { return b.problem("`st` has an address and a source") };
     let space = space(b, b.modifier(space_at), address);
     let register = register_bytes(b, source, bytes)?;
+    if space != Space::Global {
+        // Values may pass through shared and local memory, and not matter.
+        b.traits.undefined = Undefined::Vanishes;
+    }
     b.address()?;
     b.take()?;
     let kind = match b.last() {

@@ -46,42 +46,45 @@ pub mod packed;
 pub mod warp;
 
 use crate::decode::form::Form;
+use crate::machine::instruction::Undefined;
 
-/// Every form, in the order of the ISA's sections.
-pub fn forms() -> impl Iterator<Item = &'static Form> {
+/// Every form, in the order of the ISA's sections, with what those of its family do with values that nothing has written. Where a
+/// form differs from its family, its builder says so.
+pub fn forms() -> impl Iterator<Item = (&'static Form, Undefined)> {
+    use Undefined::{Combines, Decides, Spreads, Vanishes};
     [
-        integer::FORMS,
-        arithmetic::FORMS,
-        float::FORMS,
-        packed::FORMS,
-        mixed::FORMS,
-        compare::FORMS,
-        logic::FORMS,
-        movement::FORMS,
-        convert::FORMS,
-        memory::FORMS,
-        control::FORMS,
-        call::FORMS,
-        barrier::FORMS,
-        warp::FORMS,
-        atomic::FORMS,
-        multimem::FORMS,
-        crate::asynchronous::copy::FORMS,
-        crate::asynchronous::mbarrier::FORMS,
-        crate::asynchronous::remote::FORMS,
-        crate::asynchronous::cluster_launch::FORMS,
-        crate::asynchronous::tensor_copy::FORMS,
-        crate::tensor_core::matrix::FORMS,
-        crate::tensor_core::mma::FORMS,
-        crate::tensor_core::quad_pairs::FORMS,
-        crate::tensor_core::block_scaled::FORMS,
-        crate::tensor_core::sparse::FORMS,
-        crate::tensor_core::wmma::FORMS,
-        crate::tensor_core::wgmma::FORMS,
-        crate::tensor_core::tcgen05::FORMS,
-        crate::tensor_core::tensor_memory_access::FORMS,
-        crate::tensor_core::tensor_product::FORMS,
+        (integer::FORMS, Spreads),
+        (arithmetic::FORMS, Spreads),
+        (float::FORMS, Spreads),
+        (packed::FORMS, Spreads),
+        (mixed::FORMS, Spreads),
+        (compare::FORMS, Spreads),
+        (logic::FORMS, Spreads),
+        (movement::FORMS, Combines),
+        (convert::FORMS, Combines),
+        (memory::FORMS, Decides),
+        (control::FORMS, Decides),
+        (call::FORMS, Decides),
+        (barrier::FORMS, Decides),
+        (warp::FORMS, Vanishes),
+        (atomic::FORMS, Decides),
+        (multimem::FORMS, Decides),
+        (crate::asynchronous::copy::FORMS, Decides),
+        (crate::asynchronous::mbarrier::FORMS, Decides),
+        (crate::asynchronous::remote::FORMS, Decides),
+        (crate::asynchronous::cluster_launch::FORMS, Decides),
+        (crate::asynchronous::tensor_copy::FORMS, Decides),
+        (crate::tensor_core::matrix::FORMS, Vanishes),
+        (crate::tensor_core::mma::FORMS, Vanishes),
+        (crate::tensor_core::quad_pairs::FORMS, Vanishes),
+        (crate::tensor_core::block_scaled::FORMS, Vanishes),
+        (crate::tensor_core::sparse::FORMS, Vanishes),
+        (crate::tensor_core::wmma::FORMS, Vanishes),
+        (crate::tensor_core::wgmma::FORMS, Vanishes),
+        (crate::tensor_core::tcgen05::FORMS, Vanishes),
+        (crate::tensor_core::tensor_memory_access::FORMS, Vanishes),
+        (crate::tensor_core::tensor_product::FORMS, Vanishes),
     ]
     .into_iter()
-    .flatten()
+    .flat_map(|(forms, undefined)| forms.iter().map(move |form| (form, undefined)))
 }

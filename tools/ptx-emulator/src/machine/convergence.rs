@@ -1,42 +1,14 @@
-//! Where threads that part meet again, and which instructions want all threads of a warp: what can be told from the program alone.
+//! Where threads that part meet again, as far as that can be told from the program alone.
 //!
 //! Threads that a branch parts meet at its immediate postdominator, the first instruction that is on every path from it: see Cooper,
 //! Harvey and Kennedy, "A Simple, Fast Dominance Algorithm" (2001), on the reversed graph.
 
-use super::instruction::{Guard, Instruction};
+use super::instruction::{Flow, Guard, Instruction};
 use super::kernel::Kernel;
-
-/// What an instruction wants of the other threads of its warp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alignment {
-    /// Nothing.
-    None,
-    /// All that have not exited execute it together.
-    Running,
-    /// All execute it together, and none has exited.
-    Whole,
-}
-
-impl Alignment {
-    /// By the instruction's text.
-    fn of(text: &str) -> Alignment {
-        let opcode = text.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or_default();
-        let name = opcode.split('.').next().unwrap_or_default();
-        let is_aligned = opcode.split('.').any(|modifier| modifier.trim_end_matches(';') == "aligned");
-        match name {
-            "bar" if !opcode.starts_with("bar.warp") => Alignment::Running,
-            _ if !is_aligned => Alignment::None,
-            "barrier" => Alignment::Running,
-            _ => Alignment::Whole,
-        }
-    }
-}
 
 /// What is known of a kernel's instructions.
 #[derive(Debug)]
 pub struct Convergence {
-    /// By place.
-    alignments: Vec<Alignment>,
     /// For each instruction the one where threads meet that part there, or [`NOWHERE`].
     meetings: Vec<u32>,
 }
@@ -47,13 +19,7 @@ const NOWHERE: u32 = u32::MAX;
 impl Convergence {
     /// Of a kernel.
     pub fn of(kernel: &Kernel) -> Convergence {
-        let alignments = kernel.places.iter().map(|place| Alignment::of(&place.text)).collect();
-        Convergence { alignments, meetings: postdominators(kernel) }
-    }
-
-    /// What an instruction wants of its warp.
-    pub fn alignment(&self, instruction: &Instruction) -> Alignment {
-        self.alignments.get(instruction.place as usize).copied().unwrap_or(Alignment::None)
+        Convergence { meetings: postdominators(kernel) }
     }
 
     /// Where threads meet that part at an instruction, if they do before they exit.
@@ -68,14 +34,14 @@ fn successors(kernel: &Kernel, at: usize, returns: &[u32], into: &mut Vec<u32>) 
     let (next, exit) = (at as u32 + 1, kernel.code.len() as u32);
     let goes_on = instruction.guard != Guard::ALWAYS;
     into.clear();
-    match opcode(kernel, instruction) {
-        "bra" => into.push(instruction.target),
-        "brx" => into.extend(kernel.tables.get(instruction.immediate as usize).into_iter().flatten()),
-        "ret" | "exit" | "trap" => {
+    match kernel.traits_of(instruction).flow {
+        Flow::Target => into.push(instruction.target),
+        Flow::Table => into.extend(kernel.tables.get(instruction.immediate as usize).into_iter().flatten()),
+        Flow::Leave => {
             into.push(exit);
             into.extend(returns);
         }
-        "call" if enters(instruction, at) => match kernel.functions.get(&(instruction.immediate as usize)) {
+        Flow::Call if enters(instruction, at) => match kernel.functions.get(&(instruction.immediate as usize)) {
             Some(function) => into.push(function.entry),
             // Through a register: to any.
             None => into.extend(kernel.functions.values().map(|function| function.entry)),
@@ -93,18 +59,11 @@ fn enters(instruction: &Instruction, at: usize) -> bool {
     instruction.target == at as u32 + 1
 }
 
-/// The opcode's first word, without a guard.
-fn opcode<'a>(kernel: &'a Kernel, instruction: &Instruction) -> &'a str {
-    let text = kernel.places.get(instruction.place as usize).map_or("", |place| place.text.as_str());
-    let word = text.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or_default();
-    word.split(['.', ';']).next().unwrap_or_default()
-}
-
 /// The immediate postdominator of each instruction.
 fn postdominators(kernel: &Kernel) -> Vec<u32> {
     let exit = kernel.code.len();
     let after_call = |(at, instruction): (usize, &Instruction)| {
-        (opcode(kernel, instruction) == "call" && enters(instruction, at)).then_some(at as u32 + 1)
+        (kernel.traits_of(instruction).flow == Flow::Call && enters(instruction, at)).then_some(at as u32 + 1)
     };
     let returns: Vec<u32> = kernel.code.iter().enumerate().filter_map(after_call).collect();
     let (mut next, mut before) = (vec![vec![]; exit + 1], vec![vec![]; exit + 1]);

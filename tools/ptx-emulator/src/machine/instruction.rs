@@ -27,6 +27,59 @@ pub enum Step {
     Fault,
 }
 
+/// What an instruction wants of the other threads of its warp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Alignment {
+    /// Nothing.
+    #[default]
+    None,
+    /// All that have not exited execute it together.
+    Running,
+    /// All execute it together, and none has exited.
+    Whole,
+}
+
+/// Where control may go after an instruction, beside to the next one where its guard leaves threads out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// To the next one.
+    #[default]
+    Next,
+    /// To its target.
+    Target,
+    /// To those of its table.
+    Table,
+    /// To a function, and back.
+    Call,
+    /// Out of the kernel, or back to any call.
+    Leave,
+}
+
+/// What becomes of a value that nothing has written, in an instruction that reads it as another operand than an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Undefined {
+    /// The result is undefined if one source is.
+    #[default]
+    Spreads,
+    /// The result is undefined if all sources are: masks, choices and copies.
+    Combines,
+    /// Nothing is known of the result: the instruction combines lanes or elements, of which compilers leave some out.
+    Vanishes,
+    /// It decides something that others see: what is stored, who is waited for, where control goes.
+    Decides,
+}
+
+/// What is known of an instruction from its form, without running it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// What it wants of its warp.
+    pub alignment: Alignment,
+    /// Where control goes.
+    pub flow: Flow,
+    /// What it does with values that nothing has written.
+    pub undefined: Undefined,
+}
+
 /// Which lanes an instruction runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard(u32);

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::convergence::Convergence;
 use super::fault::Place;
-use super::instruction::Instruction;
+use super::instruction::{Instruction, Traits};
 use super::row::{Row, Slot};
 use crate::parse::ast::Requirements;
 
@@ -48,6 +48,8 @@ pub struct Kernel {
     pub places: Vec<Place>,
     /// The section of the PTX ISA that describes the instruction of each place: `9.7.1.1 add`.
     pub sections: Vec<&'static str>,
+    /// What is known of the instruction of each place.
+    pub traits: Vec<Traits>,
     /// The registers and predicates that the instruction of each place writes, in its order.
     pub destinations: Vec<Vec<Destination>>,
     /// What each of them reads, in its order; the guard first.
@@ -61,7 +63,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Where its threads meet that part, and which of its instructions want all of them.
+    /// What is known of an instruction.
+    #[inline(always)]
+    pub fn traits_of(&self, instruction: &Instruction) -> Traits {
+        self.traits.get(instruction.place as usize).copied().unwrap_or_default()
+    }
+
+    /// Where its threads meet that part.
     pub fn convergence(&self) -> &Convergence {
         self.convergence.get_or_init(|| Convergence::of(self))
     }
@@ -108,6 +116,8 @@ pub struct Destination {
 /// A register or a predicate that an instruction reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
+    /// It is the guard, or an address: what it holds decides what happens.
+    pub decides: bool,
     /// As it is written.
     pub name: Box<str>,
     /// Where its value is.

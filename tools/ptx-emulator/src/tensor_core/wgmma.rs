@@ -132,6 +132,7 @@ const SATURATE: u32 = 1 << 14;
 const SPARSE: u32 = 1 << 15;
 
 fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.draft.has_products = true;
     let sparse = b.has("sp");
     let first = if sparse { 4 } else { 3 };
     let shape = b.modifier(first);
