@@ -18,9 +18,26 @@ pub const FORMS: &[Form] = &[
     Form { pattern: "setp.COMPARISON[.and|or|xor][.ftz].f16x2", section: "9.7.7.2 setp", build: setp_packed },
     Form { pattern: "setp.COMPARISON[.and|or|xor].bf16x2", section: "9.7.7.2 setp", build: setp_packed },
     Form {
-        pattern: "set.COMPARISON[.and|or|xor][.ftz].u32|s32|f32.b16|b32|b64|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64",
+        pattern: "set.COMPARISON[.and|or|xor][.ftz].u32|s32|f32.b16|b32|b64|u16|s16|u32|s32|u64|s64|f32|f64",
         section: "9.7.6.1 set",
         build: set,
+    },
+    Form {
+        pattern: "set.COMPARISON[.and|or|xor][.ftz].f16|bf16.b16|b32|b64|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64",
+        section: "9.7.7.1 set",
+        build: set,
+    },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor][.ftz].u16|s16|u32|s32.f16", section: "9.7.7.1 set", build: set },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor].u16|s16|u32|s32.bf16", section: "9.7.7.1 set", build: set },
+    Form {
+        pattern: "set.FLOAT_COMPARISON[.and|or|xor][.ftz].f16x2|u32|s32.f16x2",
+        section: "9.7.7.1 set",
+        build: set_packed,
+    },
+    Form {
+        pattern: "set.FLOAT_COMPARISON[.and|or|xor].bf16x2|u32|s32.bf16x2",
+        section: "9.7.7.1 set",
+        build: set_packed,
     },
     Form { pattern: "selp.b16|b32|b64|u16|s16|u32|s32|u64|s64|f32|f64", section: "9.7.6.3 selp", build: selp },
     Form {
@@ -187,40 +204,80 @@ fn setp(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     Ok(by_type!(b.last(), execute))
 }
 
+/// The lanes where a comparison of operands 2 and 3 holds for their low halves, and for their high ones.
+fn holds_packed<const BF16: bool>(context: &Context<'_>, instruction: &Instruction) -> [u32; 2] {
+    let (a, b): ([u32; 32], [u32; 32]) = (context.read(instruction.operands[2]), context.read(instruction.operands[3]));
+    let flush = instruction.modifiers & FLUSH != 0;
+    let value = |bits: u16| {
+        let half = half::f16::from_bits(bits);
+        match (BF16, flush) {
+            (true, _) => half::bf16::from_bits(bits).to_f32(),
+            (false, true) => half.flush().to_f32(),
+            _ => half.to_f32(),
+        }
+    };
+    let wanted = instruction.modifiers & 0xf;
+    let halves: [u32; 2] = std::array::from_fn(|half| {
+        (0..32).fold(0, |all, lane| {
+            let (a, b) = (value((a[lane] >> (16 * half)) as u16), value((b[lane] >> (16 * half)) as u16));
+            all | u32::from(outcome(&a, &b) & wanted != 0) << lane
+        })
+    });
+    halves.map(|holds| joined(context, instruction, holds).0)
+}
+
+/// The sources of a packed comparison.
+fn packed_sources(b: &mut Builder<'_, '_>) -> Result<(), Problem> {
+    b.source::<u32>()?;
+    b.source::<u32>()?;
+    if b.modifier(1).is_empty() {
+        b.put(Slot::register(FALSE << 1));
+        return Ok(());
+    }
+    b.predicate_source()
+}
+
 fn setp_packed(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     fn execute<const BF16: bool>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
-        let (a, b): ([u32; 32], [u32; 32]) =
-            (context.read(instruction.operands[2]), context.read(instruction.operands[3]));
-        let flush = instruction.modifiers & FLUSH != 0;
-        let value = |bits: u16| {
-            let half = half::f16::from_bits(bits);
-            match (BF16, flush) {
-                (true, _) => half::bf16::from_bits(bits).to_f32(),
-                (false, true) => half.flush().to_f32(),
-                _ => half.to_f32(),
-            }
-        };
-        let wanted = instruction.modifiers & 0xf;
-        let halves: [u32; 2] = std::array::from_fn(|half| {
-            (0..32).fold(0, |all, lane| {
-                let (a, b) = (value((a[lane] >> (16 * half)) as u16), value((b[lane] >> (16 * half)) as u16));
-                all | u32::from(outcome(&a, &b) & wanted != 0) << lane
-            })
-        });
-        let (first, second) = (joined(context, instruction, halves[0]).0, joined(context, instruction, halves[1]).0);
+        let [first, second] = holds_packed::<BF16>(context, instruction);
         context.set_predicate(instruction.predicate(0), first);
         context.set_predicate(instruction.predicate(1), second);
         Step::Next
     }
     modifiers(b);
     destinations(b)?;
-    b.source::<u32>()?;
-    b.source::<u32>()?;
-    if b.modifier(1).is_empty() {
-        b.put(Slot::register(FALSE << 1));
-    } else {
-        b.predicate_source()?;
+    packed_sources(b)?;
+    Ok(if b.last() == "bf16x2" { execute::<true> } else { execute::<false> })
+}
+
+/// What `set` writes into a destination of a type where the comparison holds.
+fn truth(kind: &str) -> u32 {
+    match kind {
+        "f32" => 1f32.to_bits(),
+        "f16" | "f16x2" => half::f16::ONE.to_bits().into(),
+        "bf16" | "bf16x2" => half::bf16::ONE.to_bits().into(),
+        "u16" | "s16" => 0xffff,
+        _ => u32::MAX,
     }
+}
+
+fn set_packed(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    fn execute<const BF16: bool>(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+        let [low, high] = holds_packed::<BF16>(context, instruction);
+        let yes = instruction.immediate as u32;
+        let result: [u32; 32] = std::array::from_fn(|lane| {
+            let half = |holds: u32| if holds >> lane & 1 != 0 { yes } else { 0 };
+            half(low) | half(high) << 16
+        });
+        context.write(instruction.operands[0], &result);
+        Step::Next
+    }
+    modifiers(b);
+    let kind = b.modifiers[b.modifiers.len() - 2];
+    b.made.immediate = i64::from(truth(kind) & 0xffff);
+    b.destination::<u32>()?;
+    b.put(Slot::register(0));
+    packed_sources(b)?;
     Ok(if b.last() == "bf16x2" { execute::<true> } else { execute::<false> })
 }
 
@@ -234,8 +291,13 @@ fn set(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         Step::Next
     }
     modifiers(b);
-    b.made.immediate = if b.modifier(3) == "f32" { i64::from(1f32.to_bits()) } else { -1 };
-    b.destination::<u32>()?;
+    let kind = b.modifiers[b.modifiers.len() - 2];
+    b.made.immediate = truth(kind).into();
+    if kind.ends_with("16") {
+        b.destination::<u16>()?;
+    } else {
+        b.destination::<u32>()?;
+    }
     b.put(Slot::register(0));
     sources(b)?;
     Ok(by_type!(b.last(), execute))

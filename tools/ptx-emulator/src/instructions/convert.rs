@@ -1,4 +1,4 @@
-//! Conversions.
+//! Conversions of single numbers.
 
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -17,35 +17,6 @@ pub const FORMS: &[Form] = &[
         build: cvt,
     },
     Form {
-        pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].f16|bf16.f32",
-        section: "9.7.9.21 cvt",
-        build: |b| narrow(b, 1),
-    },
-    Form {
-        pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].f16x2|bf16x2.f32",
-        section: "9.7.9.21 cvt",
-        build: |b| narrow(b, 2),
-    },
-    Form {
-        pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].tf32.f32",
-        section: "9.7.9.21 cvt",
-        build: |b| narrow(b, 1),
-    },
-    Form { pattern: "cvt.rna[.satfinite].tf32.f32", section: "9.7.9.21 cvt", build: |b| narrow(b, 1) },
-    Form {
-        pattern: "cvt.rn.satfinite[.relu].e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2.f32",
-        section: "9.7.9.21 cvt",
-        build: |b| narrow(b, 2),
-    },
-    Form {
-        pattern: "cvt.rn.satfinite[.relu].e4m3x2|e5m2x2|e2m3x2|e3m2x2|e2m1x2.f16x2|bf16x2",
-        section: "9.7.9.21 cvt",
-        build: repack,
-    },
-    Form { pattern: "cvt.rn[.relu].f16x2.e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2", section: "9.7.9.21 cvt", build: widen },
-    Form { pattern: "cvt.rn.bf16x2.ue8m0x2", section: "9.7.9.21 cvt", build: widen },
-    Form { pattern: "cvt.rz|rp[.satfinite].ue8m0x2.f32", section: "9.7.9.21 cvt", build: scale },
-    Form {
         pattern: "cvt.pack.sat.u16|s16.s32",
         section: "9.7.9.22 cvt.pack",
         build: |b| match b.modifier(2) {
@@ -59,19 +30,26 @@ pub const FORMS: &[Form] = &[
         },
     },
     Form {
-        pattern: "cvt.pack.sat.u8|s8.s32.b32",
+        pattern: "cvt.pack.sat.u8|s8|u4|s4|u2|s2.s32.b32",
         section: "9.7.9.22 cvt.pack",
         build: |b| match b.modifier(2) {
-            "u8" => lanes!(b; (x: i32, y: i32, z: u32) -> u32 {
-                z << 16 | (x.clamp(0, 255) as u32) << 8 | y.clamp(0, 255) as u32
-            }),
-            _ => lanes!(b; (x: i32, y: i32, z: u32) -> u32 {
-                let byte = |value: i32| u32::from(value.clamp(-128, 127) as u8);
-                z << 16 | byte(x) << 8 | byte(y)
-            }),
+            "u8" => lanes!(b; (x: i32, y: i32, z: u32) -> u32 { packed::<8>(x.clamp(0, 255), y.clamp(0, 255), z) }),
+            "s8" => {
+                lanes!(b; (x: i32, y: i32, z: u32) -> u32 { packed::<8>(x.clamp(-128, 127), y.clamp(-128, 127), z) })
+            }
+            "u4" => lanes!(b; (x: i32, y: i32, z: u32) -> u32 { packed::<4>(x.clamp(0, 15), y.clamp(0, 15), z) }),
+            "s4" => lanes!(b; (x: i32, y: i32, z: u32) -> u32 { packed::<4>(x.clamp(-8, 7), y.clamp(-8, 7), z) }),
+            "u2" => lanes!(b; (x: i32, y: i32, z: u32) -> u32 { packed::<2>(x.clamp(0, 3), y.clamp(0, 3), z) }),
+            _ => lanes!(b; (x: i32, y: i32, z: u32) -> u32 { packed::<2>(x.clamp(-2, 1), y.clamp(-2, 1), z) }),
         },
     },
 ];
+
+/// The low bits of two numbers, above them the low bits of what was packed before.
+fn packed<const BITS: u32>(x: i32, y: i32, before: u32) -> u32 {
+    let low = |value: i32| value as u32 & ((1 << BITS) - 1);
+    before << (2 * BITS) | low(x) << BITS | low(y)
+}
 
 /// A type that a conversion reads or writes, as a number in an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +207,8 @@ fn convert(bits: u64, from: Type, to: Type, rounding: Rounding, modifiers: u32) 
     }
     if to.is_integer() {
         if value.is_nan() {
-            return 0;
+            // The ISA's integer notes: zero, but the sign bit alone where one of the types has 64 bits.
+            return if from.bits == 64 || to.bits == 64 { integer(1 << (to.bits - 1), to, false) } else { 0 };
         }
         // Conversions to integers saturate by themselves.
         return integer(whole(value, rounding) as i128, to, true);
@@ -300,158 +279,5 @@ fn float(value: f64, to: Type, rounding: Rounding) -> u64 {
         }
         (_, 32) => u64::from(SINGLE.encode(value, rounding, false)),
         _ => value.to_bits(),
-    }
-}
-
-const RELU: u32 = 1 << 20;
-const FINITE: u32 = 1 << 21;
-
-/// The formats of packed types, by number.
-const FORMATS: [(&str, Format); 8] = [
-    ("f16", format::F16),
-    ("bf16", format::BF16),
-    ("tf32", format::TF32),
-    ("e4m3", format::E4M3),
-    ("e5m2", format::E5M2),
-    ("e2m1", format::E2M1),
-    ("e2m3", format::E2M3),
-    ("e3m2", format::E3M2),
-];
-
-fn format_number(name: &str) -> u32 {
-    let name = name.strip_suffix("x2").unwrap_or(name);
-    FORMATS.iter().position(|(known, _)| *known == name).unwrap_or(0) as u32
-}
-
-#[inline(always)]
-fn rectified(value: f32, modifiers: u32) -> f32 {
-    if modifiers & RELU != 0 && value <= 0.0 { 0.0 } else { value }
-}
-
-/// f32 to one or two numbers of a narrower format.
-fn narrow(b: &mut Builder<'_, '_>, count: usize) -> Result<Execute, Problem> {
-    let to = b.modifiers[b.modifiers.len() - 2];
-    let rounding = Rounding::named(b.modifier(0));
-    let plain = rounding == Rounding::Nearest && !b.has("relu") && !b.has("satfinite");
-    match (to, plain) {
-        ("f16x2", true) => {
-            return lanes!(b; (x: f32, y: f32) -> u32 { u32::from(format::to_f16(x)) << 16 | u32::from(format::to_f16(y)) });
-        }
-        ("bf16x2", true) => {
-            return lanes!(b; (x: f32, y: f32) -> u32 { u32::from(format::to_bf16(x)) << 16 | u32::from(format::to_bf16(y)) });
-        }
-        _ => {}
-    }
-    match to {
-        "f16" | "bf16" | "e4m3x2" | "e5m2x2" | "e2m3x2" | "e3m2x2" => b.destination::<u16>()?,
-        "e2m1x2" => b.destination::<u8>()?,
-        _ => b.destination::<u32>()?,
-    }
-    for _ in 0..count {
-        b.source::<f32>()?;
-    }
-    let finite = b.has("satfinite");
-    b.made.modifiers = format_number(to)
-        | rounding.code() << 8
-        | if b.has("relu") { RELU } else { 0 }
-        | if finite { FINITE } else { 0 };
-    b.made.immediate = count as i64;
-    Ok(|context, instruction| {
-        let modifiers = instruction.modifiers;
-        let format = FORMATS[modifiers as usize & 7].1;
-        let rounding = Rounding::from_code(modifiers >> 8 & 7);
-        let encode = |value: f32| format.encode(rectified(value, modifiers).into(), rounding, modifiers & FINITE != 0);
-        let x: [f32; 32] = context.read(instruction.operands[1]);
-        let result = if instruction.immediate == 2 {
-            let y: [f32; 32] = context.read(instruction.operands[2]);
-            // Each of two numbers takes whole bytes, but for fp4.
-            let width = if format.bits() == 4 { 4 } else { format.bits().next_multiple_of(8) };
-            std::array::from_fn(|lane| encode(x[lane]) << width | encode(y[lane]))
-        } else {
-            x.map(|value| encode(value) << if format == format::TF32 { 13 } else { 0 })
-        };
-        context.write(instruction.operands[0], &result);
-        Step::Next
-    })
-}
-
-fn halves(bits: u32, brain: bool) -> [f32; 2] {
-    if brain {
-        [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
-    } else {
-        [half::f16::from_bits(bits as u16).to_f32(), half::f16::from_bits((bits >> 16) as u16).to_f32()]
-    }
-}
-
-/// Two f16 or bf16 to two narrower numbers.
-fn repack(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    if b.modifier(3) == "e2m1x2" {
-        b.destination::<u8>()?;
-    } else {
-        b.destination::<u16>()?;
-    }
-    b.source::<u32>()?;
-    b.made.modifiers = format_number(b.modifier(3)) | if b.has("relu") { RELU } else { 0 };
-    b.made.immediate = i64::from(b.last() == "bf16x2");
-    Ok(|context, instruction| {
-        let modifiers = instruction.modifiers;
-        let format = FORMATS[modifiers as usize & 7].1;
-        let source: [u32; 32] = context.read(instruction.operands[1]);
-        let result = source.map(|bits| {
-            let [low, high] = halves(bits, instruction.immediate != 0)
-                .map(|value| format.encode(rectified(value, modifiers).into(), Rounding::Nearest, true));
-            high << if format.bits() == 4 { 4 } else { 8 } | low
-        });
-        context.write(instruction.operands[0], &result);
-        Step::Next
-    })
-}
-
-/// Two narrow numbers to two f16, or scale factors to two bf16: exact, or saturated in f16's range.
-fn widen(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let from = b.last();
-    b.destination::<u32>()?;
-    if from == "e2m1x2" {
-        b.source::<u8>()?;
-    } else {
-        b.source::<u16>()?;
-    }
-    if from == "ue8m0x2" {
-        return Ok(|context, instruction| {
-            let source: [u16; 32] = context.read(instruction.operands[1]);
-            let result = source.map(|bits| {
-                let [low, high] = bits.to_le_bytes().map(|byte| u32::from(format::to_bf16(format::ue8m0(byte))));
-                high << 16 | low
-            });
-            context.write(instruction.operands[0], &result);
-            Step::Next
-        });
-    }
-    b.made.modifiers = format_number(from) | if b.has("relu") { RELU } else { 0 };
-    Ok(|context, instruction| {
-        let modifiers = instruction.modifiers;
-        let format = FORMATS[modifiers as usize & 7].1;
-        let width = if format.bits() == 4 { 4 } else { 8 };
-        let source: [u32; 32] = context.read(instruction.operands[1]);
-        let result = source.map(|bits| {
-            let half =
-                |bits: u32| u32::from(format::to_f16(rectified(format.decode(bits & ((1 << width) - 1)), modifiers)));
-            half(bits >> width) << 16 | half(bits)
-        });
-        context.write(instruction.operands[0], &result);
-        Step::Next
-    })
-}
-
-/// Two f32 to two scale factors.
-fn scale(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    if b.modifier(0) == "rp" {
-        lanes!(b; (x: f32, y: f32) -> u16 {
-            u16::from(format::encode_ue8m0(x, Rounding::Up)) << 8 | u16::from(format::encode_ue8m0(y, Rounding::Up))
-        })
-    } else {
-        lanes!(b; (x: f32, y: f32) -> u16 {
-            u16::from(format::encode_ue8m0(x, Rounding::Zero)) << 8 | u16::from(format::encode_ue8m0(y, Rounding::Zero))
-        })
     }
 }

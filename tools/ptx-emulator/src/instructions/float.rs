@@ -89,6 +89,7 @@ pub const FORMS: &[Form] = &[
     Form { pattern: "neg[.ftz].f32", section: "9.7.3.10 neg", build: |b| unary!(b, |x| -x) },
     Form { pattern: "neg.f64", section: "9.7.3.10 neg", build: |b| lanes!(b; (x: f64) -> f64 { -x }) },
     Form { pattern: "min[.ftz][.NaN].f32", section: "9.7.3.11 min", build: extremum::<false> },
+    Form { pattern: "min[.ftz][.NaN].abs.f32", section: "9.7.3.11 min", build: extremum::<false> },
     Form { pattern: "min[.ftz][.NaN].xorsign.abs.f32", section: "9.7.3.11 min", build: extremum::<false> },
     Form {
         pattern: "min.f64",
@@ -96,6 +97,7 @@ pub const FORMS: &[Form] = &[
         build: |b| lanes!(b; (x: f64, y: f64) -> f64 { smaller(x, y) }),
     },
     Form { pattern: "max[.ftz][.NaN].f32", section: "9.7.3.12 max", build: extremum::<true> },
+    Form { pattern: "max[.ftz][.NaN].abs.f32", section: "9.7.3.12 max", build: extremum::<true> },
     Form { pattern: "max[.ftz][.NaN].xorsign.abs.f32", section: "9.7.3.12 max", build: extremum::<true> },
     Form {
         pattern: "max.f64",
@@ -175,6 +177,8 @@ const SATURATE: u32 = 1 << 4;
 const NAN: u32 = 1 << 5;
 /// The sign is the product's of the signs, the rest of the magnitudes.
 const XOR_SIGN: u32 = 1 << 6;
+/// Of the sources only the magnitudes count.
+const MAGNITUDE: u32 = 1 << 7;
 
 /// Zero for a subnormal number, with its sign.
 #[inline(always)]
@@ -326,7 +330,10 @@ fn extremum<const LARGER: bool>(b: &mut Builder<'_, '_>) -> Result<Execute, Prob
     if third {
         b.source::<f32>()?;
     }
-    for (name, bit) in [("ftz", FLUSH), ("NaN", NAN), ("xorsign", XOR_SIGN)] {
+    if third == b.has("xorsign") && b.has("abs") {
+        return b.problem("`.xorsign.abs` is for two sources, `.abs` alone for three");
+    }
+    for (name, bit) in [("ftz", FLUSH), ("NaN", NAN), ("xorsign", XOR_SIGN), ("abs", MAGNITUDE)] {
         if b.has(name) {
             b.made.modifiers |= bit;
         }
@@ -348,7 +355,7 @@ fn execute_extremum<const LARGER: bool, const THIRD: bool>(
             return f32::from_bits(0x7fff_ffff);
         }
         let sign = (x.to_bits() ^ y.to_bits()) & 0x8000_0000;
-        let (x, y) = if modifiers & XOR_SIGN != 0 { (x.abs(), y.abs()) } else { (x, y) };
+        let (x, y) = if modifiers & MAGNITUDE != 0 { (x.abs(), y.abs()) } else { (x, y) };
         let first =
             if LARGER { x > y || x == y && y.is_sign_negative() } else { x < y || x == y && x.is_sign_negative() };
         let picked = if y.is_nan() || first { x } else { y };

@@ -42,7 +42,9 @@ pub mod memory;
 pub mod mixed;
 pub mod movement;
 pub mod multimem;
+pub mod narrow;
 pub mod packed;
+pub mod video;
 pub mod warp;
 
 use crate::decode::form::Form;
@@ -62,6 +64,7 @@ pub fn forms() -> impl Iterator<Item = (&'static Form, Undefined)> {
         (logic::FORMS, Spreads),
         (movement::FORMS, Combines),
         (convert::FORMS, Combines),
+        (narrow::FORMS, Combines),
         (memory::FORMS, Decides),
         (control::FORMS, Decides),
         (call::FORMS, Decides),
@@ -69,6 +72,7 @@ pub fn forms() -> impl Iterator<Item = (&'static Form, Undefined)> {
         (warp::FORMS, Vanishes),
         (atomic::FORMS, Decides),
         (multimem::FORMS, Decides),
+        (video::FORMS, Spreads),
         (crate::asynchronous::copy::FORMS, Decides),
         (crate::asynchronous::mbarrier::FORMS, Decides),
         (crate::asynchronous::remote::FORMS, Decides),

@@ -114,6 +114,28 @@ impl Format {
     /// The nearest number in a direction. What is too large becomes the largest number where `saturate` says so, else infinity or
     /// NaN; NaN becomes the format's positive NaN, or its largest number where it has none.
     pub fn encode(self, value: f64, rounding: Rounding, saturate: bool) -> u32 {
+        let negative = value.is_sign_negative();
+        let to_largest = match rounding {
+            Rounding::Zero => true,
+            Rounding::Down => !negative,
+            Rounding::Up => negative,
+            _ => false,
+        };
+        self.encode_by(value, saturate, to_largest, |odd, fraction| {
+            let half = fraction.partial_cmp(&0.5).unwrap_or(std::cmp::Ordering::Less);
+            rounding.up(negative, odd, half, fraction == 0.0)
+        })
+    }
+
+    /// Rounded away from zero where random bits, added to as many of the first bits that are cut off, carry.
+    pub fn encode_stochastic(self, value: f64, random: u32, bits: u32, saturate: bool) -> u32 {
+        let one = f64::from(1u32 << bits);
+        self.encode_by(value, saturate, false, |_, fraction| (fraction * one).floor() + f64::from(random) >= one)
+    }
+
+    /// A number with its magnitude rounded as a function of its last kept bit and the fraction that is cut off says: up if it holds.
+    /// What is too large though finite becomes the largest number where `to_largest` holds.
+    fn encode_by(self, value: f64, saturate: bool, to_largest: bool, up: impl FnOnce(bool, f64) -> bool) -> u32 {
         let sign_at = self.exponent + self.mantissa;
         let nan = match self.top {
             Top::Finite => self.largest(),
@@ -127,20 +149,6 @@ impl Format {
         if negative && !self.signed {
             return 0;
         }
-        let overflow = |rounding: Rounding| {
-            let to_largest = match rounding {
-                Rounding::Zero => true,
-                Rounding::Down => !negative,
-                Rounding::Up => negative,
-                _ => false,
-            };
-            let limit = match self.top {
-                _ if saturate || to_largest => self.largest(),
-                Top::Ieee => self.largest() + 1,
-                _ => nan,
-            };
-            sign | limit
-        };
         let magnitude = value.abs();
         if magnitude.is_infinite() {
             return match self.top {
@@ -158,30 +166,37 @@ impl Format {
         // Exact: a power of two, within what an f64 has.
         let scaled = magnitude * f64::from_bits(((1023 - unit) as u64) << 52);
         let whole = scaled.floor();
-        let fraction = scaled - whole;
-        let odd = whole as u64 & 1 != 0;
-        let half = fraction.partial_cmp(&0.5).unwrap_or(std::cmp::Ordering::Less);
-        let whole = whole as u64 + u64::from(rounding.up(negative, odd, half, fraction == 0.0));
+        let whole = whole as u64 + u64::from(up(whole as u64 & 1 != 0, scaled - whole));
         let bits = (((exponent - smallest) as u64) << self.mantissa) + whole;
-        if bits > u64::from(self.largest()) { overflow(rounding) } else { sign | bits as u32 }
+        if bits <= u64::from(self.largest()) {
+            return sign | bits as u32;
+        }
+        let limit = match self.top {
+            _ if saturate || to_largest => self.largest(),
+            Top::Ieee => self.largest() + 1,
+            _ => nan,
+        };
+        sign | limit
     }
 }
 
-/// A scale factor of the MX formats, rounded towards zero or up.
-pub fn encode_ue8m0(value: f32, rounding: Rounding) -> u8 {
+/// A scale factor of the MX formats, rounded towards zero or up; what is too large becomes the largest, or NaN.
+pub fn encode_ue8m0(value: f32, rounding: Rounding, saturate: bool) -> u8 {
     if value.is_nan() {
         return 0xff;
     }
     let bits = value.abs().to_bits();
-    if value.is_infinite() {
-        return 0xfe;
-    }
     let (exponent, mantissa) = (bits >> 23, bits & 0x7f_ffff);
-    if exponent == 0 {
-        // 2^-127 is the smallest; what is below it is rounded to it, as there is no zero.
-        return u8::from(rounding == Rounding::Up && mantissa > 1 << 22);
-    }
-    (exponent + u32::from(rounding == Rounding::Up && mantissa != 0)).min(0xfe) as u8
+    // 2^-127 is the smallest; what is below it is rounded to it, as there is no zero.
+    let exact = if exponent == 0 { mantissa <= 1 << 22 } else { mantissa == 0 };
+    let code = exponent + u32::from(rounding == Rounding::Up && !exact && value.is_finite());
+    code.min(if saturate { 0xfe } else { 0xff }) as u8
+}
+
+/// A fixed-point number of two integer bits, with the sign, and six of fraction; NaN is the largest. To nearest, ties to even.
+pub fn encode_s2f6(value: f64) -> u8 {
+    let units = if value.is_nan() { f64::INFINITY } else { (value * 64.0).round_ties_even() };
+    units.clamp(-128.0, 127.0) as i8 as u8
 }
 
 /// The bits of an f16 nearest to a number; NaN is 0x7fff, as cvt gives it.
@@ -288,7 +303,7 @@ mod tests {
         assert_eq!(E2M1.encode(f64::NAN, Rounding::Nearest, true), 7);
         assert_eq!(ue8m0(127), 1.0);
         assert_eq!(ue8m0(0), 2f32.powi(-127));
-        assert_eq!(encode_ue8m0(3.0, Rounding::Up), 129);
-        assert_eq!(encode_ue8m0(3.0, Rounding::Zero), 128);
+        assert_eq!(encode_ue8m0(3.0, Rounding::Up, true), 129);
+        assert_eq!(encode_ue8m0(3.0, Rounding::Zero, true), 128);
     }
 }

@@ -213,6 +213,8 @@ pub enum Operand<'a> {
     Double(f64),
     /// `!%p`
     Not(Box<Operand<'a>>),
+    /// `-%r1`, of `vmad`.
+    Negated(Box<Operand<'a>>),
     /// `a|b`: two destinations.
     Pair(Box<Operand<'a>>, Box<Operand<'a>>),
     /// `{a, b}`

@@ -157,6 +157,10 @@ impl<'a> Parser<'a> {
                 self.advance();
                 Ok(Operand::Not(Box::new(self.single_operand()?)))
             }
+            Some(Token::Minus) if self.peek_second() == Some(Token::Word) => {
+                self.advance();
+                Ok(Operand::Negated(Box::new(self.single_operand()?)))
+            }
             Some(Token::Word) => {
                 let name = self.word("an operand")?;
                 if name == "_" {

@@ -1,4 +1,4 @@
-//! `ldmatrix`, `stmatrix` and `movmatrix`: 8×8 matrices between shared memory and fragments.
+//! `ldmatrix`, `stmatrix` and `movmatrix`: small matrices between shared memory and fragments.
 
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -20,6 +20,21 @@ pub const FORMS: &[Form] = &[
         pattern: "ldmatrix.sync.aligned.x1|x2|x4[.trans].m8n8[.shared|shared::cta].b16",
         section: "9.7.14.5.15 ldmatrix",
         build: |b| load(b, 2),
+    },
+    Form {
+        pattern: "ldmatrix.sync.aligned.m16n16.x1|x2.trans[.shared|shared::cta].b8",
+        section: "9.7.14.5.15 ldmatrix",
+        build: load_bytes,
+    },
+    Form {
+        pattern: "ldmatrix.sync.aligned.m16n16.x1|x2.trans[.shared|shared::cta].b8x16.b6x16_p32|b4x16_p64",
+        section: "9.7.14.5.15 ldmatrix",
+        build: load_bytes,
+    },
+    Form {
+        pattern: "ldmatrix.sync.aligned.m8n16.x1|x2|x4[.shared|shared::cta].b8x16.b6x16_p32|b4x16_p64",
+        section: "9.7.14.5.15 ldmatrix",
+        build: load_bytes,
     },
     Form {
         pattern: "stmatrix.sync.aligned.m8n8.x1|x2|x4[.trans][.shared|shared::cta].b16",
@@ -65,6 +80,45 @@ const TRANSPOSED: u32 = 1;
 /// The address is a generic one.
 const GENERIC: u32 = 2;
 
+/// Where the number of a [`Packing`] starts in an instruction's modifiers.
+const PACKING_AT: u32 = 2;
+
+/// How 16 numbers lie in the 16 bytes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    /// A byte each.
+    Bytes,
+    /// `.b6x16_p32`: six bits each, without gaps, and 32 bits of padding.
+    Six,
+    /// `.b4x16_p64`: four bits each, and 64 bits of padding.
+    Four,
+}
+
+impl Packing {
+    fn named(name: &str) -> Packing {
+        match name {
+            "b6x16_p32" => Packing::Six,
+            "b4x16_p64" => Packing::Four,
+            _ => Packing::Bytes,
+        }
+    }
+
+    fn from_code(code: u32) -> Packing {
+        [Packing::Bytes, Packing::Six, Packing::Four, Packing::Four][code as usize & 3]
+    }
+
+    /// The numbers in the low bits of a byte each.
+    fn unpacked(self, bytes: [u8; 16]) -> [u8; 16] {
+        let bits = match self {
+            Packing::Bytes => return bytes,
+            Packing::Six => 6,
+            Packing::Four => 4,
+        };
+        let all = u128::from_le_bytes(bytes);
+        std::array::from_fn(|at| (all >> (bits * at)) as u8 & ((1 << bits) - 1))
+    }
+}
+
 fn count(name: &str) -> usize {
     name.strip_prefix('x').and_then(|count| count.parse().ok()).unwrap_or(1)
 }
@@ -83,6 +137,16 @@ fn load(b: &mut Builder<'_, '_>, count_at: usize) -> Result<Execute, Problem> {
     b.address()?;
     flags(b);
     Ok(execute_load)
+}
+
+fn load_bytes(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let square = b.has("m16n16");
+    b.registers(count(b.modifier(3)) * if square { 2 } else { 1 }, 4, Kind::Integer, true)?;
+    b.address()?;
+    flags(b);
+    let packing = Packing::named(b.last());
+    b.made.modifiers |= (packing as u32) << PACKING_AT;
+    Ok(if square { execute_load_square } else { execute_load_bytes })
 }
 
 fn store(b: &mut Builder<'_, '_>, count_at: usize) -> Result<Execute, Problem> {
@@ -181,7 +245,70 @@ fn execute_store(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     Step::Next
 }
 
-/// `.m16n8.trans.b8`: columns of 16 bytes; a lane holds rows `4 (lane % 4)…` of column `lane / 4`.
+/// Reads a row of 16 numbers, a byte each, which the address of a lane names.
+fn row_of_bytes(
+    context: &mut Context<'_>,
+    instruction: &Instruction,
+    lane: usize,
+    address: u64,
+) -> Result<[u8; 16], Step> {
+    let (space, address) = row_place(context, instruction, lane, address)?;
+    let mut bytes = [0; 16];
+    context.copy_out(space, address, &mut bytes).map_err(|refused| context.refuse(lane, refused, "read"))?;
+    Ok(Packing::from_code(instruction.modifiers >> PACKING_AT).unpacked(bytes))
+}
+
+/// `.m8n16`: a lane gets four numbers that follow each other, of row `lane / 4`.
+fn execute_load_bytes(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let addresses = context.addresses(instruction, 0);
+    for (matrix, slot) in context.list(instruction).iter().enumerate() {
+        let mut values = [0u32; LANES];
+        for number in 0..8 {
+            let lane = 8 * matrix + number;
+            let row = match row_of_bytes(context, instruction, lane, addresses[lane]) {
+                Ok(row) => row,
+                Err(step) => return step,
+            };
+            for (value, bytes) in values[4 * number..4 * number + 4].iter_mut().zip(row.chunks_exact(4)) {
+                *value = u32::from_bytes(bytes);
+            }
+        }
+        context.write(*slot, &values);
+    }
+    Step::Next
+}
+
+/// `.m16n16.trans`: sixteen addresses, each of a column of 16 numbers. A lane gets those of columns `4 (lane % 4)…`, in row `lane / 4`
+/// in the first of its two registers, and in the row eight below in the second.
+fn execute_load_square(context: &mut Context<'_>, instruction: &Instruction) -> Step {
+    if !context.assembled(u32::MAX) {
+        return Step::Converge;
+    }
+    let addresses = context.addresses(instruction, 0);
+    for (matrix, slots) in context.list(instruction).chunks_exact(2).enumerate() {
+        let mut columns = [[0u8; 16]; 16];
+        for (number, column) in columns.iter_mut().enumerate() {
+            let lane = 16 * matrix + number;
+            *column = match row_of_bytes(context, instruction, lane, addresses[lane]) {
+                Ok(column) => column,
+                Err(step) => return step,
+            };
+        }
+        for (half, slot) in slots.iter().enumerate() {
+            let values: [u32; LANES] = std::array::from_fn(|lane| {
+                u32::from_le_bytes(std::array::from_fn(|at| columns[4 * (lane % 4) + at][lane / 4 + 8 * half]))
+            });
+            context.write(*slot, &values);
+        }
+    }
+    Step::Next
+}
+
+/// `.m16n8.trans.b8`: eight addresses, each of a column of 16 bytes. A lane holds what the accumulator of an `mma` of this shape
+/// holds: in its two low bytes row `lane / 4` of columns `2 (lane % 4)` and the next, above them the row eight below.
 fn execute_store_bytes(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     if !context.assembled(u32::MAX) {
         return Step::Converge;
@@ -195,10 +322,10 @@ fn execute_store_bytes(context: &mut Context<'_>, instruction: &Instruction) -> 
                 Ok(place) => place,
                 Err(step) => return step,
             };
-            let mut bytes = [0; 16];
-            for part in 0..4 {
-                values[4 * number + part].to_bytes(&mut bytes[4 * part..]);
-            }
+            let bytes: [u8; 16] = std::array::from_fn(|row| {
+                let from = values[4 * (row % 8) + number / 2];
+                from.to_le_bytes()[number % 2 + 2 * (row / 8)]
+            });
             if let Err(refused) = context.copy_in(space, address, &bytes) {
                 return context.refuse(lane, refused, "write");
             }

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use ptx_emulator::decode::form::{coverage, unused};
 
 use super::{
-    PROLOGUE, Ran, arithmetic, control, matrices, memory, products, recorded, remote, scalars, tensor_copies,
-    tensor_memory, warpgroup, wmma,
+    PROLOGUE, Ran, arithmetic, control, halves, matrices, memory, narrow, products, recorded, remote, scalars,
+    tensor_copies, tensor_memory, video, warpgroup, wmma,
 };
 
 #[test]
@@ -34,13 +34,16 @@ fn instructions() -> &'static [Ran] {
         let tests = [
             arithmetic::TESTS,
             control::TESTS,
+            halves::TESTS,
             matrices::TESTS,
             memory::TESTS,
+            narrow::TESTS,
             products::TESTS,
             remote::TESTS,
             scalars::TESTS,
             tensor_copies::TESTS,
             tensor_memory::TESTS,
+            video::TESTS,
             warpgroup::TESTS,
             wmma::TESTS,
         ];

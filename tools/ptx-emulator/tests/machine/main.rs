@@ -7,8 +7,10 @@ mod corpus;
 mod coverage;
 mod damaged;
 mod faults;
+mod halves;
 mod matrices;
 mod memory;
+mod narrow;
 mod numbers;
 mod products;
 mod remote;
@@ -16,6 +18,7 @@ mod scalars;
 mod seeded;
 mod tensor_copies;
 mod tensor_memory;
+mod video;
 mod warpgroup;
 mod wmma;
 
