@@ -1,7 +1,7 @@
 //! `mbarrier`: barriers in shared memory that count arrivals and bytes.
 //!
 //! The 64 bits of an object: the phase's parity (63), the bytes still expected (42–62, signed), the arrivals still pending in this
-//! phase (20–39) and expected in each (0–19). An object whose count is zero has not been initialized.
+//! phase (20–39) and expected in each (0–19). An object that is zero has not been initialized.
 
 use super::copy::{listed_address, put_address, shared};
 use crate::checker::clock::Work;
@@ -39,11 +39,6 @@ pub const FORMS: &[Form] = &[
         build: arrive,
     },
     Form {
-        pattern: "mbarrier.arrive|arrive_drop[.release|relaxed][.cta|cluster][.shared|shared::cta|shared::cluster].expect_tx.b64",
-        section: "9.7.13.15.13 mbarrier.arrive",
-        build: arrive,
-    },
-    Form {
         pattern: "cp.async.mbarrier.arrive[.noinc][.shared|shared::cta].b64",
         section: "9.7.13.15.15 cp.async.mbarrier.arrive",
         build: arrive_copy,
@@ -55,11 +50,6 @@ pub const FORMS: &[Form] = &[
     },
     Form {
         pattern: "mbarrier.test_wait|try_wait.parity[.acquire|relaxed][.cta|cluster][.shared|shared::cta].b64",
-        section: "9.7.13.15.16 mbarrier.test_wait",
-        build: |b| wait(b, true),
-    },
-    Form {
-        pattern: "mbarrier.test_wait|try_wait[.acquire|relaxed][.cta|cluster].parity[.shared|shared::cta].b64",
         section: "9.7.13.15.16 mbarrier.test_wait",
         build: |b| wait(b, true),
     },
@@ -122,7 +112,8 @@ fn change(
         Err(refused) => return Err(context.refuse(lane, refused, "mbarrier operation")),
     };
     let mut barrier = Barrier::unpack(before);
-    if barrier.expected == 0 {
+    // All may have dropped out of a barrier that still waits for bytes.
+    if before == 0 {
         let message = format!(
             "the mbarrier at 0x{address:x} is not initialized: mbarrier.init comes first, and a barrier after it"
         );
@@ -255,6 +246,8 @@ const DROP: u32 = 2;
 const RETURNS: u32 = 4;
 const COUNTED: u32 = 8;
 const RELAXED: u32 = 16;
+/// The arrival must leave something pending: what happens otherwise is undefined.
+const INCOMPLETE: u32 = 32;
 
 fn arrive(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     // Arriving at another CTA's barrier gives no state.
@@ -284,6 +277,9 @@ fn arrive(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("relaxed") {
         b.made.modifiers |= RELAXED;
     }
+    if b.has("noComplete") {
+        b.made.modifiers |= INCOMPLETE;
+    }
     Ok(execute_arrive)
 }
 
@@ -308,7 +304,11 @@ fn execute_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step 
             if modifiers & DROP != 0 {
                 barrier.expected = barrier.expected.saturating_sub(times);
             }
-            arrive_times(barrier, times)
+            arrive_times(barrier, times)?;
+            if modifiers & INCOMPLETE != 0 && barrier.pending == 0 && barrier.bytes == 0 {
+                return Err("an arrival with .noComplete completes the phase".into());
+            }
+            Ok(())
         });
         match changed {
             Ok(before) => states[lane] = before,

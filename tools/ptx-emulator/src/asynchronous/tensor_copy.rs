@@ -8,6 +8,7 @@ use super::tensor_map::{self, BYTES, MapElement, TensorMap};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
+use crate::instructions::atomic::add_kept;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Instruction, Step};
@@ -268,12 +269,20 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let targets = multicast(context, instruction.modifiers & MULTICAST != 0, instruction.operands[0], lane);
         for target in targets.into_iter().flatten() {
             let place = |address: u64| target.map_or(address, |rank| address & 0xff_ffff | rank << 24);
-            issue_load(context, lane, place(barrier));
+            // Of a pair, the CTA is told whose rank is even or odd as is that of the barrier.
+            let told = match target {
+                Some(rank) if instruction.modifiers & PAIR != 0 => {
+                    barrier & 0xff_ffff | (rank & !1 | barrier >> 24 & 1) << 24
+                }
+                _ => place(barrier),
+            };
+            issue_load(context, lane, told);
             let moved = if rows {
                 let single = TensorMap { box_extents: [map.box_extents[0], 1, 1, 1, 1], ..map };
+                let each = map.element.shared_bytes(u64::from(map.box_extents[0]));
                 (0..4).try_fold(0, |all, row| {
-                    let at = [coordinates[0], coordinates[1 + row], 0, 0, 0];
-                    Ok(all + load_box(context, lane, &single, at, offsets, place(to) + all)?)
+                    let at = [coordinates[0], coordinates[1 + row as usize], 0, 0, 0];
+                    Ok(all + load_box(context, lane, &single, at, offsets, place(to) + each * row)?)
                 })
             } else {
                 load_box(context, lane, &map, coordinates, offsets, place(to))
@@ -282,7 +291,7 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                 Ok(moved) => moved,
                 Err(step) => return step,
             };
-            if let Err(step) = mbarrier::complete(context, lane, place(barrier), moved as usize) {
+            if let Err(step) = mbarrier::complete(context, lane, told, moved as usize) {
                 return step;
             }
         }
@@ -369,7 +378,8 @@ fn spread(element: MapElement, row: &mut [u8; ROW], count: u64) {
     }
 }
 
-/// Loads a box into shared memory, and gives its bytes.
+/// Loads a box into shared memory, and gives the bytes that its barrier is told of: those of its elements, without the padding of packed
+/// ones.
 fn load_box(
     context: &mut Context<'_>,
     lane: usize,
@@ -385,7 +395,8 @@ fn load_box(
     }
     let row_bytes = map.element.shared_bytes(u64::from(map.box_extents[0]));
     let padded = matches!(map.element, MapElement::FP4_PADDED | MapElement::FP6_PADDED);
-    let mut moved = 0;
+    let told = (u64::from(map.box_extents[0]) * map.element.bits()).div_ceil(8);
+    let (mut moved, mut count) = (0, 0);
     for row in rows(map, coordinates, offsets) {
         let mut buffer = [0; ROW];
         if map.fill_nan {
@@ -404,8 +415,9 @@ fn load_box(
         }
         write_row(context, lane, map, to + moved, &buffer[..row_bytes as usize])?;
         moved += row_bytes;
+        count += told;
     }
-    Ok(moved)
+    Ok(count)
 }
 
 fn write_row(context: &mut Context<'_>, lane: usize, map: &TensorMap, to: u64, row: &[u8]) -> Result<(), Step> {
@@ -450,6 +462,10 @@ const OPERATIONS: [&str; 8] = ["add", "min", "max", "inc", "dec", "and", "or", "
 /// The reduction that a map's elements take.
 fn reduction(map: &TensorMap, operation: &str) -> Option<Reduction> {
     let bitwise = matches!(operation, "and" | "or" | "xor");
+    // Floats of a map keep what is subnormal, unless the map's type says otherwise.
+    if (map.element.0, operation) == (7, "add") {
+        return Some(Reduction::Single(add_kept));
+    }
     let kind = match map.element.0 {
         2 if bitwise => "b32",
         2 => "u32",

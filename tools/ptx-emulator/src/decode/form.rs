@@ -25,7 +25,7 @@ pub struct Form {
 pub const SETS: [(&str, &str); 12] = [
     ("BITS", "b16|b32|b64"),
     ("INTEGER", "u16|s16|u32|s32|u64|s64"),
-    ("MEMORY", "b8|u8|s8|b16|u16|s16|f16|bf16|b32|u32|s32|f32|b64|u64|s64|f64|b128"),
+    ("MEMORY", "b8|u8|s8|b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64|b128"),
     ("NUMBER", "u8|s8|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64"),
     ("ROUNDING", "rn|rz|rm|rp"),
     ("SCOPE", "cta|cluster|gpu|sys"),
@@ -36,8 +36,8 @@ pub const SETS: [(&str, &str); 12] = [
         "collector::b0::fill|collector::b0::use|collector::b0::lastuse|collector::b0::discard|collector::b1::fill|collector::b1::use|collector::b1::lastuse|collector::b1::discard|collector::b2::fill|collector::b2::use|collector::b2::lastuse|collector::b2::discard|collector::b3::fill|collector::b3::use|collector::b3::lastuse|collector::b3::discard",
     ),
     ("MULTIMEM", "b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64|e5m2|e5m2x2|e5m2x4|e4m3|e4m3x2|e4m3x4"),
+    ("COMPARISON", "eq|ne|lt|le|gt|ge|lo|ls|hi|hs"),
     ("FLOAT_COMPARISON", "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan"),
-    ("COMPARISON", "eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan"),
 ];
 
 /// A modifier's place in a pattern.

@@ -88,7 +88,11 @@ impl Module {
             if bytes > 1 << 34 {
                 return Err(too_large());
             }
-            let address = self.memory.allocate(bytes, Some(device)).ok_or_else(too_large)?;
+            let address = match variable.space {
+                Space::Constant => self.memory.allocate_constant(bytes, device),
+                _ => self.memory.allocate(bytes, Some(device)),
+            };
+            let address = address.ok_or_else(too_large)?;
             self.allocations.push(address);
             // What has no initializer is zero.
             self.memory.view().take_as_written(address);

@@ -4,11 +4,12 @@ use crate::checker::Strong;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
+use crate::instructions::float::flush;
 use crate::machine::context::{Context, lanes};
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::{Kind, LANES, Lane, Slot};
 use crate::memory::Word;
-use crate::memory::access::Space;
+use crate::memory::access::{Space, specific};
 use crate::numeric::format;
 
 /// The forms.
@@ -73,7 +74,7 @@ pub fn combine_u32(operation: &str, kind: &str) -> Option<Combine<u32>> {
         ("max", "u32") => |x, y| x.max(y),
         ("min", "s32") => |x, y| (x as i32).min(y as i32) as u32,
         ("max", "s32") => |x, y| (x as i32).max(y as i32) as u32,
-        ("add", "f32") => |x, y| (f32::from_bits(x) + f32::from_bits(y)).to_bits(),
+        ("add", "f32") => add_flushed,
         ("min", "f32") => |x, y| f32::from_bits(x).min(f32::from_bits(y)).to_bits(),
         ("max", "f32") => |x, y| f32::from_bits(x).max(f32::from_bits(y)).to_bits(),
         (_, "f16x2") => {
@@ -94,6 +95,16 @@ pub fn combine_u32(operation: &str, kind: &str) -> Option<Combine<u32>> {
         }
         _ => return None,
     })
+}
+
+/// The sum of floats in global memory: what is subnormal counts and becomes zero.
+fn add_flushed(x: u32, y: u32) -> u32 {
+    flush(flush(f32::from_bits(x)) + flush(f32::from_bits(y))).to_bits()
+}
+
+/// The sum of floats in shared memory, where subnormal numbers are kept.
+pub fn add_kept(x: u32, y: u32) -> u32 {
+    (f32::from_bits(x) + f32::from_bits(y)).to_bits()
 }
 
 /// The same for 64-bit words.
@@ -198,6 +209,9 @@ pub fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
         b.made.modifiers |= RETURNS;
     }
     if operation == "cas" {
+        if b.has("L2::cache_hint") {
+            return b.problem("`cas` takes no cache hint");
+        }
         return Ok(match kind {
             "b16" => {
                 operands::<u16>(b, returns, 2)?;
@@ -243,6 +257,10 @@ pub fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
             operands::<u128>(b, returns, 1)?;
             Ok(|context, instruction| update::<u128>(context, instruction, |_, y| y))
         }
+        "f32" if operation == "add" => {
+            operands::<f32>(b, returns, 1)?;
+            Ok(|context, instruction| update_by_place(context, instruction, add_flushed, add_kept))
+        }
         _ if combine_u32(operation, kind).is_some() => {
             if kind == "f32" {
                 operands::<f32>(b, returns, 1)?;
@@ -278,12 +296,24 @@ fn check(context: &mut Context<'_>, instruction: &Instruction, space: Space, add
 }
 
 fn update<W: Word + Lane>(context: &mut Context<'_>, instruction: &Instruction, combine: Combine<W>) -> Step {
+    update_by_place(context, instruction, combine, combine)
+}
+
+/// An operation that is another one in global memory than elsewhere.
+fn update_by_place<W: Word + Lane>(
+    context: &mut Context<'_>,
+    instruction: &Instruction,
+    global: Combine<W>,
+    elsewhere: Combine<W>,
+) -> Step {
     let addresses = context.addresses(instruction, 1);
     let values: [W; LANES] = context.read(instruction.operands[2]);
     let space = SPACES[instruction.modifiers as usize >> 8 & 3];
     let mut before = [<W as Default>::default(); LANES];
     check(context, instruction, space, &addresses, <W as Word>::BYTES);
     for lane in lanes(context.mask) {
+        let place = if space == Space::Generic { specific(addresses[lane]).0 } else { space };
+        let combine = if place == Space::Global { global } else { elsewhere };
         match context.update(space, lane, addresses[lane], |old: W| combine(old, values[lane])) {
             Ok(old) => before[lane] = old,
             Err(refused) => return context.refuse(lane, refused, "atomic operation"),
@@ -313,8 +343,7 @@ fn compare_and_swap<W: Word + Lane>(context: &mut Context<'_>, instruction: &Ins
     Step::Next
 }
 
-/// Vectors: each element by itself.
-/// The same for vectors.
+/// The same for vectors: each element by itself.
 pub fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem> {
     let kind = b.last();
     let count: usize =

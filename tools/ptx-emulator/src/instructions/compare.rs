@@ -11,22 +11,31 @@ use crate::parse::ast::Operand;
 /// The forms.
 pub const FORMS: &[Form] = &[
     Form {
-        pattern: "setp.COMPARISON[.and|or|xor][.ftz].b16|b32|b64|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64",
+        pattern: "setp.COMPARISON[.and|or|xor].b16|b32|b64|u16|s16|u32|s32|u64|s64",
         section: "9.7.6.2 setp",
         build: setp,
     },
-    Form { pattern: "setp.COMPARISON[.and|or|xor][.ftz].f16x2", section: "9.7.7.2 setp", build: setp_packed },
-    Form { pattern: "setp.COMPARISON[.and|or|xor].bf16x2", section: "9.7.7.2 setp", build: setp_packed },
+    Form { pattern: "setp.FLOAT_COMPARISON[.and|or|xor][.ftz].f32", section: "9.7.6.2 setp", build: setp },
+    Form { pattern: "setp.FLOAT_COMPARISON[.and|or|xor].f64", section: "9.7.6.2 setp", build: setp },
+    Form { pattern: "setp.FLOAT_COMPARISON[.and|or|xor][.ftz].f16", section: "9.7.7.2 setp", build: setp },
+    Form { pattern: "setp.FLOAT_COMPARISON[.and|or|xor].bf16", section: "9.7.7.2 setp", build: setp },
+    Form { pattern: "setp.FLOAT_COMPARISON[.and|or|xor][.ftz].f16x2", section: "9.7.7.2 setp", build: setp_packed },
+    Form { pattern: "setp.FLOAT_COMPARISON[.and|or|xor].bf16x2", section: "9.7.7.2 setp", build: setp_packed },
     Form {
-        pattern: "set.COMPARISON[.and|or|xor][.ftz].u32|s32|f32.b16|b32|b64|u16|s16|u32|s32|u64|s64|f32|f64",
+        pattern: "set.COMPARISON[.and|or|xor].u32|s32|f32.b16|b32|b64|u16|s16|u32|s32|u64|s64",
         section: "9.7.6.1 set",
         build: set,
     },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor][.ftz].u32|s32|f32.f32", section: "9.7.6.1 set", build: set },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor].u32|s32|f32.f64", section: "9.7.6.1 set", build: set },
     Form {
-        pattern: "set.COMPARISON[.and|or|xor][.ftz].f16|bf16.b16|b32|b64|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64",
+        pattern: "set.COMPARISON[.and|or|xor].f16|bf16.b16|b32|b64|u16|s16|u32|s32|u64|s64",
         section: "9.7.7.1 set",
         build: set,
     },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor][.ftz].f16.f16|f32", section: "9.7.7.1 set", build: set },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor].f16.f64", section: "9.7.7.1 set", build: set },
+    Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor].bf16.f16|bf16|f32|f64", section: "9.7.7.1 set", build: set },
     Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor][.ftz].u16|s16|u32|s32.f16", section: "9.7.7.1 set", build: set },
     Form { pattern: "set.FLOAT_COMPARISON[.and|or|xor].u16|s16|u32|s32.bf16", section: "9.7.7.1 set", build: set },
     Form {

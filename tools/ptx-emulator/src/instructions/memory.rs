@@ -26,7 +26,7 @@ pub const FORMS: &[Form] = &[
     },
     Form { pattern: "ldu[.global][.v2|v4].MEMORY", section: "9.7.9.10 ldu", build: |b| load(b, 1, 0) },
     Form {
-        pattern: "st[.mmio][.weak|relaxed|release|volatile][.SCOPE][.SPACE][.wb|cg|cs|wt][.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.v2|v4|v8].MEMORY",
+        pattern: "st[.mmio][.weak|relaxed|release|volatile][.SCOPE][.global|shared|shared::cta|shared::cluster|local|param|param::func][.wb|cg|cs|wt][.L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate][.L2::evict_normal|L2::evict_first|L2::evict_last][.L2::cache_hint][.v2|v4|v8].MEMORY",
         section: "9.7.9.11 st",
         build: |b| store(b, 8, 3),
     },

@@ -10,6 +10,7 @@ use crate::diagnostic::Problem;
 use crate::machine::context::Context;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::Kind;
+use crate::memory::access::{Space, specific};
 use crate::memory::window;
 use crate::parse::ast::Operand;
 
@@ -30,12 +31,12 @@ pub const FORMS: &[Form] = &[
     },
     Form { pattern: "mov.b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64|b128", section: "9.7.9.3 mov", build: mov },
     Form {
-        pattern: "cvta.global|const|shared|shared::cta|shared::cluster|local|param|param::entry.u32|u64",
+        pattern: "cvta.global|const|shared|shared::cta|shared::cluster|local|param|param::entry.u64",
         section: "9.7.9.20 cvta",
         build: |b| cvta(b, 0),
     },
     Form {
-        pattern: "cvta.to.global|const|shared|shared::cta|shared::cluster|local|param|param::entry.u32|u64",
+        pattern: "cvta.to.global|const|shared|shared::cta|shared::cluster|local|param|param::entry.u64",
         section: "9.7.9.20 cvta",
         build: |b| cvta(b, 1),
     },
@@ -239,9 +240,6 @@ fn cvta(b: &mut Builder<'_, '_>, at: usize) -> Result<Execute, Problem> {
     let (space, to) = (place(b.modifier(at)), at == 1);
     let base = generic(space, 0);
     b.made.immediate = if to { (base as i64).wrapping_neg() } else { base as i64 };
-    if b.last() == "u32" {
-        return b.problem("generic addresses have 64 bits");
-    }
     fn execute(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let addresses: [u64; 32] = context.read(instruction.operands[1]);
         context.write(
@@ -260,17 +258,22 @@ fn isspacep(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     b.source::<u64>()?;
     let space = place(b.last());
     b.made.immediate = generic(space, 0) as i64;
-    b.made.modifiers = u32::from(b.last() == "shared" || b.last() == "shared::cta");
+    b.made.modifiers = match b.last() {
+        "shared" | "shared::cta" => OWN,
+        "const" => CONSTANT,
+        _ => 0,
+    };
     Ok(|context, instruction| {
         let addresses: [u64; 32] = context.read(instruction.operands[1]);
         let base = instruction.immediate as u64;
         let own = context.cta as u64;
         let holds = (0..32).fold(0, |all, lane| {
             let address = addresses[lane];
-            let inside = if base == 0 {
-                ![window::SHARED, window::LOCAL, window::PARAMETER].iter().any(|window| window::holds(*window, address))
-            } else {
-                window::holds(base, address) && (instruction.modifiers == 0 || address >> 24 & 0xff == own)
+            let inside = match (base, instruction.modifiers) {
+                (_, CONSTANT) => window::constant(address),
+                (0, _) => specific(address).0 == Space::Global && !window::constant(address),
+                (_, OWN) => window::holds(base, address) && address >> 24 & 0xff == own,
+                _ => window::holds(base, address),
             };
             all | u32::from(inside) << lane
         });
@@ -278,3 +281,8 @@ fn isspacep(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         Step::Next
     })
 }
+
+/// The shared memory of the CTA alone.
+const OWN: u32 = 1;
+/// Constants, which are in memory like global variables.
+const CONSTANT: u32 = 2;

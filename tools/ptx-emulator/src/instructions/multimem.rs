@@ -19,7 +19,7 @@ pub const FORMS: &[Form] = &[
         build: |b| memory::store(b, 4, 3),
     },
     Form {
-        pattern: "multimem.red[.relaxed|release][.SCOPE][.global].add|min|max|and|or|xor.b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64",
+        pattern: "multimem.red[.relaxed|release][.SCOPE][.global].add|min|max|and|or|xor.b32|b64|u32|u64|s32|s64|f16x2|bf16x2|f32|f64",
         section: "9.7.9.14 multimem.ld_reduce, multimem.st, multimem.red",
         build: |b| atomic::atomic(b, false),
     },

@@ -21,6 +21,7 @@ pub struct Memory {
 #[derive(Debug)]
 struct Table {
     next: u64,
+    next_constant: u64,
     allocations: Arc<Vec<Allocation>>,
 }
 
@@ -109,7 +110,14 @@ const ALIGNMENT: u64 = 512;
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { table: Mutex::new(Table { next: window::GLOBAL, allocations: Arc::default() }), followed: false }
+        Memory {
+            table: Mutex::new(Table {
+                next: window::GLOBAL,
+                next_constant: window::CONSTANT,
+                allocations: Arc::default(),
+            }),
+            followed: false,
+        }
     }
 }
 
@@ -126,6 +134,16 @@ impl Memory {
     /// Allocates zeroed memory on a device (or, for `None`, of the host, whose guest address is its host address), or `None` where
     /// there is not enough.
     pub fn allocate(&self, length: u64, device: Option<u32>) -> Option<u64> {
+        self.place(length, device, |table| &mut table.next)
+    }
+
+    /// The same for a constant, which has addresses of its own.
+    pub fn allocate_constant(&self, length: u64, device: u32) -> Option<u64> {
+        self.place(length, Some(device), |table| &mut table.next_constant)
+    }
+
+    /// The same where the table says that there is room next.
+    fn place(&self, length: u64, device: Option<u32>, next: fn(&mut Table) -> &mut u64) -> Option<u64> {
         let size = usize::try_from(length.max(1).checked_next_multiple_of(16)?).ok()?;
         let layout = Layout::from_size_align(size, 4096).ok()?;
         // SAFETY: the layout's size is not zero.
@@ -135,8 +153,9 @@ impl Memory {
         let base = if device.is_none() {
             pointer.as_ptr() as u64
         } else {
-            let base = table.next;
-            table.next = base.checked_add(length)?.checked_next_multiple_of(ALIGNMENT)?.checked_add(ALIGNMENT)?;
+            let next = next(&mut table);
+            let base = *next;
+            *next = base.checked_add(length)?.checked_next_multiple_of(ALIGNMENT)?.checked_add(ALIGNMENT)?;
             base
         };
         let written = (self.followed && device.is_some()).then(|| Arc::new(Written::new(length)));

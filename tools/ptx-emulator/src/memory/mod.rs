@@ -20,10 +20,18 @@ pub mod window {
     pub const PARAMETER: u64 = 0x0400_0000_0000;
     /// The addresses of functions: 16 for each, by its number in the module.
     pub const FUNCTION: u64 = 0x0500_0000_0000;
-    /// Each window is this long.
+    /// The first address of a constant.
+    pub const CONSTANT: u64 = 0x0600_0000_0000;
+    /// Each other window is this long.
     pub const LENGTH: u64 = 1 << 32;
     /// The first address that an allocation of global memory can have.
     pub const GLOBAL: u64 = 0x7000_0000_0000;
+
+    /// Whether an address is that of a constant.
+    #[inline(always)]
+    pub fn constant(address: u64) -> bool {
+        (CONSTANT..GLOBAL).contains(&address)
+    }
 
     /// Whether a window holds an address.
     #[inline(always)]

@@ -25,7 +25,7 @@ pub const FORMS: &[Form] = &[
         build: store,
     },
     Form {
-        pattern: "tcgen05.cp.cta_group::1|cta_group::2.128x256b|4x256b|128x128b|64x128b|32x128b[.warpx2::02_13|warpx2::01_23|warpx4][.b8x16][.b6x16_p32|b4x16_p64]",
+        pattern: "tcgen05.cp.cta_group::1|cta_group::2.128x256b|4x256b|128x128b|64x128b|32x128b[.warpx2::02_13|warpx2::01_23|warpx4]",
         section: "9.7.16.9.2 tcgen05.cp",
         build: copy,
     },
@@ -91,8 +91,8 @@ impl Shape {
         match self {
             Shape::Lane => (thread, register),
             Shape::HalfLane => (thread % 16, register),
-            // Two columns for each repetition: rows 0–7 by even quads' halves, 8–15 by odd ones.
-            Shape::Quad(64) => (thread / 4 + if thread % 4 >= 2 { 8 } else { 0 }, 2 * register + thread % 2),
+            // Two columns for each repetition: rows 0–7 are those of even threads, 8–15 those of odd ones.
+            Shape::Quad(64) => (thread / 4 + 8 * (thread % 2), 2 * register + thread / 2 % 2),
             Shape::Quad(128) => (thread / 4 + 8 * (register % 2), 4 * (register / 2) + thread % 4),
             Shape::Quad(_) => {
                 (thread / 4 + 8 * (register / 2 % 2), 8 * (register / 4) + 2 * (thread % 4) + register % 2)
@@ -244,9 +244,6 @@ pub fn unallocated(context: &mut Context<'_>, lane: usize, first: usize, columns
 }
 
 fn copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    if b.has("b8x16") {
-        return b.problem("`tcgen05.cp` with decompression is not emulated");
-    }
     let operand = b.take()?;
     put_address(b, operand)?;
     b.source::<u64>()?;
@@ -320,6 +317,10 @@ fn shift(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         let lane = context.leader();
         let address = listed_address(context, context.list(instruction), lane) as usize;
         let (first_lane, first) = (address >> 16, address & 0xffff);
+        if first_lane % 32 != 0 {
+            let message = format!("`tcgen05.shift` starts at lane {first_lane}: it has to be a multiple of 32");
+            return context.fail(FaultKind::IllegalAddress, lane, message);
+        }
         for cta in group(context, instruction.modifiers != 0) {
             if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, 8)) {
                 return unallocated(context, lane, first, 8);

@@ -11,14 +11,8 @@ pub const TESTS: &[fn()] = &[
     functions_are_called_through_registers,
     functions_call_themselves,
     functions_call_each_other,
-    warps_exchange_values,
-    barriers_order_warps,
-    barriers_reduce_predicates,
     clusters_reach_each_other,
-    generic_addresses_of_every_space,
-    atomics_from_all_threads,
     grids_may_synchronize_through_memory,
-    copies_complete_their_barriers,
 ];
 
 const STORE: &str = "mad.wide.u32 %rd1, %r0, 8, %rd0; cvt.u64.u32 %rd2, %r1; st.global.u64 [%rd1], %rd2;";
@@ -70,34 +64,6 @@ fn functions_are_called_with_their_own_registers() {
 }
 
 #[test]
-fn warps_exchange_values() {
-    let body = format!(
-        "shfl.sync.bfly.b32 %r1|%p1, %r0, 5, 31, -1; shfl.sync.up.b32 %r2|%p2, %r0, 1, 0, -1; selp.u32 %r3, 100, 0, %p2;\n\
-         add.u32 %r1, %r1, %r3; redux.sync.max.u32 %r4, %r0, -1; mad.lo.u32 %r1, %r4, 1000, %r1;\n{STORE}"
-    );
-    let words = Run::new(&body).words(32);
-    assert_eq!(words[0], 31_005);
-    assert_eq!(words[7], 31_000 + 2 + 100);
-    let body = format!(
-        "and.b32 %r2, %r0, 1; setp.eq.u32 %p1, %r2, 0; vote.sync.ballot.b32 %r1, %p1, -1; match.any.sync.b32 %r3, %r2, -1;\n\
-         and.b32 %r1, %r1, %r3; elect.sync %r4|%p2, -1; @%p2 add.u32 %r1, %r1, 1;\n{STORE}"
-    );
-    let words = Run::new(&body).words(32);
-    assert_eq!((words[0], words[1], words[2]), (0x5555_5556, 0, 0x5555_5555));
-}
-
-#[test]
-fn barriers_order_warps() {
-    let body = format!(
-        "shl.b32 %r2, %r0, 2; mov.u32 %r3, cells; add.u32 %r2, %r2, %r3; st.shared.u32 [%r2], %r0; bar.sync 0;\n\
-         sub.u32 %r4, 127, %r0; shl.b32 %r4, %r4, 2; add.u32 %r4, %r4, %r3; ld.shared.u32 %r1, [%r4];\n\
-         setp.lt.u32 %p1, %r0, 40; bar.red.popc.u32 %r5, 1, %p1; mad.lo.u32 %r1, %r5, 1000, %r1;\n{STORE}"
-    );
-    let words = Run::new(&body).declare(".shared .align 4 .b32 cells[128];").shape(1, 128, 1).words(128);
-    assert_eq!((words[0], words[127]), (40_127, 40_000));
-}
-
-#[test]
 fn clusters_reach_each_other() {
     let body = "mov.u32 %r1, %cluster_ctarank; mov.u32 %r2, cell; add.u32 %r3, %r1, 7; setp.eq.u32 %p1, %r0, 0; @%p1 st.shared.u32 [%r2], %r3;\n\
         barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; xor.b32 %r4, %r1, 1; mapa.shared::cluster.u32 %r5, %r2, %r4;\n\
@@ -107,43 +73,11 @@ fn clusters_reach_each_other() {
 }
 
 #[test]
-fn generic_addresses_of_every_space() {
-    let body = ".local .align 8 .b64 mine; mov.u64 %rd1, mine; cvta.local.u64 %rd2, %rd1; cvt.u64.u32 %rd3, %r0; st.u64 [%rd2], %rd3;\n\
-        mov.u64 %rd4, cell; cvta.shared.u64 %rd5, %rd4; isspacep.shared %p1, %rd5; setp.eq.u32 %p2, %r0, 3; @%p2 st.u64 [%rd5], 5;\n\
-        bar.sync 0; ld.u64 %rd6, [%rd2]; ld.u64 %rd7, [%rd5]; add.u64 %rd6, %rd6, %rd7; selp.u64 %rd8, 100, 0, %p1; add.u64 %rd6, %rd6, %rd8;\n\
-        ld.const.u64 %rd9, [table+8]; add.u64 %rd6, %rd6, %rd9; mad.wide.u32 %rd1, %r0, 8, %rd0; st.u64 [%rd1], %rd6;";
-    let words = Run::new(body).declare(".shared .b64 cell; .const .b64 table[2] = {1, 1000};").words(32);
-    assert_eq!((words[0], words[31]), (1105, 1136));
-}
-
-#[test]
-fn atomics_from_all_threads() {
-    let body = "atom.global.add.u64 %rd1, [%rd0], 1; red.global.max.s32 [%rd0+8], %r0; atom.shared.add.u32 %r1, [cell], 2; bar.sync 0;\n\
-        ld.shared.u32 %r2, [cell]; setp.eq.u32 %p1, %r0, 0; @%p1 atom.global.add.u32 %r3, [%rd0+16], %r2;\n\
-        atom.global.cas.b32 %r4, [%rd0+24], 0, %r0;";
-    let words = Run::new(body).declare(".shared .b32 cell;").shape(50, 64, 1).words(4);
-    assert_eq!(words[..3], [3200, 63, 50 * 128]);
-}
-
-#[test]
 fn grids_may_synchronize_through_memory() {
     // Every CTA waits for all of them: more than there are host threads.
     let body = "setp.ne.u32 %p1, %r0, 0; @%p1 bra DONE; atom.acq_rel.gpu.global.add.u32 %r1, [%rd0], 1;\n\
         WAIT: ld.acquire.gpu.global.u32 %r2, [%rd0]; setp.lt.u32 %p2, %r2, 40; @%p2 bra WAIT; atom.global.add.u32 %r3, [%rd0+8], 1; DONE:";
     assert_eq!(Run::new(body).shape(40, 32, 1).words(2), [40, 40]);
-}
-
-#[test]
-fn copies_complete_their_barriers() {
-    let body = "mov.u32 %r1, bar; mov.u32 %r2, tile; setp.eq.u32 %p1, %r0, 0; @!%p1 bra WAIT;\n\
-        mbarrier.init.shared::cta.b64 [%r1], 1; mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], 64;\n\
-        cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd0], 64, [%r1];\n\
-        WAIT: bar.sync 0;\nPOLL: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r1], 0; @!%p2 bra POLL;\n\
-        ld.shared.u64 %rd1, [tile+56]; st.global.u64 [%rd0], %rd1;";
-    let run = Run::new(body).declare(".shared .align 16 .b8 tile[64]; .shared .align 8 .b64 bar;").shape(1, 64, 1);
-    let mut words: Vec<u64> = (10..18).collect();
-    run.try_on(&mut words).unwrap();
-    assert_eq!(words[0], 17);
 }
 
 const THREE: &str = ".func (.param .b32 result) twice(.param .b32 x) {\n\
@@ -218,18 +152,4 @@ fn functions_call_each_other() {
     let body = "{ .param .b32 a; .param .b32 b; st.param.b32 [a], 1000000; call.uni (b), even, (a); }";
     let message = Run::new(body).declare(declarations).fault();
     assert!(message.contains("the stack is full"), "{message}");
-}
-
-#[test]
-fn barriers_reduce_predicates() {
-    // Forty of 64 threads hold the predicate.
-    for barrier in ["bar", "bar.cta", "barrier", "barrier.cta"] {
-        let aligned = if barrier.starts_with("barrier") { ".aligned" } else { "" };
-        let body = format!(
-            "setp.lt.u32 %p1, %r0, 40; {barrier}.red.popc{aligned}.u32 %r1, 1, %p1; {barrier}.red.and{aligned}.pred %p2, 1, %p1;\n\
-             {barrier}.red.or{aligned}.pred %p3, 1, %p1; selp.u32 %r2, 100, 0, %p2; selp.u32 %r3, 1000, 0, %p3; add.u32 %r1, %r1, %r2;\n\
-             add.u32 %r1, %r1, %r3; {barrier}.sync{aligned} 2, 64;\n{STORE}"
-        );
-        assert_eq!(Run::new(&body).shape(1, 64, 1).words(64), [1040; 64], "{barrier}");
-    }
 }

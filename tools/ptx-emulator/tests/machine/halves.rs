@@ -106,7 +106,16 @@ fn comparisons_write_into_both_halves() {
 #[test]
 fn comparisons_join_a_predicate_and_flush() {
     for (operation, with_true, with_false) in [("and", 1u64, 0u64), ("or", 1, 1), ("xor", 0, 1)] {
-        for (to, from) in [("bf16", "f32"), ("u16", "f16"), ("s16", "bf16"), ("f16x2", "f16x2"), ("bf16x2", "bf16x2")] {
+        for (to, from) in [
+            ("f16", "u32"),
+            ("f16", "f32"),
+            ("f16", "f64"),
+            ("bf16", "f32"),
+            ("u16", "f16"),
+            ("s16", "bf16"),
+            ("f16x2", "f16x2"),
+            ("bf16x2", "bf16x2"),
+        ] {
             for (predicate, expected) in [("p", with_true), ("!p", with_false)] {
                 let text = format!("set.lt.{operation}.{to}.{from} d, a, b, {predicate}");
                 let (width, yes) = truth(to);

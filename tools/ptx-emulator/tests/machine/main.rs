@@ -1,8 +1,11 @@
 //! Small programs with known answers.
 
 mod arithmetic;
+mod atomics;
+mod barriers;
 mod checked;
 mod control;
+mod copies;
 mod corpus;
 mod coverage;
 mod damaged;
@@ -16,10 +19,14 @@ mod products;
 mod remote;
 mod scalars;
 mod seeded;
+mod spaces;
 mod tensor_copies;
 mod tensor_memory;
+mod tensor_memory_moves;
+mod trial;
 mod video;
 mod warpgroup;
+mod warps;
 mod wmma;
 
 use std::cell::RefCell;
@@ -53,6 +60,13 @@ pub fn recorded(tests: impl FnOnce()) -> Vec<Ran> {
     RAN.set(Some(vec![]));
     tests();
     RAN.take().unwrap_or_default()
+}
+
+/// Says that a test is not run, for what is missing. It fails where the environment names what tests need, as `make test` does.
+pub fn not_run(missing: &str) {
+    let named = ["TESSERA_PYTHON", "TESSERA_PTXAS"].into_iter().any(|name| std::env::var_os(name).is_some());
+    assert!(!named, "cannot run: {missing}");
+    eprintln!("not run: {missing}");
 }
 
 /// The registers of every kernel, and what the first of them hold.

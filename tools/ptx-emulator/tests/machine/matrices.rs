@@ -6,11 +6,11 @@ use super::Run;
 pub const TESTS: &[fn()] = &[
     mma_of_small_integers_is_exact,
     matrices_go_through_shared_memory,
+    matrices_are_loaded,
+    matrices_are_stored,
     bytes_are_stored_as_an_accumulator_holds_them,
     columns_of_bytes_are_loaded,
     numbers_of_four_and_six_bits_are_unpacked,
-    tensor_memory_keeps_what_is_stored,
-    tensor_memory_has_to_be_given_back,
 ];
 
 /// Runs `mma` on fragments that lanes make of their number, and compares with a product of the matrices that the fragments are of.
@@ -166,23 +166,108 @@ fn numbers_of_four_and_six_bits_are_unpacked() {
     }
 }
 
-#[test]
-fn tensor_memory_keeps_what_is_stored() {
-    let body = "mov.u32 %r1, cell; tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 32; ld.shared.u32 %r2, [cell];\n\
-        add.u32 %r3, %r0, 100; tcgen05.st.sync.aligned.32x32b.x2.b32 [%r2], {%r0, %r3}; tcgen05.wait::st.sync.aligned;\n\
-        tcgen05.ld.sync.aligned.32x32b.x2.b32 {%r4, %r5}, [%r2]; tcgen05.wait::ld.sync.aligned; sub.u32 %r5, %r5, %r4;\n\
-        tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r2, 32;\n\
-        mad.wide.u32 %rd1, %r0, 8, %rd0; cvt.u64.u32 %rd2, %r5; st.global.u64 [%rd1], %rd2;";
-    assert_eq!(Run::new(body).declare(".shared .b32 cell;").words(32), [100; 32]);
-    let used = "mov.u32 %r2, 0; tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r4}, [%r2];";
-    assert!(Run::new(used).fault().contains("are not all allocated"));
+/// What an element of the matrices of 32 rows of 8 is.
+fn element(row: usize, column: usize) -> u16 {
+    (row * 257 + column * 31 + 1) as u16
+}
+
+/// The row whose address a lane gives, so that rows do not lie in order.
+fn row_of(lane: usize) -> usize {
+    lane * 5 % 32
+}
+
+/// The elements of a lane's register of a matrix: its number's two columns of its row, or with `.trans` rows of its column.
+fn held(matrix: usize, lane: usize, transposed: bool) -> [u16; 2] {
+    [0, 1].map(|half| {
+        let (row, column) = (lane / 4, 2 * (lane % 4) + half);
+        let (row, column) = if transposed { (column, row) } else { (row, column) };
+        element(row_of(8 * matrix + row), column)
+    })
+}
+
+/// Lanes whose rows are not used give addresses that do not exist. `%r1` is the address, `%rd1` the same as a generic one, `%rd2` the
+/// lane's 16 bytes of the buffer, `%r3` those of shared memory.
+const ROWS: &str = "mov.u32 %r2, tile; mad.lo.u32 %r3, %r0, 16, %r2; mul.lo.u32 %r1, %r0, 80; and.b32 %r1, %r1, 511; add.u32 %r1, %r1, %r2;\n\
+    setp.ge.u32 %p1, %r0, ROWS; @%p1 mov.u32 %r1, 0xfffff0; cvt.u64.u32 %rd1, %r1; cvta.shared.u64 %rd1, %rd1; mad.wide.u32 %rd2, %r0, 16, %rd0;\n";
+
+/// The spellings of a move of matrices: with the shape before or after what is moved, and each way to give the address.
+fn spellings(name: &str, count: usize, trans: &str) -> Vec<(String, &'static str)> {
+    let spaces = [("", "%rd1"), (".shared", "%r1"), (".shared::cta", "%r1")];
+    let both = |(space, address)| {
+        [
+            format!("{name}.sync.aligned.m8n8.x{count}{trans}{space}.b16"),
+            format!("{name}.sync.aligned.x{count}{trans}.m8n8{space}.b16"),
+        ]
+        .map(|text| (text, address))
+    };
+    spaces.into_iter().flat_map(both).collect()
 }
 
 #[test]
-fn tensor_memory_has_to_be_given_back() {
-    let body = "mov.u32 %r1, cell; tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 64;";
-    let message = Run::new(body).declare(".shared .b32 cell;").fault();
-    assert!(message.contains("64 columns of tensor memory are allocated when the CTA ends"), "{message}");
-    let twice = format!("{body} ld.shared.u32 %r2, [cell]; tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r2, 32;");
-    assert!(Run::new(&twice).declare(".shared .b32 cell;").fault().contains("were not allocated so"));
+fn matrices_are_loaded() {
+    let tile: Vec<u64> = (0..64)
+        .map(|word| (0..4).fold(0, |all, at| all | u64::from(element(word / 2, word % 2 * 4 + at)) << (16 * at)))
+        .collect();
+    for (count, trans) in [1, 2, 4].into_iter().flat_map(|count| ["", ".trans"].map(|trans| (count, trans))) {
+        let list: Vec<String> = (0..count).map(|at| format!("%r{}", 8 + at)).collect();
+        for (text, address) in spellings("ldmatrix", count, trans) {
+            let mut body = format!(
+                "{}ld.global.v2.b64 {{%rd3, %rd4}}, [%rd2]; st.shared.v2.b64 [%r3], {{%rd3, %rd4}}; bar.sync 0;\n\
+                 {text} {{{}}}, [{address}];\n",
+                ROWS.replace("ROWS", &(8 * count).to_string()),
+                list.join(", ")
+            );
+            list.iter()
+                .enumerate()
+                .for_each(|(at, register)| body.push_str(&format!("st.global.b32 [%rd2+{}], {register};\n", 4 * at)));
+            let mut buffer = tile.clone();
+            Run::new(&body)
+                .declare(".shared .align 16 .b8 tile[512];")
+                .try_on(&mut buffer)
+                .unwrap_or_else(|fault| panic!("{text}: {fault}"));
+            for (lane, matrix) in (0..32).flat_map(|lane| (0..count).map(move |matrix| (lane, matrix))) {
+                let [low, high] = held(matrix, lane, !trans.is_empty());
+                let word = (buffer[2 * lane + matrix / 2] >> (32 * (matrix % 2))) as u32;
+                assert_eq!(word, u32::from(low) | u32::from(high) << 16, "{text}: matrix {matrix}, lane {lane}");
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_are_stored() {
+    for (count, trans) in [1, 2, 4].into_iter().flat_map(|count| ["", ".trans"].map(|trans| (count, trans))) {
+        let list: Vec<String> = (0..count).map(|at| format!("%r{}", 8 + at)).collect();
+        for (text, address) in spellings("stmatrix", count, trans) {
+            let mut body = format!(
+                "{}st.shared.v2.b64 [%r3], {{0, 0}}; bar.sync 0;\n",
+                ROWS.replace("ROWS", &(8 * count).to_string())
+            );
+            list.iter()
+                .enumerate()
+                .for_each(|(at, register)| body.push_str(&format!("ld.global.b32 {register}, [%rd2+{}];\n", 4 * at)));
+            body.push_str(&format!(
+                "{text} [{address}], {{{}}}; bar.sync 0; ld.shared.v2.b64 {{%rd3, %rd4}}, [%r3]; st.global.v2.b64 [%rd2], {{%rd3, %rd4}};",
+                list.join(", ")
+            ));
+            let mut buffer = vec![0; 64];
+            for (lane, matrix) in (0..32).flat_map(|lane| (0..count).map(move |matrix| (lane, matrix))) {
+                let [low, high] = held(matrix, lane, !trans.is_empty());
+                buffer[2 * lane + matrix / 2] |= (u64::from(low) | u64::from(high) << 16) << (32 * (matrix % 2));
+            }
+            Run::new(&body)
+                .declare(".shared .align 16 .b8 tile[512];")
+                .try_on(&mut buffer)
+                .unwrap_or_else(|fault| panic!("{text}: {fault}"));
+            let stored: Vec<usize> = (0..8 * count).map(row_of).collect();
+            for (row, column) in (0..32).flat_map(|row| (0..8).map(move |column| (row, column))) {
+                let found = (buffer[2 * row + column / 4] >> (16 * (column % 4))) as u16;
+                assert_eq!(
+                    found,
+                    if stored.contains(&row) { element(row, column) } else { 0 },
+                    "{text}: row {row}, column {column}"
+                );
+            }
+        }
+    }
 }

@@ -1,15 +1,21 @@
-//! Loads, stores, atomic operations and reductions with every type, space and order; fences and hints, which change no value.
+//! Loads and stores with every type, vector, space and order; fences and hints, which change no value.
 
 use super::Run;
 
 /// What `coverage` runs again.
-pub const TESTS: &[fn()] =
-    &[loads_and_stores, atomics_of_every_type, hints_and_fences_change_no_value, tensor_memory_is_moved_in_every_shape];
+pub const TESTS: &[fn()] = &[
+    loads_and_stores,
+    vectors_are_loaded,
+    vectors_are_stored,
+    policies_of_caches_change_no_value,
+    discarded_memory_is_written_again,
+    hints_and_fences_change_no_value,
+];
 
 /// Runs one thread on a buffer whose first word is given.
 fn one(body: &str, first: u64) -> Vec<u64> {
     let mut buffer = vec![first, 0, 0, 0, 0, 0, 0, 0];
-    let run = Run::new(body).shape(1, 1, 1).declare(".shared .align 16 .b8 cell[64];");
+    let run = Run::new(body).shape(1, 1, 1).declare(".shared .align 16 .b8 cell[64]; .const .align 64 .b8 map[128];");
     run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{body}\n{fault}"));
     buffer
 }
@@ -87,96 +93,152 @@ fn loads_and_stores() {
     ] {
         assert_eq!(one(&format!("mov.b32 %r6, 77; st.global{cache}.b32 [%rd0+8], %r6;"), 0)[1], 77, "{cache}");
     }
-    for modifiers in ["", ".ca", ".cg", ".cs"] {
-        let body =
-            format!("ld.global{modifiers}.nc.v2.b32 {{%r5, %r6}}, [%rd0]; st.global.v2.b32 [%rd0+8], {{%r6, %r5}};");
-        assert_eq!(one(&body, 5 << 32 | 6)[1], 6 << 32 | 5);
+    for modifiers in [".ca", ".cg", ".cs"] {
+        let body = format!("ld.global{modifiers}.nc.b32 %r6, [%rd0]; st.global.b32 [%rd0+8], %r6;");
+        assert_eq!(one(&body, 77)[1], 77, "{modifiers}");
     }
-    let body = "ldu.global.b32 %r6, [%rd0]; st.global.b32 [%rd0+8], %r6;";
-    assert_eq!(one(body, 77)[1], 77);
 }
 
+/// The bytes of a type's elements, and the numbers of elements that a vector can have.
+fn vectors(kind: &str) -> (usize, &'static [usize]) {
+    match kind[1..].parse::<usize>().unwrap() / 8 {
+        4 => (4, &[1, 2, 4, 8]),
+        8 => (8, &[1, 2, 4]),
+        16 => (16, &[1]),
+        size => (size, &[1, 2, 4]),
+    }
+}
+
+const KINDS: [&str; 15] =
+    ["b8", "u8", "s8", "b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64", "b128"];
+
+/// Registers of a type, the narrowest of which have 16 bits: their names, and the bytes of one.
+fn registers(size: usize, count: usize) -> (Vec<String>, usize) {
+    let set = match size {
+        16 => "q",
+        8 => "d",
+        4 => "",
+        _ => "s",
+    };
+    let first = if size == 16 { 0 } else { 8 };
+    ((first..first + count).map(|at| format!("%r{set}{at}")).collect(), size.max(2))
+}
+
+fn list(names: &[String]) -> String {
+    if let [one] = names { one.clone() } else { format!("{{{}}}", names.join(", ")) }
+}
+
+/// 256 bytes of which all differ, and half are negative.
+fn bytes() -> Vec<u8> {
+    (0..=255u8).map(|at| at.wrapping_mul(101).wrapping_add(77)).collect()
+}
+
+fn on_bytes(body: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut words: Vec<u64> = bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+    Run::new(body).shape(1, 1, 1).try_on(&mut words).unwrap_or_else(|fault| panic!("{body}\n{fault}"));
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+/// Elements are extended to their registers, by their sign if they have one.
 #[test]
-fn atomics_of_every_type() {
-    type Operation = fn(u64, u64) -> u64;
-    let narrow = |value: u64| value & 0xffff_ffff;
-    let integers: [(&str, &str, u64, u64, Operation); 24] = [
-        ("add", "u32", 0xffff_ffff, 2, |x, y| (x + y) & 0xffff_ffff),
-        ("add", "s32", 5, 2, |x, y| x + y),
-        ("add", "u64", 5, 2, |x, y| x + y),
-        ("min", "u32", 5, 2, u64::min),
-        ("min", "s32", 5, 0xffff_fffe, |_, y| y),
-        ("min", "u64", 5, 2, u64::min),
-        ("min", "s64", 5, u64::MAX, |_, y| y),
-        ("max", "u32", 5, 2, u64::max),
-        ("max", "s32", 5, 0xffff_fffe, |x, _| x),
-        ("max", "u64", 5, 2, u64::max),
-        ("max", "s64", 5, u64::MAX, |x, _| x),
-        ("inc", "u32", 5, 5, |_, _| 0),
-        ("dec", "u32", 0, 5, |_, y| y),
-        ("and", "b32", 12, 10, |x, y| x & y),
-        ("or", "b32", 12, 10, |x, y| x | y),
-        ("xor", "b32", 12, 10, |x, y| x ^ y),
-        ("and", "b64", 12, 10, |x, y| x & y),
-        ("or", "b64", 12, 10, |x, y| x | y),
-        ("xor", "b64", 12, 10, |x, y| x ^ y),
-        ("add", "f32", 0x3f80_0000, 0x4000_0000, |_, _| 0x4040_0000),
-        ("add", "f64", 0x3ff0_0000_0000_0000, 0x4000_0000_0000_0000, |_, _| 0x4008_0000_0000_0000),
-        ("add.noftz", "f16x2", 0x3c00_4000, 0x3c00_4000, |_, _| 0x4000_4400),
-        ("add.noftz", "bf16x2", 0x3f80_4000, 0x3f80_4000, |_, _| 0x4000_4080),
-        ("exch", "b64", 5, 6, |_, y| y),
-    ];
-    let orders =
-        ["", ".relaxed.cta", ".relaxed.cluster", ".relaxed.gpu", ".release.sys", ".acquire.gpu", ".acq_rel.sys"];
-    for (at, (operation, kind, before, value, after)) in integers.into_iter().enumerate() {
-        let wide = kind.ends_with("64");
-        let (register, old, bits) = if wide { ("%rd5", "%rd6", "b64") } else { ("%r5", "%r6", "b32") };
-        let expected = if wide { after(before, value) } else { narrow(after(before, value)) };
-        for (space, address) in [
-            ("", "%rd0"),
-            (".global", "%rd0"),
-            (".shared", "%r1"),
-            (".shared::cta", "%r1"),
-            (".shared::cluster", "%r1"),
-        ] {
-            if space.starts_with(".shared") && operation.contains("noftz") {
+fn vectors_are_loaded() {
+    for load in ["ld.global", "ld", "ld.global.nc", "ldu.global", "ldu", "ld.volatile.global", "ld.relaxed.gpu.global"]
+    {
+        for (kind, count) in KINDS.into_iter().flat_map(|kind| vectors(kind).1.iter().map(move |count| (kind, *count)))
+        {
+            let (size, (names, width)) = (vectors(kind).0, registers(vectors(kind).0, count));
+            // Vectors of 32 bytes are for loads of global memory that are not ordered.
+            if size * count > 16 && !matches!(load, "ld.global" | "ld.global.nc") {
                 continue;
             }
-            let order = orders[at % orders.len()];
-            let prepare = format!(
-                "mov.u32 %r1, cell; mov.{bits} {register}, {}; st{space}.{bits} [{address}], {register}; mov.{bits} {register}, {};\n",
-                before as i64, value as i64
-            );
-            let finish = format!("ld{space}.{bits} {register}, [{address}]; st.global.{bits} [%rd0+8], {register};");
-            let body = format!(
-                "{prepare} atom{order}{space}.{operation}.{kind} {old}, [{address}], {register}; {finish} st.global.{bits} [%rd0+16], {old};"
-            );
-            let words = one(&body, 0);
-            assert_eq!((words[1], words[2]), (expected, before), "atom{order}{space}.{operation}.{kind}");
-            if operation != "exch" {
-                let order = if order.starts_with(".acq") { ".release.cta" } else { order };
-                let body = format!("{prepare} red{order}{space}.{operation}.{kind} [{address}], {register}; {finish}");
-                assert_eq!(one(&body, 0)[1], expected, "red{order}{space}.{operation}.{kind}");
+            let vector = if count == 1 { String::new() } else { format!(".v{count}") };
+            let mut body = format!("{load}{vector}.{kind} {}, [%rd0+32];\n", list(&names));
+            for (at, name) in names.iter().enumerate() {
+                body.push_str(&format!("st.global.b{} [%rd0+{}], {name};\n", 8 * width, 128 + width * at));
+            }
+            let (before, after) = (bytes(), on_bytes(&body, &bytes()));
+            for at in 0..count {
+                let element = &before[32 + size * at..][..size];
+                let fill = if kind == "s8" && element[0] > 127 { 0xff } else { 0 };
+                let expected: Vec<u8> = element.iter().copied().chain(std::iter::repeat(fill)).take(width).collect();
+                assert_eq!(after[128 + width * at..][..width], expected, "{load}{vector}.{kind}, element {at}");
             }
         }
     }
-    for (kind, four, six) in [("f16", 0x4400u64, 0x4600u64), ("bf16", 0x4080, 0x40c0)] {
-        let body = format!(
-            "mov.b16 %rs1, 0x4000; atom.global.add.noftz.{kind} %rs2, [%rd0], %rs1; red.global.add.noftz.{kind} [%rd0], %rs1;\n\
-             st.global.b16 [%rd0+8], %rs2;"
-        );
-        let words = one(&body, 0x4000);
-        assert_eq!((words[0], words[1]), (six, 0x4000), "{kind} {four}");
+}
+
+#[test]
+fn vectors_are_stored() {
+    for store in ["st.global", "st", "st.volatile.global", "st.relaxed.gpu.global"] {
+        for (kind, count) in KINDS.into_iter().flat_map(|kind| vectors(kind).1.iter().map(move |count| (kind, *count)))
+        {
+            let (size, (names, width)) = (vectors(kind).0, registers(vectors(kind).0, count));
+            if size * count > 16 && store != "st.global" {
+                continue;
+            }
+            let vector = if count == 1 { String::new() } else { format!(".v{count}") };
+            let mut body = String::new();
+            for (at, name) in names.iter().enumerate() {
+                body.push_str(&format!("ld.global.b{} {name}, [%rd0+{}];\n", 8 * width, 128 + width * at));
+            }
+            body.push_str(&format!("{store}{vector}.{kind} [%rd0+32], {};", list(&names)));
+            let (before, after) = (bytes(), on_bytes(&body, &bytes()));
+            let mut expected = before.clone();
+            (0..count)
+                .for_each(|at| expected[32 + size * at..][..size].copy_from_slice(&before[128 + width * at..][..size]));
+            assert_eq!(after, expected, "{store}{vector}.{kind}");
+        }
     }
-    for (kind, register, old) in [("b32", "%r5", "%r6"), ("b64", "%rd5", "%rd6"), ("b16", "%rs5", "%rs6")] {
-        let body = format!(
-            "mov.{kind} {register}, 9; atom.global.cas.{kind} {old}, [%rd0], 5, {register}; st.global.{kind} [%rd0+8], {old};"
-        );
-        assert_eq!(one(&body, 5)[..2], [9, 5]);
+}
+
+/// What caches are told to keep changes no value.
+#[test]
+fn policies_of_caches_change_no_value() {
+    let first =
+        ["", ".L1::evict_normal", ".L1::evict_unchanged", ".L1::evict_first", ".L1::evict_last", ".L1::no_allocate"];
+    let second = [".L2::evict_normal", ".L2::evict_first", ".L2::evict_last"];
+    let (eight, policy) =
+        ("{%r8, %r9, %r10, %r11, %r12, %r13, %r14, %r15}", "createpolicy.fractional.L2::evict_last.b64 %rd6;");
+    let copied = |body: &str, count: usize| {
+        let (before, after) = (bytes(), on_bytes(body, &bytes()));
+        let mut expected = before.clone();
+        expected.copy_within(32..32 + count, 128);
+        assert_eq!(after, expected, "{body}");
+    };
+    for near in first {
+        for far in second {
+            for (load, plain) in [("ld.global", "st.global"), ("ld.global.nc", "st.global")] {
+                copied(
+                    &format!(
+                        "{load}{near}{far}.v8.b32 {eight}, [%rd0+32]; {plain}{near}{far}.v8.b32 [%rd0+128], {eight};"
+                    ),
+                    32,
+                );
+            }
+        }
+        for load in ["ld.global", "ld.global.nc"] {
+            for size in [".L2::64B", ".L2::128B", ".L2::256B"] {
+                copied(&format!("{load}{near}{size}.b32 %r1, [%rd0+32]; st.global{near}.b32 [%rd0+128], %r1;"), 4);
+                copied(
+                    &format!(
+                        "{policy} {load}{near}.L2::cache_hint{size}.v2.b64 {{%rd1, %rd2}}, [%rd0+32], %rd6;\n\
+                         st.global{near}.L2::cache_hint.v2.b64 [%rd0+128], {{%rd1, %rd2}}, %rd6;"
+                    ),
+                    16,
+                );
+            }
+        }
     }
-    // Spaces and orders as PTX before 6.0 has them, and as compilers write them.
-    assert_eq!(one("mov.b32 %r5, 2; atom.global.gpu.relaxed.add.u32 %r6, [%rd0], %r5;", 5)[0], 7);
-    assert_eq!(one("mov.b32 %r5, 2; red.global.gpu.relaxed.add.u32 [%rd0], %r5;", 5)[0], 7);
+}
+
+/// What is thrown away can be written again.
+#[test]
+fn discarded_memory_is_written_again() {
+    for text in ["discard.global.L2 [%rd0+128], 128;", "discard.L2 [%rd0+128], 128;"] {
+        let (before, after) =
+            (bytes(), on_bytes(&format!("{text} mov.b64 %rd1, 0; st.global.u64 [%rd0+136], %rd1;"), &bytes()));
+        assert_eq!((&after[..128], &after[136..144]), (&before[..128], &[0u8; 8][..]), "{text}");
+    }
 }
 
 #[test]
@@ -217,52 +279,24 @@ fn hints_and_fences_change_no_value() {
         "prefetchu.L1 [%rd0];",
         "createpolicy.fractional.L2::evict_last.b64 %rd5;",
         "createpolicy.fractional.L2::evict_first.L2::evict_unchanged.b64 %rd5, 0.5;",
+        "createpolicy.fractional.L2::evict_normal.b64 %rd5;",
+        "createpolicy.fractional.L2::evict_unchanged.L2::evict_first.b64 %rd5, 0.25;",
+        "createpolicy.range.L2::evict_first.b64 %rd5, [%rd0], 64, 128;",
+        "createpolicy.range.global.L2::evict_last.L2::evict_unchanged.b64 %rd5, [%rd0], 64, 128;",
+        "createpolicy.range.L2::evict_normal.L2::evict_first.b64 %rd5, [%rd0], 64, 128;",
+        "createpolicy.range.L2::evict_unchanged.L2::evict_first.b64 %rd5, [%rd0], 64, 128;",
+        "applypriority.L2::evict_normal [%rd0], 128;",
+        "applypriority.global.L2::evict_normal [%rd0], 128;",
+        "mov.u64 %rd5, own; cvta.local.u64 %rd6, %rd5; prefetch.local.L1 [%rd5]; prefetch.local.L2 [%rd5]; prefetch.L2 [%rd6];",
+        "prefetch.tensormap [%rd0];",
+        "prefetch.const.tensormap [map];",
+        "prefetch.param.tensormap [buffer];",
+        "fence.acquire.sync_restrict::shared::cluster.cluster;",
+        "fence.release.sync_restrict::shared::cta.cluster;",
+        "fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;",
+        "fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;",
     ] {
-        assert_eq!(one(text, 77), [77, 0, 0, 0, 0, 0, 0, 0], "{text}");
-    }
-}
-
-/// What goes into tensor memory in a shape and number comes back, and shape 32x32b sees where it is.
-#[test]
-fn tensor_memory_is_moved_in_every_shape() {
-    for (shape, each) in [("32x32b", 1), ("16x64b", 1), ("16x128b", 2), ("16x256b", 4), ("16x32bx2", 1)] {
-        for number in [1usize, 2, 4, 8, 16, 32, 64, 128] {
-            let count = number * each;
-            if count > 128 {
-                continue;
-            }
-            for packed in [false, true] {
-                let (pack, unpack) = if packed { (".pack::16b", ".unpack::16b") } else { ("", "") };
-                let names: Vec<String> = (0..count).map(|at| format!("v{at}")).collect();
-                let split = if shape == "16x32bx2" { ", 256" } else { "" };
-                let mut body = format!(
-                    ".reg .b32 v<{count}>; mov.u32 %r1, cell; tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 512;\n\
-                     ld.shared.u32 %r2, [cell]; mov.u32 %r3, 0;\n"
-                );
-                for (at, name) in names.iter().enumerate() {
-                    body.push_str(&format!("mad.lo.u32 {name}, %r0, 1000, {at};\n"));
-                }
-                body.push_str(&format!(
-                    "tcgen05.st.sync.aligned.{shape}.x{number}{unpack}.b32 [%r2]{split}, {{{0}}}; tcgen05.wait::st.sync.aligned;\n",
-                    names.join(", ")
-                ));
-                names.iter().for_each(|name| body.push_str(&format!("mov.b32 {name}, 0;\n")));
-                body.push_str(&format!(
-                    "tcgen05.ld.sync.aligned.{shape}.x{number}{pack}.b32 {{{0}}}, [%r2]{split}; tcgen05.wait::ld.sync.aligned;\n",
-                    names.join(", ")
-                ));
-                for (at, name) in names.iter().enumerate() {
-                    body.push_str(&format!(
-                        "mad.lo.u32 %r4, %r0, 1000, {at}; xor.b32 {name}, {name}, %r4; or.b32 %r3, %r3, {name};\n"
-                    ));
-                }
-                body.push_str(
-                    "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r2, 512; mad.wide.u32 %rd1, %r0, 8, %rd0;\n\
-                     cvt.u64.u32 %rd2, %r3; st.global.u64 [%rd1], %rd2;",
-                );
-                let words = Run::new(&body).declare(".shared .b32 cell;").words(32);
-                assert_eq!(words, [0; 32], "{shape}.x{number}{pack}");
-            }
-        }
+        let text = format!(".local .align 8 .b64 own; {text}");
+        assert_eq!(one(&text, 77), [77, 0, 0, 0, 0, 0, 0, 0], "{text}");
     }
 }

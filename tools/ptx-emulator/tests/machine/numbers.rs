@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Run;
 use super::coverage::assembler;
-use super::products::Draw;
+use super::trial::Draw;
+use super::{Run, not_run};
 
 /// The results of `oracle.cpp`, in its order: a name, and instructions that make it, of the record's words `%r1`, `%r2` and `%r3` (the
 /// first also as `%f1`, their low halves as `%rs1`, `%rs2` and `%rs3`), in `%r4`.
@@ -120,8 +120,7 @@ fn conversions_and_arithmetic_are_those_of_cudas_headers() {
         }
     }
     let Some(expected) = oracle(&records) else {
-        eprintln!("not run: there is no g++, or the headers of nvidia-cuda-runtime are not beside ptxas");
-        return;
+        return not_run("there is no g++, or the headers of nvidia-cuda-runtime are not beside ptxas");
     };
     for (at, (name, instructions)) in RESULTS.iter().enumerate() {
         let found = emulate(&records, instructions);

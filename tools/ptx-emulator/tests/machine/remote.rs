@@ -181,31 +181,76 @@ fn multicast() {
         let body = format!("multimem.ld_reduce.global.{operation}.{kind} %rd1, [%rd0]; st.global.b64 [%rd0+8], %rd1;");
         assert_eq!(run(&body)[1], 0x0005_0006_0007_0008);
     }
-    for (operation, kind, value) in [
-        ("min", "s32", 0x0007_0002u64),
-        ("max", "u32", 0x0007_0009),
-        ("and", "b32", 0x0007_0008),
-        ("or", "b32", 0x0007_0008),
-        ("xor", "b32", 0),
-        ("add", "f32", 0),
-        ("add", "f16x2", 0),
-        ("add", "bf16x2", 0),
+    // What is in memory, the operand, and what is in memory then.
+    for (operation, kind, before, value, after) in [
+        ("min", "s32", 0x0007_0008u64, 0xffff_fff0u64, 0xffff_fff0u64),
+        ("max", "u32", 0x0007_0008, 0x0007_0009, 0x0007_0009),
+        ("and", "b32", 0x0007_0008, 0x0003_0018, 0x0003_0008),
+        ("or", "b32", 0x0007_0008, 0x0010_0001, 0x0017_0009),
+        ("xor", "b32", 0x0007_0008, 0x0001_0008, 0x0006_0000),
+        ("add", "s32", 5, 0xffff_fffe, 3),
+        ("add", "f32", 0x3fc0_0000, 0x4010_0000, 0x4070_0000),
+        ("add", "f16x2", 0x3c00_4000, 0x3c00_4000, 0x4000_4400),
+        ("add", "bf16x2", 0x3f80_4000, 0x3f80_4000, 0x4000_4080),
+        ("add", "u64", u64::MAX, 3, 2),
+        ("min", "s64", 5, u64::MAX, u64::MAX),
+        ("max", "u64", 5, u64::MAX, u64::MAX),
+        ("or", "b64", 5 << 40, 2 << 40, 7 << 40),
+        ("add", "f64", 0x3ff8_0000_0000_0000, 0x4002_0000_0000_0000, 0x400e_0000_0000_0000),
     ] {
-        let body = format!("mov.b32 %r1, {value}; multimem.red.global.{operation}.{kind} [%rd0], %r1;");
-        let expected = match (operation, kind) {
-            ("min", _) | ("max", _) => value,
-            _ => 0x0007_0008,
-        };
-        assert_eq!(run(&body)[0] & 0xffff_ffff, expected, "{operation}.{kind}");
+        for (scope, space) in [(".relaxed.sys", ".global"), (".release.cluster", "")] {
+            let (register, bits) = if kind.ends_with("64") { ("%rd1", 64) } else { ("%r1", 32) };
+            let body = format!(
+                "mov.b{bits} {register}, {}; multimem.red{scope}{space}.{operation}.{kind} [%rd0], {register};",
+                value as i64
+            );
+            let mut buffer = [before, 7];
+            Run::new(&body).shape(1, 1, 1).try_on(&mut buffer).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+            assert_eq!(buffer, [after, 7], "{operation}.{kind}");
+        }
     }
-    for (kind, value) in [("u64", 1u64), ("s64", 0), ("b64", 0), ("f64", 0)] {
-        let operation = match kind {
-            "b64" => "or",
-            "s64" => "max",
-            _ => "add",
+    // A store of each type to all copies.
+    for kind in ["b32", "u32", "s32", "f32", "f16x2", "bf16x2", "e4m3x4", "b64", "u64", "s64", "f64"] {
+        let (register, bits) = if kind.ends_with("64") { ("%rd1", 64) } else { ("%r1", 32) };
+        for weak in ["", ".weak", ".relaxed.gpu", ".release.sys"] {
+            let body = format!(
+                "mov.b{bits} {register}, 0x123456789abcdef0; multimem.st{weak}.global.{kind} [%rd0], {register};"
+            );
+            let body = if bits == 32 { body.replace("0x123456789abcdef0", "0x9abcdef0") } else { body };
+            let stored = if bits == 64 { 0x1234_5678_9abc_def0 } else { 0x0005_0006_9abc_def0 };
+            assert_eq!(run(&body)[0], stored, "{kind}");
+        }
+    }
+    // Sums of the elements of vectors: 1 + 2 and 3 + 4 in turn.
+    for (count, kind, element) in
+        [(2, "f32", 32), (4, "f32", 32), (2, "f16x2", 32), (4, "bf16x2", 32), (8, "f16", 16), (4, "bf16", 16)]
+    {
+        let code = |value: f32| match kind.trim_end_matches("x2") {
+            "f16" => u64::from(half::f16::from_f32(value).to_bits()),
+            "bf16" => u64::from(half::bf16::from_f32(value).to_bits()),
+            _ => u64::from(value.to_bits()),
         };
-        let body = format!("mov.b64 %rd1, {value}; multimem.red.relaxed.sys.global.{operation}.{kind} [%rd0], %rd1;");
-        assert_eq!(run(&body)[0], 0x0005_0006_0007_0008 + if kind.starts_with('f') { 0 } else { value });
+        let width = if kind == "f32" { 32 } else { 16 };
+        let image = |values: [f32; 2]| (0..64 / width).fold(0, |all, at| all | code(values[at % 2]) << (width * at));
+        let words = count * element / 64;
+        let (first, second, sum) = (image([1.0, 3.0]), image([2.0, 4.0]), image([3.0, 7.0]));
+        let names: Vec<String> =
+            (0..count).map(|at| if element == 16 { format!("%rs{at}") } else { format!("%r{at}") }).collect();
+        for (at, scope) in ["cta", "cluster", "gpu", "sys"].into_iter().enumerate() {
+            let order = [".relaxed", ".release"][at % 2];
+            let space = if at < 2 { ".global" } else { "" };
+            let mut body = String::new();
+            for (at, name) in names.iter().enumerate() {
+                body.push_str(&format!("ld.global.b{element} {name}, [%rd0+{}];\n", 16 + at * element / 8));
+            }
+            body.push_str(&format!(
+                "multimem.red{order}.{scope}{space}.add.v{count}.{kind} [%rd0], {{{}}};",
+                names.join(", ")
+            ));
+            let mut buffer = [first, first, second, second];
+            Run::new(&body).shape(1, 1, 1).try_on(&mut buffer).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+            assert_eq!(buffer[..words], [sum, sum][..words], "v{count}.{kind}");
+        }
     }
     // Vectors, and types narrower than a register.
     let (four, eight) = ("{%r1, %r2, %r3, %r4}", "{%rs1, %rs2, %rs3, %rs4, %rs5, %rs6, %rs7, %rs8}");

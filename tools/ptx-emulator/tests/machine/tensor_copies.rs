@@ -11,7 +11,10 @@ pub const TESTS: &[fn()] = &[
     swizzles_permute_chunks,
     four_rows_are_gathered_and_scattered,
     tiles_are_stored_and_reduced,
+    boxes_of_every_rank_are_stored_and_reduced,
     pixels_are_loaded_and_stored,
+    copies_to_several_ctas,
+    padding_of_packed_elements_is_not_counted,
     maps_are_built_field_by_field,
 ];
 
@@ -197,7 +200,8 @@ fn swizzles_permute_chunks() {
 #[test]
 fn four_rows_are_gathered_and_scattered() {
     let map = tensor(&[64, 16], &[8, 1]);
-    let found = load(&map, ".tile::gather4", &[4, 9, 2, 20, 0]);
+    let prefetch = "cp.async.bulk.prefetch.tensor.2d.L2.global.tile::gather4 [%rd1, {4, 9, 2, 20, 0}];";
+    let found = copied(&map, &format!("{prefetch} {}", load_text(&map, ".tile::gather4", &[4, 9, 2, 20, 0], ""))).0;
     for (number, row) in [9, 2, 20, 0].into_iter().enumerate() {
         for column in 0..8 {
             let wanted = element(&map, [4 + column, row, 0, 0, 0]).unwrap_or(0);
@@ -253,6 +257,145 @@ fn tiles_are_stored_and_reduced() {
             let inside = row >= 14 && column >= 60;
             let wanted = if inside { combine(old, ((row - 14) * 64 + column - 60) as u32 + 1) } else { old };
             assert_eq!(*word, wanted, "{instruction} at {row}, {column}");
+        }
+    }
+}
+
+/// A box of each rank is loaded from one place, and stored and added at another, with hints and prefetches, which change nothing.
+#[test]
+fn boxes_of_every_rank_are_stored_and_reduced() {
+    let cases: [(&[u64], &[u32], [i64; 5]); 5] = [
+        (&[4096], &[16], [4088, 0, 0, 0, 0]),
+        (&[64, 64], &[8, 4], [60, 62, 0, 0, 0]),
+        (&[16, 16, 16], &[8, 4, 2], [12, 14, 3, 0, 0]),
+        (&[8, 8, 8, 8], &[4, 2, 3, 2], [2, 7, -1, 6, 0]),
+        (&[8, 4, 4, 4, 8], &[4, 2, 2, 2, 2], [-2, 3, 1, -1, 7]),
+    ];
+    for (dimensions, extents, to) in cases {
+        for (name, reduces) in [("cp.async.bulk.tensor", false), ("cp.reduce.async.bulk.tensor", true)] {
+            for (hint, policy) in [("", ""), (".L2::cache_hint", ", %rd8")] {
+                let map = TensorMap { element: MapElement(2), ..tensor(dimensions, extents) };
+                let rank = map.rank;
+                let list = |at: &[i64]| at[..rank].iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+                let operation = if reduces { ".add" } else { "" };
+                let body = format!(
+                    "createpolicy.fractional.L2::evict_first.b64 %rd8;\n\
+                     cp.async.bulk.prefetch.tensor.{rank}d.L2.global.tile{hint} [%rd1, {{{0}}}]{policy};\n\
+                     cp.async.bulk.tensor.{rank}d.shared::cta.global.tile.mbarrier::complete_tx::bytes{hint} [%r1], [%rd1, {{{0}}}], [%r2]{policy};\n\
+                     OWN: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0; @!%p2 bra OWN;\n\
+                     {name}.{rank}d.global.shared::cta{operation}.bulk_group{hint} [%rd1, {{{1}}}], [%r1]{policy};\n\
+                     cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;",
+                    list(&[0; 5]),
+                    list(&to)
+                );
+                let (_, after) = copied(&map, &body);
+                for (number, word) in after.iter().enumerate() {
+                    // The element's place in the tensor, and in the box that is stored.
+                    let (mut rest, mut within, mut at) = (number as i64, true, [0; 5]);
+                    for dimension in 0..rank {
+                        at[dimension] = rest % dimensions[dimension] as i64 - to[dimension];
+                        rest /= dimensions[dimension] as i64;
+                        within &= (0..i64::from(extents[dimension])).contains(&at[dimension]);
+                    }
+                    let (old, source) = (number as u32 + 1, element(&map, at));
+                    let wanted = match (within && rest == 0, reduces) {
+                        (false, _) => old,
+                        (true, false) => source.unwrap_or(0),
+                        (true, true) => old + source.unwrap_or(0),
+                    };
+                    assert_eq!(*word, wanted, "{name}.{rank}d at element {number}");
+                }
+            }
+        }
+    }
+}
+
+/// The first CTA of four loads a row for each CTA of a mask. Which barrier is told is the row's own CTA's, or with `.cta_group::2` that of
+/// its pair whose rank is even or odd as the barrier's that the instruction names.
+#[test]
+fn copies_to_several_ctas() {
+    let map = tensor(&[64, 64], &[16, 1]);
+    for (group, mask, barrier_of, told) in [
+        ("", 0b1011u32, 0u32, [64, 64, 0, 64]),
+        (".cta_group::1", 0b0101, 0, [64, 0, 64, 0]),
+        (".cta_group::2", 0b1111, 0, [128, 0, 128, 0]),
+        (".cta_group::2", 0b1110, 1, [0, 64, 0, 128]),
+    ] {
+        for (hint, policy) in [("", ""), (".L2::cache_hint", ", %rd8")] {
+            let list: Vec<String> = told
+                .iter()
+                .enumerate()
+                .map(|(rank, bytes)| format!("setp.eq.u32 %p3, %r3, {rank}; @%p3 mov.u32 %r4, {bytes};"))
+                .collect();
+            let body = format!(
+                "mov.u64 %rd1, %rd0; add.u64 %rd2, %rd0, 128; mov.u32 %r1, tile; mov.u32 %r2, bar; mov.u32 %r3, %cluster_ctarank; mov.u32 %r4, 0;\n\
+                 {} setp.eq.u32 %p1, %r0, 0; mad.lo.u32 %r5, %r0, 4, %r1; st.shared.u32 [%r5], 0; fence.proxy.async;\n\
+                 @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], %r4;\n\
+                 fence.mbarrier_init.release.cluster; createpolicy.fractional.L2::evict_last.b64 %rd8;\n\
+                 barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; setp.eq.and.u32 %p2, %r3, 0, %p1; @!%p2 bra WAIT;\n\
+                 tensormap.replace.tile.global_address.global.b1024.b64 [%rd1], %rd2; fence.proxy.tensormap::generic.acquire.gpu [%rd1], 128;\n\
+                 mov.b16 %rs1, {mask}; mov.u32 %r6, {barrier_of}; mapa.shared::cluster.u32 %r7, %r2, %r6;\n\
+                 cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster{group}{hint} [%r1], [%rd1, {{16, 5}}], [%r7], %rs1{policy};\n\
+                 WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r2], 0; @!%p3 bra WAIT;\n\
+                 barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; ld.shared.u32 %r8, [%r5];\n\
+                 mad.lo.u32 %r9, %r3, 16, %r0; mad.wide.u32 %rd3, %r9, 4, %rd0; setp.lt.u32 %p4, %r0, 16;\n\
+                 @%p4 st.global.u32 [%rd3+16512], %r8; barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;",
+                list.concat()
+            );
+            let (_, mut words) = prepared(&map, "");
+            let run = Run::new(&body)
+                .declare(".shared .align 1024 .b8 tile[128]; .shared .align 8 .b64 bar;")
+                .shape(4, 32, 4);
+            run.try_on(&mut words).unwrap_or_else(|fault| panic!("{group}: {fault}"));
+            for at in 0..64usize {
+                let found = (words[16 + ELEMENTS / 2 + at / 2] >> (32 * (at % 2))) as u32;
+                let wanted = element(&map, [16 + at as i64 % 16, 5, 0, 0, 0]).filter(|_| mask >> (at / 16) & 1 != 0);
+                assert_eq!(found, wanted.unwrap_or(0), "{group} mask {mask:#b}: CTA {}, element {}", at / 16, at % 16);
+            }
+        }
+    }
+    // The barrier of the even CTA of a pair is told of what the odd one loads for itself.
+    for (group, barrier_of) in [(".cta_group::1", 1), (".cta_group::2", 0)] {
+        let body = format!(
+            "mov.u64 %rd1, %rd0; add.u64 %rd2, %rd0, 128; mov.u32 %r1, tile; mov.u32 %r2, bar; mov.u32 %r3, %cluster_ctarank; setp.eq.u32 %p1, %r0, 0;\n\
+             setp.eq.and.u32 %p2, %r3, {barrier_of}, %p1; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1;\n\
+             @%p2 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 64; fence.mbarrier_init.release.cluster;\n\
+             barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; setp.eq.and.u32 %p3, %r3, 1, %p1; @!%p3 bra WAIT;\n\
+             tensormap.replace.tile.global_address.global.b1024.b64 [%rd1], %rd2; fence.proxy.tensormap::generic.acquire.gpu [%rd1], 128;\n\
+             mov.u32 %r6, {barrier_of}; mapa.shared::cluster.u32 %r7, %r2, %r6;\n\
+             cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes{group} [%r1], [%rd1, {{16, 5}}], [%r7];\n\
+             WAIT: setp.ne.u32 %p4, %r3, {barrier_of}; @%p4 bra DONE;\n\
+             POLL: mbarrier.try_wait.parity.shared::cta.b64 %p4, [%r2], 0; @!%p4 bra POLL; mov.u32 %r6, 1; mapa.shared::cluster.u32 %r7, %r1, %r6;\n\
+             ld.shared::cluster.u32 %r8, [%r7+60]; @%p1 st.global.u32 [%rd0+16512], %r8;\n\
+             DONE: barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
+        );
+        let (_, mut words) = prepared(&map, "");
+        let run =
+            Run::new(&body).declare(".shared .align 1024 .b8 tile[128]; .shared .align 8 .b64 bar;").shape(2, 32, 2);
+        run.try_on(&mut words).unwrap_or_else(|fault| panic!("{group}: {fault}"));
+        assert_eq!(Some(words[16 + ELEMENTS / 2] as u32), element(&map, [31, 5, 0, 0, 0]), "{group}");
+    }
+}
+
+/// Sixteen elements of 4 or 6 bits go to 16 bytes of shared memory each; the barrier is told of 8 or 12.
+#[test]
+fn padding_of_packed_elements_is_not_counted() {
+    for (number, bits) in [(12, 4usize), (13, 6)] {
+        let mut map = tensor(&[128, 4], &[128, 2]);
+        (map.element, map.strides[0]) = (MapElement(number), 16 * bits as u64);
+        let text = load_text(&map, "", &[0, 1], "");
+        let (run, mut words) = prepared(&map, &text);
+        let run = Run {
+            body: run.body.replace(&format!("[%r2], {};", 4 * 128 * 2), &format!("[%r2], {};", 32 * bits)),
+            ..run
+        };
+        let bytes: Vec<u8> = words[16..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        run.try_on(&mut words).unwrap_or_else(|fault| panic!("{fault}"));
+        let found: Vec<u8> = words[16 + ELEMENTS / 2..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        for (at, byte) in found.into_iter().enumerate().take(256) {
+            let (row, group, within) = (at / 128, at / 16 % 8, at % 16);
+            let wanted = if within < 2 * bits { bytes[(row + 1) * 16 * bits + group * 2 * bits + within] } else { 0 };
+            assert_eq!(byte, wanted, "{bits} bits, byte {at}");
         }
     }
 }
@@ -328,7 +471,13 @@ fn maps_are_built_field_by_field() {
         element_strides: [1, 2, 8, 1, 1],
         ..tensor(&[32, 1 << 31, 7], &[16, 256, 3])
     };
-    for space in [".global", ".shared::cta"] {
+    for (space, scope) in [
+        (".global", ""),
+        (".shared::cta", "cta"),
+        (".shared::cta", "cluster"),
+        (".shared::cta", "gpu"),
+        (".shared::cta", "sys"),
+    ] {
         let mut body = String::from("mov.u64 %rd1, %rd0; mov.u32 %r1, own; cvt.u64.u32 %rd2, %r1;\n");
         let address = if space == ".global" { "%rd1" } else { "%rd2" };
         for word in 0..16 {
@@ -365,9 +514,9 @@ fn maps_are_built_field_by_field() {
             }
         }
         if space != ".global" {
-            body.push_str(
-                "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%rd1], [%rd2], 128;",
-            );
+            body.push_str(&format!(
+                "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.{scope}.sync.aligned [%rd1], [%rd2], 128;"
+            ));
         }
         let run = Run::new(&body).declare(".shared .align 128 .b8 own[128];");
         let bytes: Vec<u8> = run.words(16).into_iter().flat_map(u64::to_le_bytes).collect();

@@ -1,9 +1,9 @@
 //! `tcgen05.mma` of every kind, dense and sparse, of one CTA and of pairs, with weights that stay, and with block scales, against sums.
 
 use ptx_emulator::numeric::format;
-use ptx_emulator::tensor_core::accumulation::Accumulation;
 
-use super::products::{Draw, Kind, Matrix, Sparse, Trial};
+use super::tensor_memory_moves::{SWIZZLES, around, descriptor};
+use super::trial::{Draw, Kind, Matrix, Sparse, Trial};
 use super::warpgroup::Layout;
 
 /// What `coverage` runs again.
@@ -22,9 +22,6 @@ const A: usize = 64;
 const METADATA: usize = 100;
 const SCALES: [usize; 2] = [104, 112];
 const COLUMNS: usize = 128;
-
-/// The swizzles of a descriptor, and what else it always says: none, 32, 64 and 128 bytes.
-const SWIZZLES: [u64; 4] = [1 << 46, 6 << 61 | 1 << 46, 4 << 61 | 1 << 46, 2 << 61 | 1 << 46];
 
 #[derive(Clone)]
 struct Case<'t> {
@@ -139,7 +136,9 @@ impl<'t> Case<'t> {
         let bits = a_kind.bits();
         let depth = if self.sparse.is_some() { 512 } else { 256 } / bits as usize;
         let mut draw = Draw((self.columns + self.rows) as u64);
-        let sparse = self.sparse.map(|_| Sparse::draw(self.rows, depth, a_kind, &mut draw));
+        // Rows that are shifted come to the metadata of others.
+        let drawn = if self.shifted { Sparse::draw_alike } else { Sparse::draw };
+        let sparse = self.sparse.map(|_| drawn(self.rows, depth, a_kind, &mut draw));
         let dense = Matrix::draw(self.rows, depth, a_kind, &mut draw);
         let (stored, a) = sparse.as_ref().map_or((&dense, &dense), |sparse| (&sparse.stored, &sparse.whole));
         let extra = if self.zeros.is_some() { 32 } else { 0 };
@@ -241,24 +240,13 @@ impl<'t> Case<'t> {
             images.push(image);
         }
 
-        let mut text = String::from("mov.u32 %r5, cell; setp.ge.u32 %p4, %r0, 32; @%p4 bra ready;\n");
         let group = if self.pair { "cta_group::2" } else { "cta_group::1" };
-        text.push_str(&format!(
-            "tcgen05.alloc.{group}.sync.aligned.shared::cta.b32 [%r5], {COLUMNS};\n\
-             tcgen05.relinquish_alloc_permit.{group}.sync.aligned; mbarrier.init.shared::cta.b64 [%r5+8], 1;\n\
-             ready: bar.sync 0; ld.shared.u32 %r6, [%r5]; and.b32 %r7, %r0, 96; shl.b32 %r7, %r7, 16; add.u32 %r7, %r7, %r6;\n\
-             tcgen05.st.sync.aligned.32x32b.x128.b32 [%r7], $1; tcgen05.wait::st.sync.aligned;\n\
-             tcgen05.fence::before_thread_sync; bar.sync 0; barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;\n\
-             tcgen05.fence::after_thread_sync; add.u32 %r8, %r6, {A}; add.u32 %r9, %r6, {METADATA};\n\
-             add.u32 %r10, %r6, {}; add.u32 %r11, %r6, {};\n",
+        let mut text = format!(
+            "add.u32 %r8, %r6, {A}; add.u32 %r9, %r6, {METADATA}; add.u32 %r10, %r6, {}; add.u32 %r11, %r6, {};\n",
             SCALES[0], SCALES[1]
-        ));
-        for (register, (start, fields)) in ["%rd4", "%rd5"].into_iter().zip(starts) {
-            text.push_str(&format!(
-                "add.u32 %r12, %r1, {start}; shr.u32 %r12, %r12, 4; cvt.u64.u32 {register}, %r12; or.b64 {register}, {register}, {};\n",
-                fields as i64
-            ));
-        }
+        );
+        text.push_str(&descriptor("%rd4", starts[0].0, starts[0].1));
+        text.push_str(&descriptor("%rd5", starts[1].0, starts[1].1));
         let shift_name = if self.shifted { ".ashift" } else { "" };
         let scaled_name = if self.scaled() { ".block_scale" } else { "" };
         let name = match (self.stationary, self.sparse.is_some()) {
@@ -292,19 +280,14 @@ impl<'t> Case<'t> {
             more.push_str(&format!(", {down}"));
         }
         text.push_str(&format!(
-            "mov.b32 %r13, {}; setp.eq.u32 %p5, %r0, %r0; not.pred %p6, %p5; setp.ne.u32 %p3, %r40, 0; @%p3 bra done;\n\
-             tcgen05.mma{name}.{group}.kind::{}{scaled_name}{}{shift_name}{} [%r6], {a_operand}, %rd5,{metadata} %r13,{more};\n\
-             tcgen05.commit.{group}.mbarrier::arrive::one.shared::cluster.b64 [%r5+8];\n\
-             wait: mbarrier.try_wait.parity.shared::cta.b64 %p7, [%r5+8], 0; @!%p7 bra wait;\n\
-             done: tcgen05.fence::before_thread_sync; bar.sync 0; barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;\n\
-             tcgen05.fence::after_thread_sync;\n\
-             tcgen05.ld.sync.aligned.32x32b.x128.b32 $1, [%r7]; tcgen05.wait::ld.sync.aligned;\n\
-             bar.sync 0; @%p4 bra end; tcgen05.dealloc.{group}.sync.aligned.b32 %r6, {COLUMNS}; end:\n",
-            self.descriptor() as i32,
-            self.kind,
-            self.scales,
-            self.collector
+            "mov.b32 %r13, {}; setp.eq.u32 %p5, %r0, %r0; not.pred %p6, %p5;",
+            self.descriptor() as i32
         ));
+        let issue = format!(
+            "tcgen05.mma{name}.{group}.kind::{}{scaled_name}{}{shift_name}{} [%r6], {a_operand}, %rd5,{metadata} %r13,{more};",
+            self.kind, self.scales, self.collector
+        );
+        let text = around(group, COLUMNS, &text, &issue);
         let longest = images.iter().map(Vec::len).max().unwrap_or(0).next_multiple_of(128);
         let mut shared = vec![];
         for image in &images {
@@ -312,18 +295,7 @@ impl<'t> Case<'t> {
             shared.resize(shared.len() + longest - image.len(), 0);
         }
         let operands = [tensor.clone()];
-        let body = format!(".shared .align 16 .b8 cell[16];\n{text}");
-        let trial = Trial {
-            target: "sm_100a",
-            text: &body,
-            new: 0,
-            operands: &operands,
-            read: 1,
-            shared: &shared,
-            threads: 128,
-            ctas,
-            how: Accumulation::Once,
-        };
+        let trial = Trial { target: "sm_100a", operands: &operands, ctas, ..Trial::of_warpgroup(&text, &shared) };
         let found = trial.run();
         for (row, column) in (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column))) {
             let (cta, within) = (row / rows, row % rows);
@@ -442,7 +414,7 @@ fn sparse_products() {
             Case { collector: COLLECTORS[at % 4], ..case.clone() }.check();
             Case { a_in_tensor_memory: true, ..case.clone() }.check();
         }
-        Case { sparse: Some(0), a_in_tensor_memory: true, shifted: false, ..Case::new(kind, types, 128, 8) }.check();
+        Case { sparse: Some(0), a_in_tensor_memory: true, shifted: true, ..Case::new(kind, types, 128, 8) }.check();
     }
 }
 

@@ -2,10 +2,11 @@
 
 use ptx_emulator::tensor_core::accumulation::Accumulation;
 
-use super::products::{Draw, Kind, Matrix, Sparse, Trial};
+use super::trial::{Draw, Kind, Matrix, Sparse, Trial};
 
 /// What `coverage` runs again.
-pub const TESTS: &[fn()] = &[dense_products, sparse_products, hopper_keeps_thirteen_bits_of_fp8];
+pub const TESTS: &[fn()] =
+    &[dense_products, sparse_products, sums_of_integers_wrap_or_saturate, hopper_keeps_thirteen_bits_of_fp8];
 
 /// How a matrix lies in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,14 +83,15 @@ struct Case {
     scales: [i32; 2],
     /// Whether the accumulator counts.
     counts: bool,
-    saturate: bool,
+    /// Where `.satfinite` stands: before the types, as compilers write it, or after them, as the ISA says.
+    saturate: Option<bool>,
 }
 
 impl Case {
     fn new(kinds: [&'static str; 3], columns: usize) -> Case {
         let [a, b] = [Some(Layout::PLAIN), Some(Layout::PLAIN)];
         let b = b.unwrap_or(Layout::PLAIN);
-        Case { kinds, columns, sparse: None, a, b, scales: [1, 1], counts: true, saturate: false }
+        Case { kinds, columns, sparse: None, a, b, scales: [1, 1], counts: true, saturate: None }
     }
 
     fn check(&self) {
@@ -182,25 +184,15 @@ impl Case {
             more.push_str(&format!(", {}", transposed(self.b)));
         }
         let name = if self.sparse.is_some() { "wgmma.mma_async.sp" } else { "wgmma.mma_async" };
-        let saturate = if self.saturate { ".satfinite" } else { "" };
+        let [before, after] = [true, false].map(|place| if self.saturate == Some(place) { ".satfinite" } else { "" });
         let end = if a_name == "b1" { ".and.popc" } else { "" };
         text.push_str(&format!(
             "setp.eq.u32 %p1, %r0, %r0; not.pred %p2, %p1; wgmma.fence.sync.aligned;\n\
-             {name}.sync.aligned.m64n{}k{depth}{saturate}.{result}.{a_name}.{b_name}{end} $1, {a_operand}, %rd5{more};\n\
+             {name}.sync.aligned.m64n{}k{depth}{before}.{result}.{a_name}.{b_name}{after}{end} $1, {a_operand}, %rd5{more};\n\
              wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;",
             self.columns
         ));
-        let trial = Trial {
-            target: "sm_90a",
-            text: &text,
-            new: 0,
-            operands: &operands,
-            read: 1,
-            shared: &image,
-            threads: 128,
-            ctas: 1,
-            how: Accumulation::Once,
-        };
+        let trial = Trial { operands: &operands, ..Trial::of_warpgroup(&text, &image) };
         for (register, words) in trial.run().iter().enumerate() {
             for (thread, word) in words.iter().enumerate() {
                 for part in 0..if half { 2 } else { 1 } {
@@ -249,7 +241,8 @@ fn dense_products() {
         }
         Case::new(kinds, 256).check();
         if kinds[0] == "s32" && kinds[1] != "b1" {
-            Case { saturate: true, ..Case::new(kinds, 16) }.check();
+            Case { saturate: Some(true), ..Case::new(kinds, 16) }.check();
+            Case { saturate: Some(false), ..Case::new(kinds, 16) }.check();
         }
     }
     for kinds in &TYPES[..3] {
@@ -275,8 +268,36 @@ fn sparse_products() {
             Case { a: Some(layout(32)), b: layout(64), ..case(64) }.check();
             Case { a: Some(layout(128)), b: layout(128), ..case(128) }.check();
             if kinds[0] == "s32" {
-                Case { saturate: true, ..case(16) }.check();
+                Case { saturate: Some(true), ..case(16) }.check();
+                Case { saturate: Some(false), ..case(16) }.check();
             }
+        }
+    }
+}
+
+/// All of A and B are ones in 8 bits, so that 32 (or of a sparse A 32) products are added to the largest number.
+#[test]
+fn sums_of_integers_wrap_or_saturate() {
+    let ones = |columns: usize| Matrix { columns, elements: vec![(1, 1.0); 64 * columns] };
+    let mut image = vec![];
+    let (start, fields) = Layout::PLAIN.put(&ones(32), 8, &mut image, SWIZZLES);
+    let (wide_start, wide_fields) = Layout::PLAIN.put(&ones(64), 8, &mut image, SWIZZLES);
+    for (name, depth, metadata, [b_start, b_fields]) in
+        [("", 32, "", [start as u64, fields]), (".sp", 64, "@2, 0, ", [wide_start as u64, wide_fields])]
+    {
+        for (before, after, expected) in
+            [("", "", i32::MAX.wrapping_add(32)), (".satfinite", "", i32::MAX), ("", ".satfinite", i32::MAX)]
+        {
+            let text = format!(
+                "add.u32 %r5, %r1, {start}; shr.u32 %r5, %r5, 4; cvt.u64.u32 %rd4, %r5; or.b64 %rd4, %rd4, {fields};\n\
+                 add.u32 %r5, %r1, {b_start}; shr.u32 %r5, %r5, 4; cvt.u64.u32 %rd5, %r5; or.b64 %rd5, %rd5, {b_fields};\n\
+                 setp.eq.u32 %p1, %r0, %r0; wgmma.fence.sync.aligned;\n\
+                 wgmma.mma_async{name}.sync.aligned.m64n8k{depth}{before}.s32.s8.s8{after} $1, %rd4, %rd5, {metadata}%p1;\n\
+                 wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;"
+            );
+            let operands = [vec![vec![i32::MAX as u32; 128]; 4], vec![vec![0x4444_4444; 128]]];
+            let trial = Trial { operands: &operands, ..Trial::of_warpgroup(&text, &image) };
+            assert_eq!(trial.run(), vec![vec![expected as u32; 128]; 4], "{name}{before}{after}");
         }
     }
 }
@@ -297,17 +318,7 @@ fn hopper_keeps_thirteen_bits_of_fp8() {
     );
     let run = |how| {
         let operands = [vec![vec![16384f32.to_bits(); 128]; 4]];
-        let trial = Trial {
-            target: "sm_90a",
-            text: &text,
-            new: 0,
-            operands: &operands,
-            read: 1,
-            shared: &image,
-            threads: 128,
-            ctas: 1,
-            how,
-        };
+        let trial = Trial { operands: &operands, how, ..Trial::of_warpgroup(&text, &image) };
         f32::from_bits(trial.run()[2][77])
     };
     assert_eq!(run(Accumulation::Once), 16385.0);

@@ -1,7 +1,7 @@
 //! `wmma`: matrices of every shape and type go through fragments, and their products are sums.
 
 use super::Run;
-use super::products::{Draw, Kind, Matrix};
+use super::trial::{Draw, Kind, Matrix};
 
 /// What `coverage` runs again.
 pub const TESTS: &[fn()] = &[products_of_every_shape, products_of_doubles];
@@ -86,7 +86,7 @@ impl Case<'_> {
         }
         let result = image.len();
         let d_length = if self.layouts[2] == "col" { m } else { n };
-        image.resize(result + m * n * bits_in_memory(d_type) / 8, 0);
+        image.resize((result + m * n * bits_in_memory(d_type) / 8).next_multiple_of(256), 0);
         let base = if self.space.contains("shared") {
             // All of it goes through shared memory.
             text.push_str(&format!(
@@ -119,7 +119,7 @@ impl Case<'_> {
         let d_count = registers(m * n, d_type, false);
         text.push_str(&format!(
             ".reg .b32 d<{d_count}>;\nwmma.mma{}.sync.aligned.{}.{}.{}.{kinds}{} {}, {}, {}, {};\n\
-             wmma.store.d.sync.aligned.{}.{}.global.{d_type} [%rd0+{result}], {}, {d_length};",
+             wmma.store.d.sync.aligned.{}.{}{}.{d_type} [{base}+{result}], {}, {d_length};",
             self.operation,
             self.layouts[0],
             self.layouts[1],
@@ -131,8 +131,18 @@ impl Case<'_> {
             names('c', registers(m * n, c_type, false)),
             self.layouts[2],
             self.shape,
+            self.space,
             names('d', d_count)
         ));
+        if base == "%r1" {
+            text.push_str(&format!(
+                "mov.u32 %r2, {}; bar.sync 0; drain: shl.b32 %r3, %r2, 7; shl.b32 %r4, %r0, 2; add.u32 %r3, %r3, %r4;\n\
+                 cvt.u64.u32 %rd3, %r3; add.u64 %rd3, %rd3, %rd0; add.u32 %r3, %r3, %r1; ld.shared.b32 %r4, [%r3];\n\
+                 st.global.b32 [%rd3], %r4; add.u32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, {}; @%p1 bra drain;\n",
+                result / 128,
+                image.len().div_ceil(128)
+            ));
+        }
         let mut buffer: Vec<u64> = image.chunks(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
         let run = Run::new(&text).target("sm_80").declare(".shared .align 256 .b8 tile[8192];");
         run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{fault}"));

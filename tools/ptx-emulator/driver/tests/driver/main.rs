@@ -24,11 +24,16 @@ fn python() -> Option<PathBuf> {
     let named = std::env::var_os("TESSERA_PYTHON").map(PathBuf::from);
     let found = named.or_else(|| Some(root().join(".venv/bin/python3")).filter(|python| python.exists()));
     if found.is_none() {
-        eprintln!(
-            "not run: `make setup` installs Python's packages into .venv, or TESSERA_PYTHON names a Python that has them"
-        );
+        not_run("`make setup` installs Python's packages into .venv, or TESSERA_PYTHON names a Python that has them");
     }
     found
+}
+
+/// Says that a test is not run, for what is missing. It fails where the environment names what tests need, as `make test` does.
+fn not_run(missing: &str) {
+    let named = ["TESSERA_PYTHON", "TESSERA_PTXAS"].into_iter().any(|name| std::env::var_os(name).is_some());
+    assert!(!named, "cannot run: {missing}");
+    eprintln!("not run: {missing}");
 }
 
 /// A folder with the library under the names that programs look for.
