@@ -1,6 +1,7 @@
 //! Accesses of shared memory: who may, and whether it has been written.
 
 use super::clock::Work;
+use super::global::GlobalTouch;
 use super::shadow::{Access, STRONG};
 use super::{Actor, Checker, ReportKind};
 use crate::machine::context::{Context, lanes};
@@ -237,12 +238,26 @@ impl Context<'_> {
         if self.cluster.checker.is_none() {
             return;
         }
-        let Some((cta, offset)) = self.shared_of(space, address) else { return };
+        let Some((cta, offset)) = self.shared_of(space, address) else {
+            return self.check_global_store(space, lane, address, value, strong);
+        };
         let same = self.cluster.ctas[cta].shared.read(offset) == Some(value);
         self.check(|checker, actor| {
             let touch = Touch { strong, same, ..checker.touch(actor, lane) };
             checker.writes(touch, cta, offset, W::BYTES);
         });
+    }
+
+    fn check_global_store<W: Word>(&mut self, space: Space, lane: usize, address: u64, value: W, strong: bool) {
+        let (space, address) = if space == Space::Generic { specific(address) } else { (space, address) };
+        if space == Space::Global
+            && let Some(window) = self.global(address, W::BYTES)
+        {
+            self.check(|checker, actor| {
+                let touch = GlobalTouch { actor, lane, strong, copies: false, writes: true };
+                checker.global(touch, address, W::BYTES, || window.read(address) == Some(value));
+            });
+        }
     }
 
     /// Follows strong accesses, by which threads learn of each other.
@@ -269,8 +284,13 @@ impl Context<'_> {
     fn check_lanes(&mut self, space: Space, addresses: &[u64; LANES], bytes: usize, strong: bool, writes: bool) {
         for lane in lanes(self.mask) {
             let Some((cta, offset)) = self.shared_of(space, addresses[lane]) else {
-                if !writes {
-                    self.check_global(space, lane, addresses[lane], bytes);
+                let address = addresses[lane];
+                let (space, address) = if space == Space::Generic { specific(address) } else { (space, address) };
+                if space == Space::Global {
+                    if !writes {
+                        self.check_global(space, lane, address, bytes);
+                    }
+                    self.check_race(lane, address, bytes, strong, writes);
                 }
                 continue;
             };

@@ -10,6 +10,7 @@
 
 pub mod clock;
 mod convergence;
+mod global;
 mod memory;
 mod order;
 mod registers;
@@ -21,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use convergence::Arrival;
+pub use global::Launch;
 pub use memory::Strong;
 pub use report::{Report, ReportKind, Reports};
 
@@ -30,6 +32,7 @@ use crate::machine::kernel::Kernel;
 use crate::machine::row::LANES;
 use clock::{Agents, Clock, Work};
 use convergence::Parting;
+use global::Others;
 use order::{Counters, Mbarrier, Meeting};
 use registers::Registers;
 use shadow::{Access, Shadow};
@@ -60,6 +63,7 @@ pub struct Checker {
     seen: Vec<Clock>,
     /// Clocks that strong writes have left at addresses.
     locations: HashMap<u64, Clock>,
+    others: Others,
     found: Vec<Finding>,
     known: HashSet<(ReportKind, u32, u32)>,
 }
@@ -87,7 +91,7 @@ struct Finding {
 
 impl Checker {
     /// For the clusters of a launch.
-    pub fn new(reports: Arc<Reports>) -> Checker {
+    pub fn new(reports: Arc<Reports>, launch: Arc<Launch>) -> Checker {
         Checker {
             reports,
             agents: Agents::default(),
@@ -106,13 +110,14 @@ impl Checker {
             released: vec![],
             seen: vec![],
             locations: HashMap::new(),
+            others: Others::new(launch),
             found: vec![],
             known: HashSet::new(),
         }
     }
 
-    /// Forgets the cluster before, for one of this shape that runs a kernel.
-    pub fn start(&mut self, kernel: &Kernel, ctas: usize, warps_each: usize, shared_bytes: usize) {
+    /// Forgets the cluster before, for one of a number that runs a kernel: of so many CTAs, of so many warps and bytes of shared memory.
+    pub fn start(&mut self, kernel: &Kernel, number: u64, [ctas, warps_each, shared_bytes]: [usize; 3]) {
         let warps = ctas * warps_each;
         self.agents = Agents { warps };
         self.warps_each = warps_each;
@@ -143,6 +148,7 @@ impl Checker {
         self.seen.resize_with(warps, Clock::default);
         self.seen.iter_mut().for_each(Clock::clear);
         self.locations.clear();
+        self.others.start(number);
     }
 
     /// Notes a mistake, unless there was one of this kind between the same two instructions before.

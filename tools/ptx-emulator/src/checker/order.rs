@@ -155,6 +155,8 @@ impl Checker {
     /// `fence` and `membar`: what strong reads have seen is known from now on, and strong writes publish what is known now.
     pub fn fence(&mut self, actor: Actor) {
         let warp = actor.warp;
+        self.others.tell();
+        self.others.look();
         Checker::acquire(&mut self.clocks, &mut self.lanes[warp], warp, u32::MAX, &self.seen[warp]);
         match &mut self.released[warp] {
             Some(clock) => clock.join(&self.clocks[warp]),

@@ -291,6 +291,7 @@ fn ordering(b: &Builder<'_, '_>) -> u32 {
 /// Tells the checker of an atomic operation.
 fn check(context: &mut Context<'_>, instruction: &Instruction, space: Space, addresses: &[u64; LANES], bytes: usize) {
     context.check_updates(space, addresses, bytes);
+    context.check_tells(space, addresses);
     let (acquires, releases) = (instruction.modifiers & ACQUIRE != 0, instruction.modifiers & RELEASE != 0);
     context.check_strong(space, addresses, Strong { reads: true, acquires, writes: true, releases });
 }
@@ -319,6 +320,7 @@ fn update_by_place<W: Word + Lane>(
             Err(refused) => return context.refuse(lane, refused, "atomic operation"),
         }
     }
+    context.check_looks(space, &addresses);
     if instruction.modifiers & RETURNS != 0 {
         context.write(instruction.operands[0], &before);
     }
@@ -339,6 +341,7 @@ fn compare_and_swap<W: Word + Lane>(context: &mut Context<'_>, instruction: &Ins
             Err(refused) => return context.refuse(lane, refused, "atomic operation"),
         }
     }
+    context.check_looks(space, &addresses);
     context.write(instruction.operands[0], &before);
     Step::Next
 }
@@ -359,6 +362,7 @@ pub fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
         b.source::<u64>()?;
     }
     b.made.modifiers |= number(&OPERATIONS, operation) | number(&KINDS, kind) << 4 | if returns { RETURNS } else { 0 };
+    b.made.modifiers |= ordering(b);
     Ok(|context, instruction| {
         let addresses = context.addresses(instruction, 0);
         let list = context.list(instruction);
@@ -367,6 +371,7 @@ pub fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
         let (operation, kind) =
             (OPERATIONS[instruction.modifiers as usize & 15], KINDS[instruction.modifiers as usize >> 4 & 15]);
         let narrow = matches!(kind, "f16" | "bf16");
+        check(context, instruction, Space::Global, &addresses, sources.len() * if narrow { 2 } else { 4 });
         for (at, slot) in sources.iter().enumerate() {
             let values: [u32; LANES] = context.read(*slot);
             let mut before = [0u32; LANES];
@@ -392,6 +397,7 @@ pub fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
                 context.write(list[at], &before);
             }
         }
+        context.check_looks(Space::Global, &addresses);
         Step::Next
     })
 }

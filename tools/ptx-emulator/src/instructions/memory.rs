@@ -168,9 +168,6 @@ fn execute_load<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>,
         }
     }
     context.check_reads(space, &addresses, list.len() * W::BYTES, instruction.modifiers & STRONG != 0);
-    if instruction.modifiers & STRONG != 0 {
-        context.check_strong(space, &addresses, Strong::read(instruction.modifiers & ORDERED != 0));
-    }
     for (at, slot) in list.iter().enumerate() {
         let mut values = [W::default(); 32];
         for lane in lanes(context.mask) {
@@ -190,6 +187,10 @@ fn execute_load<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>,
             }
             _ => context.write(*slot, &values.map(|value| value.wide() as u32)),
         }
+    }
+    if instruction.modifiers & STRONG != 0 {
+        context.check_strong(space, &addresses, Strong::read(instruction.modifiers & ORDERED != 0));
+        context.check_looks(space, &addresses);
     }
     Step::Next
 }
@@ -270,6 +271,9 @@ fn execute_store<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>
                 return misaligned_vector(context, lane, addresses[lane], vector_bytes);
             }
         }
+    }
+    if instruction.modifiers & STRONG != 0 {
+        context.check_tells(space, &addresses);
     }
     for (at, slot) in list.iter().enumerate() {
         let values: [W; 32] = match instruction.modifiers >> 8 & 0x1f {

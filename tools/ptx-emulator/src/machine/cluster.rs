@@ -14,7 +14,7 @@ use super::observer::Observer;
 use super::row::{LANES, Row};
 use super::warp::{self, Fragment, FragmentState, Turn, WarpState};
 use crate::asynchronous::mbarrier;
-use crate::checker::{Checker, Reports};
+use crate::checker::{Checker, Launch, Reports};
 use crate::memory::global::Window;
 use crate::memory::shared::Bytes;
 use crate::tensor_core::tensor_memory::TensorMemory;
@@ -136,10 +136,11 @@ const POLLING_INSTRUCTIONS: u64 = 64;
 impl Cluster {
     /// A cluster whose mistakes are reported, if there are reports to add them to.
     /// `next` is what all clusters of the grid count the started ones with.
-    pub fn new(reports: Option<&Arc<Reports>>, next: &Arc<AtomicU64>) -> Cluster {
+    pub fn new(checks: Option<&(&Arc<Reports>, Arc<Launch>)>, next: &Arc<AtomicU64>) -> Cluster {
         let mut cluster = Cluster::default();
         cluster.state.next = next.clone();
-        cluster.state.checker = reports.map(|reports| Box::new(Checker::new(reports.clone())));
+        cluster.state.checker =
+            checks.map(|(reports, launch)| Box::new(Checker::new((*reports).clone(), launch.clone())));
         cluster
     }
 
@@ -165,7 +166,7 @@ impl Cluster {
             cta.free_registers = 0;
         }
         if let Some(checker) = &mut self.state.checker {
-            checker.start(kernel, ctas, warps_each, grid.shared_bytes() as usize);
+            checker.start(kernel, index, [ctas, warps_each, grid.shared_bytes() as usize]);
         }
         self.warps.resize_with(ctas * warps_each, Default::default);
         self.finished.clear();

@@ -9,7 +9,7 @@ use super::fault::{Fault, FaultKind};
 use super::kernel::Kernel;
 use super::observer::{Access, Moment, Observer};
 use super::row::LANES;
-use crate::checker::{Report, Reports};
+use crate::checker::{Launch, Report, Reports};
 use crate::memory::global::View;
 use crate::tensor_core::accumulation::Accumulation;
 
@@ -78,6 +78,19 @@ pub const REGISTERS: u32 = 1 << 16;
 /// Blocks may not be larger.
 const MOST_THREADS: u32 = 1024;
 
+/// The coordinates of a thread of a CTA of this shape.
+pub fn thread_of([x, y, _]: [u32; 3], number: u32) -> [u32; 3] {
+    [number % x, number / x % y, number / (x * y)]
+}
+
+/// The coordinates of a CTA of a cluster, in a grid of this extent and clusters of this shape.
+pub fn cta_of([x, y, _]: [u32; 3], [cx, cy, cz]: [u32; 3], cluster: u64, rank: u32) -> [u32; 3] {
+    let (along_x, along_y) = (u64::from(x / cx), u64::from(y / cy));
+    let first = [cluster % along_x, cluster / along_x % along_y, cluster / (along_x * along_y)];
+    let inner = [rank % cx, rank / cx % cy, rank / (cx * cy)];
+    [0, 1, 2].map(|axis| first[axis] as u32 * [cx, cy, cz][axis] + inner[axis])
+}
+
 impl Grid<'_> {
     /// Threads of a CTA.
     pub fn threads(&self) -> u32 {
@@ -96,8 +109,7 @@ impl Grid<'_> {
 
     /// The coordinates of a thread of a CTA.
     pub fn thread(&self, number: u32) -> [u32; 3] {
-        let [x, y, _] = self.block;
-        [number % x, number / x % y, number / (x * y)]
+        thread_of(self.block, number)
     }
 
     /// The number of a CTA.
@@ -109,12 +121,7 @@ impl Grid<'_> {
 
     /// The coordinates of a CTA of a cluster.
     pub fn cta(&self, cluster: u64, rank: u32) -> [u32; 3] {
-        let [cx, cy, cz] = self.cluster;
-        let [x, y, _] = self.extent;
-        let (along_x, along_y) = (u64::from(x / cx), u64::from(y / cy));
-        let first = [cluster % along_x, cluster / along_x % along_y, cluster / (along_x * along_y)];
-        let inner = [rank % cx, rank / cx % cy, rank / (cx * cy)];
-        [0, 1, 2].map(|axis| first[axis] as u32 * [cx, cy, cz][axis] + inner[axis])
+        cta_of(self.extent, self.cluster, cluster, rank)
     }
 
     /// The warp that gets the turn of a number.
@@ -216,14 +223,15 @@ impl Grid<'_> {
         let resident = (RESIDENT * self.multiprocessors as usize / self.cluster_ctas() as usize).max(1);
         // Clusters that wait for others to go on: a grid may synchronize through global memory.
         let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
+        let checks = reports.map(|reports| (reports, Arc::new(Launch::new(self))));
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
         let work = |mut observer: Option<&mut dyn Observer>| {
-            let mut spare = Some(Cluster::new(reports, &next));
+            let mut spare = Some(Cluster::new(checks.as_ref(), &next));
             while !stop.load(Ordering::Relaxed) {
                 let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
                 let fresh = if waiting < resident { next.fetch_add(1, Ordering::Relaxed) } else { clusters };
                 let mut cluster = if fresh < clusters {
-                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(reports, &next));
+                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(checks.as_ref(), &next));
                     cluster.start(self, fresh);
                     cluster
                 } else {

@@ -184,7 +184,10 @@ impl<'a> Context<'a> {
                 let (space, address) = specific(address);
                 return self.copy_out(space, address, into);
             }
-            Space::Global => self.global(address, into.len()).and_then(|window| window.copy_out(address, into)),
+            Space::Global => {
+                self.check_copied(address, into.len(), None);
+                self.global(address, into.len()).and_then(|window| window.copy_out(address, into))
+            }
             Space::Shared => {
                 let place = self.shared_place(address);
                 self.check_stretch(place, into.len(), None);
@@ -211,7 +214,10 @@ impl<'a> Context<'a> {
                 let (space, address) = specific(address);
                 return self.copy_in(space, address, from);
             }
-            Space::Global => self.global(address, from.len()).and_then(|window| window.copy_in(address, from)),
+            Space::Global => {
+                self.check_copied(address, from.len(), Some(from));
+                self.global(address, from.len()).and_then(|window| window.copy_in(address, from))
+            }
             Space::Shared => {
                 let place = self.shared_place(address);
                 if self.cluster.checker.is_some() {

@@ -244,6 +244,11 @@ impl View {
         last.is_some_and(|allocation| allocation.base + allocation.length > start)
     }
 
+    /// The first address and the length of each allocation, in order.
+    pub fn stretches(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.allocations.iter().map(|allocation| (allocation.base, allocation.length))
+    }
+
     /// Takes what an address's allocation holds as written: zeros that a module declares, say.
     pub fn take_as_written(&self, address: u64) {
         if let Some(written) = self.allocation(address).and_then(|allocation| allocation.written.as_deref()) {

@@ -21,6 +21,23 @@ fn check(ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
 
 /// The same, with other than two warps.
 fn check_threads(threads: u32, ctas: u32, body: &str) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
+    check_shape([ctas, threads, ctas], 0, body)
+}
+
+/// What is reported of CTAs that are no cluster, for several orders of the warps.
+fn among_ctas(body: &str) -> Vec<ReportKind> {
+    let found = |seed| check_shape([2, 64, 1], seed, body).1.into_iter().map(|report| report.kind).collect::<Vec<_>>();
+    let first = found(0);
+    assert!((1..4).all(|seed| found(seed) == first));
+    first
+}
+
+/// What is reported of a launch of so many CTAs, threads of each, and CTAs of a cluster.
+fn check_shape(
+    [ctas, threads, cluster]: [u32; 3],
+    seed: u64,
+    body: &str,
+) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
     let source = format!(
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
          .shared .align 128 .b8 tile[4096]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
@@ -36,12 +53,12 @@ fn check_threads(threads: u32, ctas: u32, body: &str) -> (Result<Summary, Box<Fa
         kernel: module.kernel("k").unwrap(),
         extent: [ctas, 1, 1],
         block: [threads, 1, 1],
-        cluster: [ctas, 1, 1],
+        cluster: [cluster, 1, 1],
         dynamic_shared: 0,
         parameters: address.to_le_bytes().to_vec(),
         memory: memory.view(),
         multiprocessors: 32,
-        seed: 0,
+        seed,
         accumulation: Default::default(),
         limits: Limits::NONE,
     };
@@ -259,4 +276,67 @@ fn a_product_is_over_for_all_warps_of_the_warpgroup() {
     };
     assert_eq!(found("wgmma.wait_group.sync.aligned 0;"), []);
     assert_eq!(found(""), [NotAwaited]);
+}
+
+#[test]
+fn ctas_race_on_global_memory() {
+    // Each CTA writes its own words, or all the same.
+    let own = "setp.ge.u32 %p1, %r0, 32; @%p1 ret; mov.u32 %r5, %ctaid.x; mad.lo.u32 %r6, %r5, 128, %r1; cvt.u64.u32 %rd1, %r6; add.u64 %rd1, %rd1, %rd0;\n\
+               mov.u32 %r7, %ctaid.x; add.u32 %r7, %r7, 5;";
+    assert_eq!(among_ctas(&format!("{own} st.global.u32 [%rd1], %r7;")), []);
+    assert_eq!(among_ctas(&format!("{own} @%p0 st.global.u32 [%rd0], %r7;")), [Race]);
+    // All leave the same value.
+    assert_eq!(among_ctas("@%p0 st.global.u32 [%rd0], 3;"), []);
+    // What the other writes is read, before or after.
+    let other = "xor.b32 %r8, %r6, 128; cvt.u64.u32 %rd2, %r8; add.u64 %rd2, %rd2, %rd0; st.global.u32 [%rd1], %r7;";
+    assert_eq!(among_ctas(&format!("{own} {other} ld.global.u32 %r9, [%rd2];")), [Race]);
+    let first_reads = "setp.eq.u32 %p1, %r5, 0; @%p1 ld.global.u32 %r9, [%rd0]; @!%p1 st.global.u32 [%rd0], %r7;";
+    assert_eq!(among_ctas(&format!("{own} @%p0 bra ONE; ret; ONE: {first_reads}")), [Race]);
+    assert_eq!(among_ctas("@%p0 atom.global.add.u32 %r5, [%rd0], 1; @%p0 red.global.add.u32 [%rd0], 1;"), []);
+    assert_eq!(among_ctas("@%p0 atom.global.add.u32 %r5, [%rd0], 1; @%p0 ld.global.u32 %r9, [%rd0];"), [Race]);
+    let bytes =
+        "mov.u32 %r5, %ctaid.x; cvt.u64.u32 %rd1, %r5; add.u64 %rd1, %rd1, %rd0; @%p0 st.global.u8 [%rd1], %r5;";
+    assert_eq!(among_ctas(bytes), []);
+}
+
+#[test]
+fn the_last_cta_may_read_what_the_others_have_left() {
+    // The first word counts, the others hold what the CTAs leave.
+    let last = |fence: &str, count: &str| {
+        format!(
+            "mov.u32 %r5, %ctaid.x; mad.lo.u32 %r6, %r5, 4, 4; cvt.u64.u32 %rd1, %r6; add.u64 %rd1, %rd1, %rd0;\n\
+             @%p0 st.global.u32 [%rd1], %r6; {fence} {count} setp.ne.u32 %p1, %r7, 0x01010102; @%p1 ret;\n\
+             ld.global.u32 %r8, [%rd0+4]; ld.global.u32 %r9, [%rd0+8];"
+        )
+    };
+    let count = "@!%p0 ret; atom.global.add.u32 %r7, [%rd0], 1;";
+    assert_eq!(among_ctas(&last("fence.acq_rel.gpu;", count)), []);
+    assert_eq!(among_ctas(&last("", "@!%p0 ret; atom.acq_rel.gpu.global.add.u32 %r7, [%rd0], 1;")), []);
+    // Nobody counts: the second CTA just goes on.
+    assert_eq!(among_ctas(&last("", "@!%p0 ret; add.u32 %r7, %r5, 0x01010101;")), [Race]);
+}
+
+#[test]
+fn a_flag_in_global_memory_orders_ctas() {
+    let flag = |store: &str, load: &str| {
+        format!(
+            "@!%p0 ret; mov.u32 %r5, %ctaid.x; setp.ne.u32 %p1, %r5, 0; @%p1 bra WAIT;\n\
+             st.global.u32 [%rd0+8], 9; {store} [%rd0], 1; ret;\n\
+             WAIT: {load} %r6, [%rd0]; setp.ne.u32 %p2, %r6, 1; @%p2 bra WAIT; ld.global.u32 %r7, [%rd0+8];"
+        )
+    };
+    assert_eq!(among_ctas(&flag("st.release.gpu.global.u32", "ld.acquire.gpu.global.u32")), []);
+    assert_eq!(among_ctas(&flag("fence.acq_rel.gpu; st.volatile.global.u32", "ld.volatile.global.u32")), []);
+}
+
+#[test]
+fn threads_of_a_cta_race_on_global_memory() {
+    let exchange = |sync: &str| {
+        format!(
+            "cvt.u64.u32 %rd1, %r1; add.u64 %rd1, %rd1, %rd0; st.global.u32 [%rd1], %r0; {sync}\n\
+             xor.b32 %r5, %r1, 128; cvt.u64.u32 %rd2, %r5; add.u64 %rd2, %rd2, %rd0; ld.global.u32 %r6, [%rd2];"
+        )
+    };
+    assert_eq!(kinds(1, &exchange("bar.sync 0;")), []);
+    assert_eq!(kinds(1, &exchange("")), [Race]);
 }
