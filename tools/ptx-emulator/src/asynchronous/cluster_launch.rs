@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::copy::{listed_address, put_address, shared};
+use super::copy::{issue_load, listed_address, put_address, shared};
 use super::mbarrier;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -79,6 +79,7 @@ fn try_cancel(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                     1 => shared(address),
                     _ => shared(address) & 0xff_ffff | rank << 24,
                 };
+                issue_load(context, lane, place(barrier));
                 if let Err(refused) = context.copy_in(Space::Shared, place(to), &response) {
                     return context.refuse(lane, refused, "write");
                 }

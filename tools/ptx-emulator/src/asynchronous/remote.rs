@@ -1,7 +1,7 @@
 //! Stores and reductions that complete by themselves: into the shared memory of another CTA, which an mbarrier is told, or into global
 //! memory.
 
-use super::copy::{Reduction, listed_address, put_address, shared};
+use super::copy::{Reduction, issue_load, listed_address, put_address, shared};
 use super::mbarrier;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -9,7 +9,7 @@ use crate::diagnostic::Problem;
 use crate::machine::context::lanes;
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Step};
-use crate::machine::row::Kind;
+use crate::machine::row::{Kind, LANES};
 use crate::memory::access::Space;
 
 /// The forms.
@@ -76,6 +76,14 @@ fn reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             };
             let address = listed_address(context, list, lane);
             let address = if tells { crate::memory::window::SHARED + shared(address) } else { address };
+            if tells {
+                issue_load(context, lane, shared(listed_address(context, &list[4..], lane)));
+                let place = context.shared_of(Space::Generic, address);
+                context.check_reduced(place, reduction.bytes());
+            } else {
+                context.check_tells(Space::Generic, &[address; LANES]);
+                context.check_race(lane, address, reduction.bytes(), true, true);
+            }
             if let Err(refused) = reduction.apply(context, address, &value.to_le_bytes()[..reduction.bytes()]) {
                 return context.refuse(lane, refused, "reduction");
             }
@@ -101,6 +109,8 @@ fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         for lane in lanes(context.mask) {
             let address = listed_address(context, list, lane);
             let narrow = context.row(list[3]).0[lane];
+            context.check_tells(Space::Generic, &[address; LANES]);
+            context.check_race(lane, address, instruction.modifiers as usize, true, true);
             let stored = match instruction.modifiers {
                 1 => context.store(Space::Generic, lane, address, narrow as u8),
                 2 => context.store(Space::Generic, lane, address, narrow as u16),
@@ -143,6 +153,9 @@ fn clear(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 let message = format!("`st.bulk` of {size} bytes: it takes a multiple of 8 up to {MOST}");
                 return context.fail(FaultKind::IllegalInstruction, lane, message);
             }
+            context.issue(lane, |_, _| None);
+            let place = context.shared_place(address);
+            context.check_stretch(place, size as usize, Some(false));
             for at in (0..size).step_by(8) {
                 if let Err(refused) = context.store(Space::Shared, lane, address + at, 0u64) {
                     return context.refuse(lane, refused, "write");

@@ -239,7 +239,7 @@ impl Context<'_> {
             return;
         }
         let Some((cta, offset)) = self.shared_of(space, address) else {
-            return self.check_global_store(space, lane, address, value, strong);
+            return self.check_private_store(space, lane, address, value, strong);
         };
         let same = self.cluster.ctas[cta].shared.read(offset) == Some(value);
         self.check(|checker, actor| {
@@ -248,9 +248,12 @@ impl Context<'_> {
         });
     }
 
-    fn check_global_store<W: Word>(&mut self, space: Space, lane: usize, address: u64, value: W, strong: bool) {
+    fn check_private_store<W: Word>(&mut self, space: Space, lane: usize, address: u64, value: W, strong: bool) {
         let (space, address) = if space == Space::Generic { specific(address) } else { (space, address) };
-        if space == Space::Global
+        if space == Space::Local {
+            let kernel = self.kernel;
+            self.check(|checker, actor| checker.local_written(actor, kernel, lane, address, W::BYTES));
+        } else if space == Space::Global
             && let Some(window) = self.global(address, W::BYTES)
         {
             self.check(|checker, actor| {
@@ -336,11 +339,23 @@ impl Context<'_> {
         if self.cluster.checker.is_none() {
             return;
         }
+        self.check_issued(place, bytes, writes, false);
+    }
+
+    /// Checks that what [`Context::issue`] was said for combines a stretch with something, in one step for each element.
+    pub fn check_reduced(&mut self, place: Option<(usize, usize)>, bytes: usize) {
+        if self.cluster.checker.is_some() {
+            // It reads too, but through the generic proxy.
+            self.check_issued(place, bytes, Some(false), true);
+        }
+    }
+
+    fn check_issued(&mut self, place: Option<(usize, usize)>, bytes: usize, writes: Option<bool>, strong: bool) {
         let Some((cta, offset)) = place else { return };
         let (lane, issued) = self.issuer;
         self.check(|checker, actor| {
             let (agent, time) = issued.unwrap_or_else(|| (actor.warp as u16, checker.now(actor.warp)));
-            let touch = Touch { actor, lane, agent, time, strong: false, same: writes == Some(true) };
+            let touch = Touch { actor, lane, agent, time, strong, same: writes == Some(true) };
             if writes.is_some() {
                 checker.writes(touch, cta, offset, bytes);
             } else {

@@ -11,6 +11,7 @@
 pub mod clock;
 mod convergence;
 mod global;
+mod local;
 mod memory;
 mod order;
 mod registers;
@@ -33,7 +34,8 @@ use crate::machine::row::LANES;
 use clock::{Agents, Clock, Work};
 use convergence::Parting;
 use global::Others;
-use order::{Counters, Mbarrier, Meeting};
+use local::Written;
+use order::{Counters, Initializations, Mbarrier, Meeting};
 use registers::Registers;
 use shadow::{Access, Shadow};
 use tensor::{Cell, Moves};
@@ -49,6 +51,7 @@ pub struct Checker {
     lanes: Vec<[u32; LANES]>,
     counters: Vec<Counters>,
     registers: Vec<Registers>,
+    locals: Vec<Written>,
     moves: Vec<Moves>,
     partings: Vec<Vec<Parting>>,
     /// Tensor memory of each CTA that uses it.
@@ -56,6 +59,8 @@ pub struct Checker {
     shadows: Vec<Shadow>,
     barriers: Vec<Meeting>,
     cluster_barrier: Meeting,
+    /// What `fence.mbarrier_init` publishes at the cluster's barrier: initializations, and nothing else.
+    initializations: Initializations,
     mbarriers: Vec<Mbarrier>,
     /// Clocks of the warps at their last fences, for the strong writes after them.
     released: Vec<Option<Clock>>,
@@ -100,12 +105,14 @@ impl Checker {
             lanes: vec![],
             counters: vec![],
             registers: vec![],
+            locals: vec![],
             moves: vec![],
             partings: vec![],
             tensors: vec![],
             shadows: vec![],
             barriers: vec![],
             cluster_barrier: Meeting::default(),
+            initializations: Initializations::default(),
             mbarriers: vec![],
             released: vec![],
             seen: vec![],
@@ -132,6 +139,8 @@ impl Checker {
         self.counters.resize(warps, Counters::default());
         self.registers.resize_with(warps, Registers::default);
         self.registers.iter_mut().for_each(|registers| registers.start(kernel));
+        self.locals.resize_with(warps, Written::default);
+        self.locals.iter_mut().for_each(Written::clear);
         self.moves.clear();
         self.moves.resize(warps, Moves::default());
         self.partings.resize_with(warps, Vec::new);
@@ -142,6 +151,7 @@ impl Checker {
         self.barriers.resize_with(ctas * BARRIERS, Meeting::default);
         self.barriers.iter_mut().for_each(Meeting::clear);
         self.cluster_barrier.clear();
+        self.initializations.start(warps);
         self.mbarriers.clear();
         self.released.clear();
         self.released.resize(warps, None);

@@ -35,6 +35,27 @@ impl Meeting {
     }
 }
 
+/// Who knows of which initializations of mbarriers, by `fence.mbarrier_init` and a barrier of the cluster that is relaxed.
+#[derive(Debug, Default)]
+pub struct Initializations {
+    /// For each warp what it knew at its last such fence.
+    fenced: Vec<Option<Clock>>,
+    meeting: Meeting,
+    /// What of each warp's the others have learnt.
+    known: Vec<Clock>,
+}
+
+impl Initializations {
+    /// Forgets everything, for so many warps.
+    pub fn start(&mut self, warps: usize) {
+        self.fenced.clear();
+        self.fenced.resize(warps, None);
+        self.meeting.clear();
+        self.known.resize_with(warps, Clock::default);
+        self.known.iter_mut().for_each(Clock::clear);
+    }
+}
+
 /// An mbarrier.
 #[derive(Clone, Debug)]
 pub struct Mbarrier {
@@ -132,6 +153,11 @@ impl Checker {
     /// Threads arrive at the cluster's barrier in a generation.
     pub fn arrive_in_cluster(&mut self, actor: Actor, generation: u32, release: bool) {
         self.cluster_barrier.settle(generation);
+        let Initializations { fenced, meeting, .. } = &mut self.initializations;
+        meeting.settle(generation);
+        if let Some(clock) = &fenced[actor.warp] {
+            meeting.gathered.join(clock);
+        }
         if release {
             self.cluster_barrier.gathered.join(&self.clocks[actor.warp]);
             self.advance(actor.warp);
@@ -145,6 +171,15 @@ impl Checker {
         let meeting = &mut self.cluster_barrier;
         meeting.settle(generation);
         Checker::acquire(&mut self.clocks, &mut self.lanes[actor.warp], actor.warp, mask, &meeting.published);
+        let Initializations { meeting, known, .. } = &mut self.initializations;
+        meeting.settle(generation);
+        known[actor.warp].join(&meeting.published);
+    }
+
+    /// `fence.mbarrier_init`: others learn of the warp's initializations at the cluster's barrier, even where that is relaxed.
+    pub fn fence_initializations(&mut self, actor: Actor) {
+        self.initializations.fenced[actor.warp] = Some(self.clocks[actor.warp].clone());
+        self.advance(actor.warp);
     }
 
     /// A fence between what a warp did and does in the generic proxy and the async one.
@@ -241,7 +276,8 @@ impl Checker {
     fn mbarrier_used(&mut self, actor: Actor, lane: usize, cta: usize, offset: usize) -> Option<usize> {
         let number = self.mbarrier_at(cta, offset)?;
         let initialized = self.mbarriers[number].initialized;
-        if !self.comes_before(&initialized, actor.warp, lane) {
+        let known = &self.initializations.known[actor.warp];
+        if !known.reached(initialized.agent, initialized.time) && !self.comes_before(&initialized, actor.warp, lane) {
             let message = format!(
                 "the mbarrier at shared address 0x{offset:x} is used without synchronization after its initialization at {{earlier}}: \
                  a bar.sync, or a barrier.cluster after fence.mbarrier_init where CTAs share it, is missing"

@@ -64,7 +64,7 @@ impl Registers {
         (self.groups, self.open, self.product, self.clock, self.fence) = (0, None, u32::MAX, 1, 0);
     }
 
-    fn undefined(&self, register: Register) -> u32 {
+    pub(super) fn undefined(&self, register: Register) -> u32 {
         match register {
             Register::Rows { row, .. } => self.undefined.get(row as usize).copied().unwrap_or(0),
             Register::Predicate(number) => self.undefined_predicates.get(number as usize).copied().unwrap_or(0),
@@ -72,7 +72,7 @@ impl Registers {
     }
 
     /// Sets in which of the lanes of a mask a register is undefined.
-    fn define(&mut self, register: Register, mask: u32, undefined: u32) {
+    pub(super) fn define(&mut self, register: Register, mask: u32, undefined: u32) {
         let set = |lanes: &mut u32| *lanes = *lanes & !mask | undefined & mask;
         match register {
             Register::Rows { row, bytes } => {

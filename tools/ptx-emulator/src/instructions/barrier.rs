@@ -56,7 +56,11 @@ pub const FORMS: &[Form] = &[
         section: "9.7.13.4 fence",
         build: |_| Ok(fence),
     },
-    Form { pattern: "fence.mbarrier_init.release.cluster", section: "9.7.13.4 fence", build: |_| Ok(fence) },
+    Form {
+        pattern: "fence.mbarrier_init.release.cluster",
+        section: "9.7.13.4 fence",
+        build: |_| Ok(fence_initializations),
+    },
     Form {
         pattern: "membar.proxy.alias|async",
         section: "9.7.13.4 membar.proxy",
@@ -100,6 +104,12 @@ const RELAXED: u32 = 1 << 6;
 /// Memory of the machine is coherent and its accesses happen in order, so that a fence has nothing to do but for the checker.
 fn fence(context: &mut Context<'_>, _: &Instruction) -> Step {
     context.check(|checker, actor| checker.fence(actor));
+    Step::Next
+}
+
+/// A fence for initializations of mbarriers only.
+fn fence_initializations(context: &mut Context<'_>, _: &Instruction) -> Step {
+    context.check(|checker, actor| checker.fence_initializations(actor));
     Step::Next
 }
 

@@ -122,6 +122,7 @@ fn copy(context: &mut Context<'_>, lane: usize, from: u32, to: u32, bytes: u32) 
         let value: Option<u8> = context.warp.local.read(start + from as usize + byte);
         context.warp.local.write(start + to as usize + byte, value.unwrap_or_default());
     }
+    context.check_passed(lane, to, bytes);
 }
 
 /// Calls: copies the arguments, and notes where to return to.

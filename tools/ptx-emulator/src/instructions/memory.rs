@@ -188,6 +188,7 @@ fn execute_load<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>,
             _ => context.write(*slot, &values.map(|value| value.wide() as u32)),
         }
     }
+    context.check_local(space, &addresses, instruction, W::BYTES);
     if instruction.modifiers & STRONG != 0 {
         context.check_strong(space, &addresses, Strong::read(instruction.modifiers & ORDERED != 0));
         context.check_looks(space, &addresses);

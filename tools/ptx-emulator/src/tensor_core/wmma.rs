@@ -314,6 +314,7 @@ fn transfer(
     };
     let stride = u64::from(context.row(instruction.operands[0]).0[lane]);
     let by_columns = instruction.modifiers & COLUMNS != 0;
+    context.issue(lane, |_, _| None);
     for row in 0..rows {
         for column in 0..columns {
             let (major, minor) = if by_columns { (column, row) } else { (row, column) };

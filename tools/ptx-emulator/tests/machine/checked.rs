@@ -41,7 +41,7 @@ fn check_shape(
     let source = format!(
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
          .shared .align 128 .b8 tile[4096]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
-         .reg .pred %p<8>; .reg .b32 %r<32>; .reg .b64 %rd<8>; .reg .f32 %f<8>;\n\
+         .reg .pred %p<8>; .reg .b32 %r<32>; .reg .b64 %rd<8>; .reg .f32 %f<8>; .reg .f64 %fd<4>; .reg .b16 %rs<4>;\n\
          ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x; shl.b32 %r1, %r0, 2; mov.u32 %r2, tile; add.u32 %r3, %r2, %r1;\n\
          setp.eq.u32 %p0, %r0, 0; mov.u32 %r4, bar;\n{body}\nret; }}"
     );
@@ -276,6 +276,107 @@ fn a_product_is_over_for_all_warps_of_the_warpgroup() {
     };
     assert_eq!(found("wgmma.wait_group.sync.aligned 0;"), []);
     assert_eq!(found(""), [NotAwaited]);
+}
+
+#[test]
+fn other_ctas_learn_of_an_mbarrier_by_a_fence_for_it() {
+    let arrival = |fence: &str, arrive: &str| {
+        format!(
+            "@%p0 mbarrier.init.shared.b64 [%r4], 2; {fence}\n\
+             barrier.cluster.arrive{arrive}.aligned; barrier.cluster.wait.aligned;\n\
+             mov.u32 %r5, %cluster_ctarank; xor.b32 %r5, %r5, 1; mapa.shared::cluster.u32 %r6, %r4, %r5;\n\
+             setp.eq.u32 %p1, %r0, 32; @%p1 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];\n\
+             barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
+        )
+    };
+    assert_eq!(kinds(2, &arrival("fence.mbarrier_init.release.cluster;", ".relaxed")), []);
+    assert_eq!(kinds(2, &arrival("", "")), []);
+    assert_eq!(kinds(2, &arrival("", ".relaxed")), [Mbarrier]);
+    // The fence is for nothing else.
+    let other = "st.shared.u32 [%r3], %r0; fence.mbarrier_init.release.cluster;\n\
+                 barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;\n\
+                 mov.u32 %r5, %cluster_ctarank; xor.b32 %r5, %r5, 1; mapa.shared::cluster.u32 %r6, %r3, %r5;\n\
+                 ld.shared::cluster.u32 %r7, [%r6]; barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
+    assert_eq!(kinds(2, other), [Race]);
+}
+
+#[test]
+fn threads_that_leave_an_mbarrier() {
+    let drop = |after: &str| {
+        format!(
+            "@%p0 mbarrier.init.shared.b64 [%r4], 64; bar.sync 0; setp.lt.u32 %p1, %r0, 32; st.shared.u32 [%r3], %r0;\n\
+             @%p1 mbarrier.arrive_drop.shared.b64 _, [%r4]; @%p1 ret;\n\
+             mbarrier.arrive.shared.b64 _, [%r4]; WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 0; @!%p2 bra WAIT;\n\
+             ld.shared.u32 %r5, [%r3+-128];\n\
+             {after}"
+        )
+    };
+    // The next phase wants those that are left alone.
+    let again =
+        "mbarrier.arrive.shared.b64 _, [%r4]; MORE: mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 1; @!%p2 bra MORE;";
+    let (outcome, found) = check(1, &drop(again));
+    outcome.unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(found, []);
+    let stays = drop(again).replace("arrive_drop", "arrive");
+    let fault = check(1, &stays).0.expect_err("a deadlock").message;
+    assert!(fault.contains("32 arrivals and 0 bytes are missing"), "{fault}");
+    assert_eq!(kinds(1, &drop("").replace("arrive_drop", "arrive_drop.relaxed.cta")), [Race]);
+}
+
+#[test]
+fn local_memory_that_nothing_has_written() {
+    let load = "ld.local.u32 %r5, [own+4];";
+    assert_eq!(kinds(1, load), []);
+    assert_eq!(kinds(1, &format!("{load} st.global.u32 [%rd0], %r5;")), [Uninitialized]);
+    assert_eq!(kinds(1, &format!("st.local.u32 [own+4], 7; {load} st.global.u32 [%rd0], %r5;")), []);
+    assert_eq!(kinds(1, &format!("st.local.u16 [own+4], 7; {load} st.global.u32 [%rd0], %r5;")), [Uninitialized]);
+    assert_eq!(kinds(1, &format!("st.local.u32 [own+4], %r9; {load} st.global.u32 [%rd0], %r5;")), [Uninitialized]);
+    let generic = "cvta.local.u64 %rd1, own; st.u32 [%rd1], 7; ld.v2.u32 {%r5, %r6}, [%rd1];";
+    assert_eq!(kinds(1, &format!("{generic} st.global.u32 [%rd0], %r5;")), []);
+    let found = reports(1, &format!("{generic} st.global.u32 [%rd0], %r6;"));
+    assert_eq!(found, [(Uninitialized, "st.global.u32 [%rd0], %r6;".into())]);
+}
+
+/// Instructions that work on after their thread has gone on, and complete on an mbarrier.
+#[test]
+fn what_completes_on_an_mbarrier_is_waited_for() {
+    let after = |work: &str, bytes: u32, wait: &str| {
+        format!(
+            "@%p0 mbarrier.init.shared.b64 [%r4], 1; st.shared.u32 [%r3], 0; bar.sync 0; @!%p0 bra WAIT;\n\
+             mbarrier.arrive.expect_tx.shared.b64 _, [%r4], {bytes}; {work}\n\
+             WAIT: {wait} ld.shared.u32 %r5, [tile];"
+        )
+    };
+    let wait = "mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 0; @!%p2 bra WAIT;";
+    for (work, bytes) in [
+        ("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r2], 1, [%r4];", 4),
+        ("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r2], 1, [%r4];", 4),
+        ("clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.b128 [%r2], [%r4];", 16),
+    ] {
+        assert_eq!(kinds(1, &after(work, bytes, wait)), [], "{work}");
+        assert!(kinds(1, &after(work, bytes, "")).contains(&NotAwaited), "{work}");
+    }
+}
+
+#[test]
+fn stretches_and_matrices_race_as_words_do() {
+    let clear = |sync: &str| format!("@%p0 st.bulk.shared::cta [%r2], 256, 0; {sync} ld.shared.u32 %r5, [%r3];");
+    assert_eq!(kinds(1, &clear("bar.sync 0;")), []);
+    assert!(kinds(1, &clear("")).contains(&Race));
+    let matrix = |sync: &str| {
+        format!(
+            "setp.lt.u32 %p1, %r0, 32; @!%p1 bra READ; mov.f64 %fd0, 0d0000000000000000; mov.f64 %fd1, %fd0;\n\
+             wmma.store.d.sync.aligned.row.m8n8k4.shared.f64 [%r2], {{%fd0, %fd1}}, 8; READ: {sync} ld.shared.u32 %r5, [tile];"
+        )
+    };
+    assert_eq!(kinds(1, &matrix("bar.sync 0;")), []);
+    assert_eq!(kinds(1, &matrix("")), [Race]);
+    let loaded = "wmma.load.c.sync.aligned.row.m8n8k4.shared.f64 {%fd0, %fd1}, [%r2], 8;";
+    assert_eq!(kinds(1, loaded), [Uninitialized]);
+    let reduced = "red.global.add.noftz.v2.f16 [%rd0], {%rs0, %rs0};";
+    let once = format!("mov.b16 %rs0, 0; {reduced}");
+    assert_eq!(among_ctas(&once), []);
+    assert_eq!(among_ctas(&format!("{once} ld.global.u32 %r5, [%rd0];")), [Race]);
 }
 
 #[test]
