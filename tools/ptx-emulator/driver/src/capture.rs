@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Answer, CUresult, get, list, put, put_if_wanted};
 use crate::graph::Graph;
 use crate::launch::Work;
+use crate::queue;
 use crate::state::{Object, UNNAMED_STREAMS, driver, lock};
 
 /// How a stream takes part in a capture.
@@ -31,7 +32,7 @@ pub const EXTERNAL: u32 = 1;
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`
 const RELAXED: c_int = 2;
 
-/// Does a piece of work now, or records it if its stream is captured.
+/// Puts a piece of work into a stream, or records it if the stream is captured.
 pub fn issue(stream: u64, work: Work) -> Answer<()> {
     driver().stream(stream)?;
     if stream <= UNNAMED_STREAMS {
@@ -39,7 +40,7 @@ pub fn issue(stream: u64, work: Work) -> Answer<()> {
     } else if let Some(added) = add(stream, &work) {
         return added.map(drop);
     }
-    work.run()
+    queue::issue(stream, work, vec![]).map(drop)
 }
 
 /// Adds a node to the graph of a captured stream; `None` where it is not captured.
@@ -90,7 +91,7 @@ pub fn forbid_waiting_for(stream: u64) -> Answer<()> {
     Ok(())
 }
 
-/// Records an event in a stream: it happens now, or stands for the nodes that its stream has come to.
+/// Records an event in a stream: it happens when the stream gets there, or stands for the nodes that its stream has come to.
 pub fn record(event: u64, stream: u64, external: bool) -> Answer<()> {
     driver().stream(stream)?;
     let captured = driver().tables().captures.get(&stream).map(|capture| (capture.graph, capture.tips.clone()));
@@ -100,7 +101,7 @@ pub fn record(event: u64, stream: u64, external: bool) -> Answer<()> {
             lock(&*driver().event(event)?).captured = Some(place);
             Ok(())
         }
-        None => issue(stream, Work::Record(event)),
+        None => queue::record(event, stream),
     }
 }
 
@@ -111,7 +112,10 @@ fn wait(stream: u64, event: u64, external: bool) -> Answer<()> {
     let mut tables = driver().tables();
     let own = tables.captures.get_mut(&stream);
     match (captured, own) {
-        (None, None) => Ok(()),
+        (None, None) => {
+            drop(tables);
+            queue::wait_for_event(stream, event)
+        }
         (None, Some(_)) if external => {
             drop(tables);
             issue(stream, Work::Wait(event))
@@ -256,7 +260,7 @@ fn update(stream: u64, nodes: Vec<u64>, flags: u32) -> Answer<()> {
 }
 
 calls! {
-    /// Waits for an event, which has happened, or joins the capture that it stands for.
+    /// Has a stream wait for an event, or joins the capture that it stands for.
     fn cuStreamWaitEvent(stream: u64, event: u64, flags: std::ffi::c_uint) {
         wait(stream, event, flags & EXTERNAL != 0)
     }

@@ -139,18 +139,18 @@ calls! {
         put(device, device_of(context)? as c_int)
     }
 
-    /// All work is done when it is issued; errors of it are reported here too.
+    /// Waits for all work; errors of it are reported here too.
     fn cuCtxSynchronize() {
         driver().device()?;
         crate::capture::forbid_waiting()?;
-        driver().check()
+        crate::queue::finish_all()
     }
 
     /// As [`cuCtxSynchronize`].
     fn cuCtxSynchronize_v2(context: u64) {
         device_of(context)?;
         crate::capture::forbid_waiting()?;
-        driver().check()
+        crate::queue::finish_all()
     }
 
     /// Limits are not enforced.

@@ -7,6 +7,7 @@ use ptx_emulator::memory::global::View;
 use crate::capture::issue;
 use crate::error::{Answer, CUresult, get, unsupported};
 use crate::launch::Work;
+use crate::queue;
 use crate::state::driver;
 
 /// `CUmemorytype`
@@ -121,6 +122,13 @@ impl Copy {
         Copy { from: Side::line(from.0, from.1), to: Side::line(to.0, to.1), width: bytes, height: 1, depth: 1 }
     }
 
+    /// Whether it reads or writes memory that the driver did not allocate.
+    fn touches_the_program(&self) -> bool {
+        let view = driver().memory.view();
+        let foreign = |side: &Side| side.row(self.width, 0, 0).is_some_and(|address| view.window(address).is_none());
+        foreign(&self.from) || foreign(&self.to)
+    }
+
     /// Refuses what no copy can be.
     pub fn validate(&self) -> Answer<()> {
         for side in [&self.from, &self.to] {
@@ -233,12 +241,21 @@ impl Set {
     }
 }
 
-/// Copies now, in the order of the null stream.
+/// Copies in the order of the null stream, and waits for that.
 ///
 /// # Safety
 /// As [`Copy::run`].
 unsafe fn copy(to: (c_int, u64), from: (c_int, u64), bytes: usize) -> Answer<()> {
-    issue(0, Work::Copy(Copy::line(to, from, bytes)))
+    // SAFETY: the caller's.
+    unsafe { copy_box_now(Copy::line(to, from, bytes)) }
+}
+
+/// # Safety
+/// As [`Copy::run`].
+unsafe fn copy_box_now(copy: Copy) -> Answer<()> {
+    copy.validate()?;
+    issue(0, Work::Copy(copy))?;
+    queue::finish_stream(0)
 }
 
 fn set(address: u64, value: c_uint, element: c_uint, count: usize, stream: u64) -> Answer<()> {
@@ -257,7 +274,10 @@ fn set_rows(address: u64, pitch: usize, value: c_uint, element: c_uint, extent: 
 /// As [`Copy::run`], until the stream has done it.
 unsafe fn copy_box(copy: Copy, stream: u64) -> Answer<()> {
     copy.validate()?;
-    issue(stream, Work::Copy(copy))
+    issue(stream, Work::Copy(copy))?;
+    // As CUDA may: the program's own memory is not kept until later.
+    let captured = driver().tables().captures.contains_key(&stream);
+    if copy.touches_the_program() && !captured { queue::finish_stream(stream) } else { Ok(()) }
 }
 
 calls! {
@@ -317,12 +337,12 @@ calls! {
 
     /// A rectangle.
     fn cuMemcpy2D_v2(copy: *const FlatCopy) {
-        copy_box(get(copy)?.into(), 0)
+        copy_box_now(get(copy)?.into())
     }
 
     /// A rectangle; pitches may be any.
     fn cuMemcpy2DUnaligned_v2(copy: *const FlatCopy) {
-        copy_box(get(copy)?.into(), 0)
+        copy_box_now(get(copy)?.into())
     }
 
     /// A rectangle, in a stream.
@@ -332,7 +352,7 @@ calls! {
 
     /// A box.
     fn cuMemcpy3D_v2(copy: *const Copy) {
-        copy_box(get(copy)?, 0)
+        copy_box_now(get(copy)?)
     }
 
     /// A box, in a stream.

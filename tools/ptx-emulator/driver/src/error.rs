@@ -40,6 +40,7 @@ results! {
     FILE_NOT_FOUND = 301, "the file cannot be read";
     INVALID_HANDLE = 400, "this handle is not known";
     NOT_FOUND = 500, "there is nothing of this name";
+    NOT_READY = 600, "the work is not done yet";
     ILLEGAL_ADDRESS = 700, "a kernel accessed memory that is not allocated";
     LAUNCH_OUT_OF_RESOURCES = 701, "a block has more threads or registers than the kernel or the chip allows";
     LAUNCH_TIMEOUT = 702, "the kernel cannot finish: all its threads wait";

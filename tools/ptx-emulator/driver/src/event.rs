@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::capture;
 use crate::error::{Answer, CUresult, put};
+use crate::queue::{self, Item};
 use crate::state::{Object, driver, lock};
 
 /// An event.
@@ -13,6 +14,8 @@ use crate::state::{Object, driver, lock};
 pub struct Event {
     /// Created to be waited for only.
     without_time: bool,
+    /// The work that it comes after, from when it is recorded until it happens.
+    pub pending: Option<Arc<Item>>,
     /// When it happened last.
     happened: Option<Instant>,
     /// The graph and the nodes that it stands for, where it was last recorded in a captured stream.
@@ -28,15 +31,35 @@ pub fn happen(event: u64) -> Answer<()> {
     let mut event = lock(&event);
     event.happened = Some(Instant::now());
     event.captured = None;
+    if event.pending.as_ref().is_some_and(|item| item.is_done()) {
+        event.pending = None;
+    }
     Ok(())
 }
 
-/// Whether it has happened: it has unless it is part of a graph that is made.
-fn wait(event: u64) -> Answer<()> {
-    if lock(&*driver().event(event)?).captured.is_some() {
+/// The work that has to be done before an event happens, if there is any; an error where it is part of a graph that is made.
+fn pending(event: u64) -> Answer<Option<Arc<Item>>> {
+    let event = driver().event(event)?;
+    let event = lock(&event);
+    if event.captured.is_some() {
         return Err(CUresult::CAPTURED_EVENT);
     }
-    driver().check()
+    Ok(event.pending.clone().filter(|item| !item.is_done()))
+}
+
+/// Waits until it has happened.
+fn wait(event: u64) -> Answer<()> {
+    match pending(event)? {
+        Some(item) => queue::finish(|| item.is_done()),
+        None => driver().check(),
+    }
+}
+
+/// Whether it has happened.
+fn query(event: u64) -> Answer<()> {
+    queue::pump();
+    driver().check()?;
+    if pending(event)?.is_some() { Err(CUresult::NOT_READY) } else { Ok(()) }
 }
 
 /// # Safety
@@ -45,6 +68,9 @@ unsafe fn elapsed(time: *mut c_float, start: u64, end: u64) -> Answer<()> {
     let moment = |event: u64| {
         let event = driver().event(event)?;
         let event = lock(&event);
+        if event.pending.as_ref().is_some_and(|item| !item.is_done()) {
+            return Err(CUresult::NOT_READY);
+        }
         match event.happened {
             Some(moment) if !event.without_time && event.captured.is_none() => Ok(moment),
             _ => Err(CUresult::INVALID_HANDLE),
@@ -67,7 +93,7 @@ calls! {
         put(event, driver().keep(Object::Event(Arc::new(Mutex::new(new)))))
     }
 
-    /// All work before it is done: it happens now.
+    /// It happens when all work before it is done.
     fn cuEventRecord(event: u64, stream: u64) {
         driver().event(event)?;
         capture::record(event, stream, false)
@@ -82,23 +108,24 @@ calls! {
     /// An event of the end of all work of a context.
     fn cuCtxRecordEvent(context: u64, event: u64) {
         driver().device_of(context)?;
+        queue::finish_all()?;
         happen(event)
     }
 
-    /// All work of a context waits for an event: it has happened.
+    /// All work of a context waits for an event.
     fn cuCtxWaitEvent(context: u64, event: u64) {
         driver().device_of(context)?;
         wait(event)
     }
 
-    /// It has happened.
+    /// Waits until it has happened.
     fn cuEventSynchronize(event: u64) {
         wait(event)
     }
 
-    /// It has happened.
+    /// Whether it has happened.
     fn cuEventQuery(event: u64) {
-        wait(event)
+        query(event)
     }
 
     /// Milliseconds between two events, of the emulator's own time.

@@ -46,13 +46,6 @@ pub struct Executable {
     pub flags: u64,
 }
 
-impl Step {
-    /// Does it.
-    pub fn run(&self) -> Answer<()> {
-        if self.enabled { self.work.run() } else { Ok(()) }
-    }
-}
-
 impl Executable {
     /// The step of a node.
     pub fn step(&mut self, node: u64) -> Answer<&mut Step> {

@@ -3,8 +3,9 @@
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
+use ptx_emulator::checker::{Report, Reports};
 use ptx_emulator::machine::fault::{Fault, FaultKind};
-use ptx_emulator::machine::grid::{Grid, Limits};
+use ptx_emulator::machine::grid::{Advance, Execution, Grid, Limits};
 use ptx_emulator::machine::kernel::Kernel;
 use ptx_emulator::tensor_core::accumulation::Accumulation;
 
@@ -15,6 +16,7 @@ use crate::function::Function;
 use crate::graph::Step;
 use crate::module::complain;
 use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, checks, driver, instruction_limit};
+use crate::stream::{StreamCallback, WordOperation};
 
 /// How many reports of the checker end a launch.
 const MOST_REPORTS: usize = 16;
@@ -34,7 +36,13 @@ pub enum Work {
     Graph(u64, Arc<Vec<Step>>),
     /// Nothing.
     Nothing,
-    /// An event to wait for: it has happened.
+    /// Calls the program, as older programs ask for it.
+    Callback(StreamCallback),
+    /// Writes a word of memory.
+    WriteWord(WordOperation),
+    /// Waits for a word of memory.
+    WaitWord(WordOperation),
+    /// An event to wait for.
     Wait(u64),
     /// An event that happens.
     Record(u64),
@@ -49,20 +57,18 @@ impl Work {
             Work::Launch(_) => 0,
             Work::Copy(_) => 1,
             Work::Set(_) => 2,
-            Work::Host(_) => 3,
+            Work::Host(_) | Work::Callback(_) => 3,
             Work::Graph(..) => 4,
-            Work::Nothing => 5,
+            Work::Nothing | Work::WriteWord(_) | Work::WaitWord(_) => 5,
             Work::Wait(_) => 6,
             Work::Record(_) => 7,
             Work::Free(_) => 11,
         }
     }
 
-    /// Does it now.
+    /// Does what never waits.
     pub fn run(&self) -> Answer<()> {
-        driver().check()?;
         match self {
-            Work::Launch(launch) => launch.run(),
             // SAFETY: CUDA's contract: the program keeps its memory valid until the copy has happened.
             Work::Copy(copy) => unsafe { copy.run() },
             Work::Set(set) => set.run(),
@@ -70,8 +76,13 @@ impl Work {
                 call.run();
                 Ok(())
             }
-            Work::Graph(_, steps) => steps.iter().try_for_each(Step::run),
-            Work::Nothing | Work::Wait(_) => Ok(()),
+            Work::Callback(callback) => {
+                callback.run();
+                Ok(())
+            }
+            Work::WriteWord(word) => word.write(),
+            // The queue does these by itself.
+            Work::Launch(_) | Work::Graph(..) | Work::Nothing | Work::Wait(_) | Work::WaitWord(_) => Ok(()),
             Work::Record(event) => crate::event::happen(*event),
             Work::Free(address) => crate::memory::free(*address),
         }
@@ -308,9 +319,34 @@ impl Launch {
         Ok(())
     }
 
-    fn run(&self) -> Answer<()> {
+    /// Begins it.
+    pub fn begin(&self) -> Answer<Begun> {
+        let reports = checks().then(|| Arc::new(Reports::new(MOST_REPORTS)));
+        let execution = self.grid().begin(reports.clone()).map_err(|fault| report(&fault))?;
+        Ok(Begun { execution, reports })
+    }
+
+    /// Runs it for a while; `last` where nothing else happens any more, so that a deadlock is one.
+    pub fn advance(&self, begun: &mut Begun, last: bool) -> Answer<Advance> {
+        let grid = self.grid();
+        let outcome = match last {
+            true => grid.conclude(&mut begun.execution).map(|()| Advance::Finished),
+            false => grid.advance(&mut begun.execution),
+        };
+        if let Ok(Advance::Suspended { .. }) = outcome {
+            return Ok(Advance::Suspended { moved: outcome == Ok(Advance::Suspended { moved: true }) });
+        }
+        let reports = begun.reports.as_ref().map(|reports| reports.list()).unwrap_or_default();
+        conclude(outcome.map(drop), &reports)?;
+        if self.shape.event != 0 {
+            crate::event::happen(self.shape.event)?;
+        }
+        Ok(Advance::Finished)
+    }
+
+    fn grid(&self) -> Grid<'_> {
         let seed = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-        let grid = Grid {
+        Grid {
             kernel: &self.function.kernel,
             extent: self.shape.extent,
             block: self.shape.block,
@@ -322,24 +358,23 @@ impl Launch {
             seed,
             accumulation: Accumulation::from_environment(),
             limits: Limits { shared_bytes: driver().chip().shared_per_block, instructions: instruction_limit() },
-        };
-        if checks() {
-            run_checked(&grid)?;
-        } else {
-            grid.run().map_err(|fault| report(&fault))?;
         }
-        if self.shape.event != 0 { crate::event::happen(self.shape.event) } else { Ok(()) }
     }
 }
 
-/// Runs a launch that fails for what the checker reports, too.
-fn run_checked(grid: &Grid<'_>) -> Answer<()> {
-    let (outcome, reports) = grid.run_checked(MOST_REPORTS);
-    for report in &reports {
+/// A launch that has begun.
+pub struct Begun {
+    execution: Execution,
+    reports: Option<Arc<Reports>>,
+}
+
+/// How a launch ended: it fails for what the checker reports, too.
+fn conclude(outcome: Result<(), Box<Fault>>, reports: &[Report]) -> Answer<()> {
+    for report in reports {
         eprintln!("ptx-emulator: {report}");
     }
     if reports.is_empty() {
-        return outcome.map(drop).map_err(|fault| report(&fault));
+        return outcome.map_err(|fault| report(&fault));
     }
     eprintln!("ptx-emulator: the launch fails for what the checker reported; {CHECK_VARIABLE}=0 turns it off");
     driver().tables().sticky = Some(CUresult::LAUNCH_FAILED);

@@ -149,6 +149,7 @@ calls! {
 
     /// Frees memory.
     fn cuMemFree_v2(address: u64) {
+        crate::queue::finish_all()?;
         free(address)
     }
 

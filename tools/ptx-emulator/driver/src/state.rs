@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::function::Function;
 use crate::graph::{Executable, Graph};
 use crate::linker::Linker;
+use crate::queue::Queues;
 
 /// The environment variable that picks the chip.
 pub const CHIP_VARIABLE: &str = "PTX_EMULATOR_CHIP";
@@ -82,6 +83,8 @@ pub const UNNAMED_STREAMS: u64 = 2;
 pub struct Driver {
     /// Global memory of all devices.
     pub memory: Arc<Memory>,
+    /// The work that streams have to do.
+    pub queues: Queues,
     initialized: AtomicBool,
     tables: Mutex<Tables>,
 }
@@ -128,6 +131,7 @@ pub fn driver() -> &'static Driver {
     static DRIVER: OnceLock<Driver> = OnceLock::new();
     DRIVER.get_or_init(|| Driver {
         memory: Arc::new(if checks() { Memory::followed() } else { Memory::default() }),
+        queues: Queues::default(),
         initialized: AtomicBool::new(false),
         // Handles look like pointers that are none.
         tables: Mutex::new(Tables { next: 0x1000, ..Tables::default() }),

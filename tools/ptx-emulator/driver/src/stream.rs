@@ -1,17 +1,15 @@
 //! Streams.
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::time::{Duration, Instant};
 
 use crate::capture::{forbid_waiting_for, issue};
 use crate::error::{Answer, CUresult, put};
 use crate::launch::{AttributeValue, Work};
+use crate::queue;
 use crate::state::{Object, Stream, UNNAMED_STREAMS, driver};
 
 /// Priorities are from 0 to this; they change nothing.
 pub const GREATEST_PRIORITY: c_int = -5;
-/// For this long a stream waits for a word that another thread of the program is to write.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 fn create(flags: c_uint, priority: c_int) -> Answer<u64> {
     let device = driver().device()?;
@@ -21,66 +19,94 @@ fn create(flags: c_uint, priority: c_int) -> Answer<u64> {
     Ok(driver().keep(Object::Stream(Stream { device, flags, priority: priority.clamp(GREATEST_PRIORITY, 0) })))
 }
 
-/// All work is done when it is issued.
+/// Waits for all work of a stream.
 fn synchronize(stream: u64) -> Answer<()> {
     driver().stream(stream)?;
     forbid_waiting_for(stream)?;
-    driver().check()
+    queue::finish_stream(stream)
 }
 
-/// Words of memory that streams wait for and write.
-trait MemoryWord: Copy + Into<u64> {
-    const BYTES: usize;
-}
-
-impl MemoryWord for u32 {
-    const BYTES: usize = 4;
-}
-
-impl MemoryWord for u64 {
-    const BYTES: usize = 8;
-}
-
-fn write_word<W: MemoryWord>(stream: u64, address: u64, value: W) -> Answer<()> {
+/// Whether all work of a stream is done.
+fn query(stream: u64) -> Answer<()> {
     driver().stream(stream)?;
     forbid_waiting_for(stream)?;
+    queue::pump();
     driver().check()?;
-    if !address.is_multiple_of(W::BYTES as u64) {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    let bytes = value.into().to_le_bytes();
-    driver().memory.view().copy_in(address, &bytes[..W::BYTES]).ok_or(CUresult::INVALID_VALUE)
+    if queue::is_done(stream)? { Ok(()) } else { Err(CUresult::NOT_READY) }
 }
 
-/// Waits until a word of memory is as wanted: at least, equal to, sharing a bit with, or not the complement of a value.
-fn wait_for_word<W: MemoryWord>(stream: u64, address: u64, value: W, flags: c_uint) -> Answer<()> {
-    driver().stream(stream)?;
-    forbid_waiting_for(stream)?;
-    driver().check()?;
-    if !address.is_multiple_of(W::BYTES as u64) {
-        return Err(CUresult::INVALID_VALUE);
+/// A word of memory that a stream writes or waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct WordOperation {
+    address: u64,
+    value: u64,
+    bytes: usize,
+    /// `CUstreamWaitValue_flags`
+    comparison: c_uint,
+}
+
+impl WordOperation {
+    fn new(address: u64, value: u64, bytes: usize, comparison: c_uint) -> Answer<WordOperation> {
+        let operation = WordOperation { address, value, bytes, comparison };
+        if !address.is_multiple_of(bytes as u64) {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        operation.read().map(|_| operation)
     }
-    let (wanted, shift) = (value.into(), 64 - 8 * W::BYTES as u32);
-    let until = Instant::now() + LONGEST_WAIT;
-    loop {
-        let mut bytes = [0; 8];
+
+    fn read(&self) -> Answer<u64> {
+        let mut word = [0; 8];
         let view = driver().memory.view();
-        view.copy_out(address, &mut bytes[..W::BYTES]).ok_or(CUresult::INVALID_VALUE)?;
-        let found = u64::from_le_bytes(bytes);
-        let satisfied = match flags & 3 {
-            0 => (found.wrapping_sub(wanted) << shift) as i64 >= 0,
-            1 => found == wanted,
-            2 => found & wanted != 0,
-            _ => !(found | wanted) << shift != 0,
-        };
-        if satisfied {
-            return Ok(());
-        }
-        if Instant::now() > until {
-            crate::module::complain("a stream waits for a word that nothing writes: work is done when it is issued");
-            return Err(CUresult::LAUNCH_TIMEOUT);
-        }
-        std::thread::sleep(Duration::from_millis(1));
+        view.copy_out(self.address, &mut word[..self.bytes]).ok_or(CUresult::INVALID_VALUE)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    /// Writes the word.
+    pub fn write(&self) -> Answer<()> {
+        let word = self.value.to_le_bytes();
+        driver().memory.view().copy_in(self.address, &word[..self.bytes]).ok_or(CUresult::INVALID_VALUE)
+    }
+
+    /// Whether the word is as wanted: at least, equal to, sharing a bit with, or not the complement of a value.
+    pub fn is_met(&self) -> Answer<bool> {
+        let (found, shift) = (self.read()?, 64 - 8 * self.bytes as u32);
+        Ok(match self.comparison & 3 {
+            0 => (found.wrapping_sub(self.value) << shift) as i64 >= 0,
+            1 => found == self.value,
+            2 => found & self.value != 0,
+            _ => !(found | self.value) << shift != 0,
+        })
+    }
+}
+
+fn write_word(stream: u64, word: Answer<WordOperation>) -> Answer<()> {
+    forbid_waiting_for(stream)?;
+    issue(stream, Work::WriteWord(word?))
+}
+
+fn wait_for_word(stream: u64, word: Answer<WordOperation>) -> Answer<()> {
+    forbid_waiting_for(stream)?;
+    issue(stream, Work::WaitWord(word?))
+}
+
+/// A function of the program's, and what to give it.
+#[derive(Clone, Copy)]
+pub struct StreamCallback {
+    function: unsafe extern "C" fn(u64, c_int, *mut c_void),
+    stream: u64,
+    data: *mut c_void,
+}
+
+// SAFETY: CUDA's contract: the function may be called with this on any thread.
+unsafe impl Send for StreamCallback {}
+// SAFETY: as above.
+unsafe impl Sync for StreamCallback {}
+
+impl StreamCallback {
+    /// Calls it.
+    pub fn run(&self) {
+        // SAFETY: the program's function with the program's data.
+        unsafe { (self.function)(self.stream, 0, self.data) }
     }
 }
 
@@ -108,14 +134,14 @@ calls! {
         driver().forget(stream).map(drop)
     }
 
-    /// All work is done when it is issued.
+    /// Waits for all work of a stream.
     fn cuStreamSynchronize(stream: u64) {
         synchronize(stream)
     }
 
-    /// As [`cuStreamSynchronize`].
+    /// Whether all work of a stream is done.
     fn cuStreamQuery(stream: u64) {
-        synchronize(stream)
+        query(stream)
     }
 
     /// The context of a stream.
@@ -170,29 +196,26 @@ calls! {
         if flags != 0 {
             return Err(CUresult::INVALID_VALUE);
         }
-        issue(stream, Work::Nothing)?;
-        // SAFETY: the program's function with the program's data.
-        callback(stream, 0, data);
-        Ok(())
+        issue(stream, Work::Callback(StreamCallback { function: callback, stream, data }))
     }
 
     /// Writes a word.
     fn cuStreamWriteValue32_v2(stream: u64, address: u64, value: u32, _flags: c_uint) {
-        write_word(stream, address, value)
+        write_word(stream, WordOperation::new(address, u64::from(value), 4, 0))
     }
 
     /// Writes a word.
     fn cuStreamWriteValue64_v2(stream: u64, address: u64, value: u64, _flags: c_uint) {
-        write_word(stream, address, value)
+        write_word(stream, WordOperation::new(address, value, 8, 0))
     }
 
     /// Waits for a word.
     fn cuStreamWaitValue32_v2(stream: u64, address: u64, value: u32, flags: c_uint) {
-        wait_for_word(stream, address, value, flags)
+        wait_for_word(stream, WordOperation::new(address, u64::from(value), 4, flags))
     }
 
     /// Waits for a word.
     fn cuStreamWaitValue64_v2(stream: u64, address: u64, value: u64, flags: c_uint) {
-        wait_for_word(stream, address, value, flags)
+        wait_for_word(stream, WordOperation::new(address, value, 8, flags))
     }
 }

@@ -113,6 +113,8 @@ pub struct Cluster {
     finished: Vec<bool>,
     /// How many times in a row all warps waited or polled.
     idle: u32,
+    /// Whether any did something else since somebody asked.
+    moved: bool,
     /// Which cluster of the grid it is.
     pub index: u64,
 }
@@ -136,11 +138,10 @@ const POLLING_INSTRUCTIONS: u64 = 64;
 impl Cluster {
     /// A cluster whose mistakes are reported, if there are reports to add them to.
     /// `next` is what all clusters of the grid count the started ones with.
-    pub fn new(checks: Option<&(&Arc<Reports>, Arc<Launch>)>, next: &Arc<AtomicU64>) -> Cluster {
+    pub fn new(checks: Option<&(Arc<Reports>, Arc<Launch>)>, next: &Arc<AtomicU64>) -> Cluster {
         let mut cluster = Cluster::default();
         cluster.state.next = next.clone();
-        cluster.state.checker =
-            checks.map(|(reports, launch)| Box::new(Checker::new((*reports).clone(), launch.clone())));
+        cluster.state.checker = checks.map(|(reports, launch)| Box::new(Checker::new(reports.clone(), launch.clone())));
         cluster
     }
 
@@ -259,9 +260,20 @@ impl Cluster {
                 }
             } else {
                 self.idle = 0;
+                self.moved = true;
             }
         }
         Ok(Progress::Unfinished)
+    }
+
+    /// Starts to count anew how long all warps only poll: something else may have happened.
+    pub fn resume(&mut self) {
+        (self.idle, self.moved) = (0, false);
+    }
+
+    /// Whether a warp did anything but wait and poll since the last call.
+    pub fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     fn turn(&mut self, at: usize, grid: &Grid<'_>, observer: Option<&mut dyn Observer>) -> Result<Turn, Box<Fault>> {

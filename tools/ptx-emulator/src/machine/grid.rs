@@ -71,6 +71,8 @@ impl Observer for Nobody {
 
 /// How many rounds a cluster runs before another gets its host thread.
 const CLUSTER_ROUNDS: u32 = 64;
+/// How many such turns each cluster that is under way has, without any finishing, before the launch is taken to wait for something.
+const PATIENCE: u64 = 16;
 /// How many clusters are under way at most for each multiprocessor: those that a chip would hold at once.
 const RESIDENT: usize = 2;
 /// Registers that a multiprocessor has, of every chip since sm_50.
@@ -213,26 +215,59 @@ impl Grid<'_> {
         observer: impl Fn() -> Option<O> + Sync,
         reports: Option<&Arc<Reports>>,
     ) -> (Result<Summary, Box<Fault>>, Vec<O>) {
-        if let Err(fault) = self.validate() {
-            return (Err(fault), vec![]);
-        }
+        let mut execution = match self.begin(reports.cloned()) {
+            Ok(execution) => execution,
+            Err(fault) => return (Err(fault), vec![]),
+        };
+        let (outcome, observers) = self.go_on(&mut execution, None, observer);
+        (outcome.map(|_| Summary { warp_instructions: execution.executed }), observers)
+    }
+
+    /// A launch that nothing has been run of yet, with the checker on where there are reports to add to.
+    pub fn begin(&self, reports: Option<Arc<Reports>>) -> Result<Execution, Box<Fault>> {
+        self.validate()?;
+        let checks = reports.map(|reports| (reports, Arc::new(Launch::new(self))));
+        Ok(Execution { next: Arc::default(), suspended: VecDeque::new(), checks, executed: 0 })
+    }
+
+    /// Runs a launch until it has finished, or for so long without any cluster finishing that it may wait for something else than
+    /// itself: then it can be advanced again later. The launch has to be the one that the execution was begun with, but for the memory.
+    pub fn advance(&self, execution: &mut Execution) -> Result<Advance, Box<Fault>> {
+        self.go_on(execution, Some(PATIENCE), || None::<Nobody>).0
+    }
+
+    /// Runs a launch for which nothing else will happen to its end: a deadlock is found.
+    pub fn conclude(&self, execution: &mut Execution) -> Result<(), Box<Fault>> {
+        self.go_on(execution, None, || None::<Nobody>).0.map(drop)
+    }
+
+    fn go_on<O: Observer>(
+        &self,
+        execution: &mut Execution,
+        patience: Option<u64>,
+        observer: impl Fn() -> Option<O> + Sync,
+    ) -> (Result<Advance, Box<Fault>>, Vec<O>) {
         let clusters = self.extent.map(u64::from).iter().product::<u64>() / u64::from(self.cluster_ctas());
         let workers = (rayon::current_num_threads() as u64).min(clusters);
-        let (next, executed) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
+        let executed = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
+        // How often clusters ran without finishing since one did, and whether any did more than to poll.
+        let (fruitless, moved) = (AtomicU64::new(0), AtomicBool::new(false));
         let resident = (RESIDENT * self.multiprocessors as usize / self.cluster_ctas() as usize).max(1);
         // Clusters that wait for others to go on: a grid may synchronize through global memory.
-        let suspended: Mutex<VecDeque<Cluster>> = Mutex::default();
-        let checks = reports.map(|reports| (reports, Arc::new(Launch::new(self))));
+        execution.suspended.iter_mut().for_each(Cluster::resume);
+        let suspended = Mutex::new(std::mem::take(&mut execution.suspended));
+        let Execution { next, checks, .. } = &*execution;
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
         let work = |mut observer: Option<&mut dyn Observer>| {
-            let mut spare = Some(Cluster::new(checks.as_ref(), &next));
+            let mut spare = Some(Cluster::new(checks.as_ref(), next));
             while !stop.load(Ordering::Relaxed) {
                 let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
                 let fresh = if waiting < resident { next.fetch_add(1, Ordering::Relaxed) } else { clusters };
                 let mut cluster = if fresh < clusters {
-                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(checks.as_ref(), &next));
+                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(checks.as_ref(), next));
                     cluster.start(self, fresh);
+                    moved.store(true, Ordering::Relaxed);
                     cluster
                 } else {
                     match suspended.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
@@ -248,10 +283,18 @@ impl Grid<'_> {
                 ) {
                     Ok(Progress::Finished) => {
                         executed.fetch_add(cluster.executed(), Ordering::Relaxed);
+                        fruitless.store(0, Ordering::Relaxed);
+                        moved.store(true, Ordering::Relaxed);
                         spare = Some(cluster);
                     }
                     Ok(Progress::Unfinished) => {
-                        suspended.lock().unwrap_or_else(PoisonError::into_inner).push_back(cluster)
+                        moved.fetch_or(cluster.moved(), Ordering::Relaxed);
+                        let mut suspended = suspended.lock().unwrap_or_else(PoisonError::into_inner);
+                        suspended.push_back(cluster);
+                        let so_far = fruitless.fetch_add(1, Ordering::Relaxed);
+                        if patience.is_some_and(|patience| so_far / suspended.len() as u64 >= patience) {
+                            stop.store(true, Ordering::Relaxed);
+                        }
                     }
                     Err(fault) => {
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
@@ -275,10 +318,37 @@ impl Grid<'_> {
                 }
             });
         }
+        execution.executed += executed.into_inner();
+        execution.suspended = suspended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let started = execution.next.load(Ordering::Relaxed) >= clusters;
         let result = match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(fault) => Err(fault),
-            None => Ok(Summary { warp_instructions: executed.into_inner() }),
+            None if started && execution.suspended.is_empty() => Ok(Advance::Finished),
+            None => Ok(Advance::Suspended { moved: moved.into_inner() }),
         };
         (result, observers.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A launch that has begun.
+#[derive(Debug)]
+pub struct Execution {
+    /// The next cluster to start.
+    next: Arc<AtomicU64>,
+    /// Those that have started, and not finished.
+    suspended: VecDeque<Cluster>,
+    checks: Option<(Arc<Reports>, Arc<Launch>)>,
+    executed: u64,
+}
+
+/// How far a launch came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// All its threads have exited.
+    Finished,
+    /// It has not finished for long.
+    Suspended {
+        /// Whether its threads did anything but poll.
+        moved: bool,
+    },
 }
