@@ -129,6 +129,24 @@ fn a_profile_counts() {
 }
 
 #[test]
+fn a_profile_counts_tensor_memory() {
+    let workplace = Workplace::new();
+    workplace.write(
+        "tensor.ptx",
+        ".version 8.7\n.target sm_100a\n.address_size 64\n.visible .entry k() .reqntid 32 {\n\
+         .shared .align 4 .b32 place; .reg .b32 %r<4>;\n\
+         tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [place], 32; ld.shared.u32 %r0, [place]; mov.u32 %r1, %tid.x;\n\
+         tcgen05.st.sync.aligned.32x32b.x2.b32 [%r0], {%r1, %r1}; tcgen05.wait::st.sync.aligned;\n\
+         tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r2}, [%r0]; tcgen05.wait::ld.sync.aligned;\n\
+         tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r0, 32; ret; }",
+    );
+    let json = workplace.succeeds("profile tensor.ptx --json");
+    let profile: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(profile["memory"]["tensor write"]["bytes"], 256);
+    assert_eq!(profile["memory"]["tensor read"]["bytes"], 128);
+}
+
+#[test]
 fn mistakes_say_what_to_do() {
     let workplace = Workplace::new();
     workplace.write("wrong.ptx", &COLUMNS.replace("mul.f32 %f7, %f7, %f8", "mul.f33 %f7, %f7, %f8"));

@@ -106,7 +106,8 @@ macro_rules! by_space {
             Space::Global => $function::<$word, 1>,
             Space::Shared => $function::<$word, 2>,
             Space::Local => $function::<$word, 3>,
-            Space::Parameter => $function::<$word, 4>,
+            // No load or store names tensor memory.
+            Space::Parameter | Space::Tensor => $function::<$word, 4>,
         }
     };
 }

@@ -23,6 +23,8 @@ pub enum Space {
     Local = 3,
     /// The kernel's parameters.
     Parameter = 4,
+    /// Tensor memory of the CTA, which only instructions of `tcgen05` access.
+    Tensor = 5,
 }
 
 /// Why an access cannot be.
@@ -114,6 +116,7 @@ impl<'a> Context<'a> {
                 let offset = address as usize;
                 self.grid.parameters.get(offset..offset + W::BYTES).map(W::from_bytes)
             }
+            Space::Tensor => None,
             Space::Generic => {
                 let (space, address) = specific(address);
                 return self.fetch(space, lane, address);
@@ -139,7 +142,7 @@ impl<'a> Context<'a> {
                 let offset = address as usize;
                 if offset + W::BYTES <= each { self.warp.local.write(lane * each + offset, value) } else { None }
             }
-            Space::Parameter => None,
+            Space::Parameter | Space::Tensor => None,
             Space::Generic => {
                 let (space, address) = specific(address);
                 return self.put(space, lane, address, value);
@@ -199,7 +202,7 @@ impl<'a> Context<'a> {
                 let bytes = self.grid.parameters.get(offset..offset + into.len());
                 bytes.map(|bytes| into.copy_from_slice(bytes))
             }
-            Space::Local => None,
+            Space::Local | Space::Tensor => None,
         }
         .ok_or(refused)?;
         self.show(|| Access::of_warp(Direction::Read, space, address, into.len()));
@@ -229,7 +232,7 @@ impl<'a> Context<'a> {
                     place.and_then(|(rank, offset)| self.cluster.ctas[rank].shared.slice_mut(offset, from.len()));
                 bytes.map(|bytes| bytes.copy_from_slice(from))
             }
-            Space::Local | Space::Parameter => None,
+            Space::Local | Space::Parameter | Space::Tensor => None,
         }
         .ok_or(refused)?;
         self.show(|| Access::of_warp(Direction::Write, space, address, from.len()));
@@ -249,6 +252,7 @@ impl<'a> Context<'a> {
             Space::Generic | Space::Global => self.grid.memory.describe(address),
             Space::Shared => format!("the CTA has {} bytes of shared memory", self.here().shared.len()),
             Space::Local => format!("a thread has {} bytes of local memory", self.kernel.local_bytes),
+            Space::Tensor => "only tcgen05 reaches tensor memory".into(),
             Space::Parameter => format!("the kernel has {} bytes of parameters", self.kernel.parameter_bytes),
         };
         let space = format!("{space:?}").to_lowercase();

@@ -10,7 +10,9 @@ use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::observer::{Access, Direction};
 use crate::machine::row::{Kind, LANES};
+use crate::memory::access::Space;
 
 /// The forms.
 pub const FORMS: &[Form] = &[
@@ -201,6 +203,8 @@ fn transfer(
     if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first_column, columns)) {
         return unallocated(context, lane, first_column, columns);
     }
+    let direction = if from.is_some() { Direction::Write } else { Direction::Read };
+    show(context, direction, address, 4 * registers * LANES);
     if context.cluster.checker.is_some() {
         let stores = from.is_some();
         context.issue(lane, |checker, actor| Some(checker.tensor_move(actor, stores)));
@@ -234,6 +238,11 @@ fn transfer(
         put(context, register, &words);
     }
     Step::Next
+}
+
+/// Shows an access of tensor memory, at an address of it, to who looks on.
+pub fn show(context: &mut Context<'_>, direction: Direction, address: usize, bytes: usize) {
+    context.show(|| Access::of_warp(direction, Space::Tensor, address as u64, bytes));
 }
 
 /// Stops a kernel that uses columns which are not allocated.
@@ -287,6 +296,12 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                 return unallocated(context, lane, first, words);
             }
             context.check_columns(cta, first, words, 0xff, true);
+            show(
+                context,
+                Direction::Write,
+                address,
+                4 * words * copies.iter().map(|(_, count, _)| count).sum::<usize>(),
+            );
             for (first_row, count, start) in copies {
                 for row in 0..*count {
                     let mut bytes = [0; 32];
@@ -324,6 +339,9 @@ fn shift(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         for cta in group(context, instruction.modifiers != 0) {
             if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, 8)) {
                 return unallocated(context, lane, first, 8);
+            }
+            for direction in [Direction::Read, Direction::Write] {
+                show(context, direction, address, 4 * 8 * 31);
             }
             if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
                 // Of a warp's 32 lanes the last stays.

@@ -8,7 +8,7 @@ use super::mma::{integer, single};
 use super::product;
 use super::shared_matrix::{Descriptor, Matrix, Packing};
 use super::tcgen05::group;
-use super::tensor_memory_access::unallocated;
+use super::tensor_memory_access::{show, unallocated};
 use super::tensor_shape::{KINDS, Lanes, Shape, Variant, zero_columns};
 use crate::asynchronous::copy::{listed_address, put_address};
 use crate::decode::builder::Builder;
@@ -17,6 +17,7 @@ use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, FALSE, Instruction, Step};
+use crate::machine::observer::Direction;
 use crate::machine::row::{Kind, Slot};
 use crate::numeric::format;
 use crate::parse::ast::Operand;
@@ -160,6 +161,10 @@ struct Place {
 impl Place {
     fn of(address: u64) -> Place {
         Place { lane: address as usize >> 16 & 0x7f, column: address as usize & 0xffff }
+    }
+
+    fn address(self) -> usize {
+        self.lane << 16 | self.column
     }
 }
 
@@ -351,6 +356,7 @@ fn read_a(
     let bits = if shape.packing == Packing::Padded { shape.a.bits().max(8) } else { shape.a.bits() };
     let words = depth * bits / 32;
     context.check_columns(cta, place.column, words, layout.groups(place.lane, into.len() / depth), false);
+    show(context, Direction::Read, place.address(), 4 * words * (into.len() / depth));
     let held = context.cluster.ctas[cta].tensor.as_ref().filter(|tensor| tensor.holds(place.column, words));
     let Some(tensor) = held else { return Err(unallocated(context, lane, place.column, words)) };
     let rows = into.len() / depth;
@@ -392,6 +398,7 @@ impl ScaleSource {
         let each = into.len() / self.blocks / self.halves;
         let (first, columns) = (self.place.column, each.div_ceil(32));
         context.check_columns(self.cta, first, columns, 3 << (self.place.lane / 32 % 4 * 2), false);
+        show(context, Direction::Read, self.place.address(), into.len());
         let held = context.cluster.ctas[self.cta].tensor.as_ref().filter(|tensor| tensor.holds(first, columns));
         let Some(tensor) = held else { return Err(unallocated(context, lane, first, columns)) };
         for (row, scales) in into.chunks_exact_mut(self.blocks).enumerate() {
@@ -442,10 +449,13 @@ impl Accumulator {
             Lanes::Folded(_) => 0xff,
             layout => layout.groups(self.place.lane, a.len() / depth),
         };
+        let bytes = 4 * (a.len() / depth) * columns;
         if self.counts {
             context.check_columns(cta, first, width, groups, false);
+            show(context, Direction::Read, self.place.address(), bytes);
         }
         context.check_columns(cta, first, width, groups, true);
+        show(context, Direction::Write, self.place.address(), bytes);
         let held = context.cluster.ctas[cta].tensor.as_mut().filter(|tensor| tensor.holds(first, width));
         let Some(tensor) = held else { return Err(unallocated(context, lane, first, width)) };
         let integers = shape.a.is_integer();

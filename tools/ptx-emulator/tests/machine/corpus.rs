@@ -88,11 +88,11 @@ pub type Checked = (Result<Summary, Box<Fault>>, Vec<Report>);
 
 /// Runs a kernel of the corpus, or a text that was made from one, with the checker on.
 pub fn check(file: &str, text: &str) -> Checked {
-    check_within(file, text, Limits::NONE).unwrap_or_else(|message| panic!("{message}"))
+    check_within(file, text, Limits::NONE, 0).unwrap_or_else(|message| panic!("{message}"))
 }
 
-/// The same within limits; a message where the text cannot be loaded.
-pub fn check_within(file: &str, text: &str, limits: Limits) -> Result<Checked, String> {
+/// The same within limits, in an order of the warps; a message where the text cannot be loaded.
+pub fn check_within(file: &str, text: &str, limits: Limits, seed: u64) -> Result<Checked, String> {
     let record = record(file);
     let (sizes, extent) = sizes(&record);
     let memory = Arc::new(Memory::followed());
@@ -168,7 +168,7 @@ pub fn check_within(file: &str, text: &str, limits: Limits) -> Result<Checked, S
         parameters,
         memory: memory.view(),
         multiprocessors: 32,
-        seed: 0,
+        seed,
         accumulation: Default::default(),
         limits,
     };

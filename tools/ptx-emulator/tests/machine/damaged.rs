@@ -88,7 +88,7 @@ fn damaged_programs_end() {
                     }
                 }
             }
-            if let Ok((outcome, reports)) = corpus::check_within(file, &damaged.join("\n"), limits) {
+            if let Ok((outcome, reports)) = corpus::check_within(file, &damaged.join("\n"), limits, 0) {
                 loaded += 1;
                 failed += usize::from(outcome.is_err() || !reports.is_empty());
             }

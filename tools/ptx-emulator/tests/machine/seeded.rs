@@ -1,6 +1,7 @@
 //! Faults that are made by deleting or moving one instruction of a kernel that works: the checker names the kind and the line.
 
 use ptx_emulator::checker::{Report, ReportKind};
+use ptx_emulator::machine::grid::Limits;
 
 use super::corpus;
 
@@ -119,6 +120,14 @@ const SEEDS: &[Seed] = &[
         Divergence,
         Nth("wgmma.wait_group", 1),
     ),
+    // CTAs that write what others write.
+    seed(
+        "softmax_f32.sm80.ptx",
+        Replace(Nth("%r110, %r111, %r17", 0), "%r110, %r111, %r17", "%r110, 0, %r17"),
+        Race,
+        Nth("st.global", 0),
+    ),
+    seed("layernorm_f16.sm80.ptx", Replace(Nth("%rd14, %r1, 4", 0), "%r1", "0"), Race, Nth("st.global", 0)),
     // Registers.
     seed("vadd_f32.sm80.ptx", Delete(Nth("ld.param", 0)), Uninitialized, Nth("ld.global", 0)),
     seed("vadd_f32.sm80.ptx", Delete(Nth("add.f32", 0)), Uninitialized, Nth("st.global", 0)),
@@ -139,4 +148,20 @@ fn every_seeded_fault_is_reported_with_its_line() {
         }
     }
     assert!(missed.is_empty(), "{} of {} missed\n\n{}", missed.len(), SEEDS.len(), missed.join("\n\n"));
+}
+
+/// The same kernels as they are, with their warps in other orders.
+#[test]
+fn no_order_of_the_warps_makes_a_report() {
+    let mut files: Vec<&str> = SEEDS.iter().map(|seed| seed.file).collect();
+    files.sort_unstable();
+    files.dedup();
+    for file in files {
+        let text = corpus::source(file);
+        for seed in [1, 6] {
+            let (outcome, reports) = corpus::check_within(file, &text, Limits::NONE, seed).unwrap();
+            outcome.unwrap_or_else(|fault| panic!("{file}, seed {seed}: {fault}"));
+            assert_eq!(reports, [], "{file}, seed {seed}");
+        }
+    }
 }
