@@ -342,11 +342,13 @@ fn selp(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 
 fn slct(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     b.traits.undefined = Undefined::Combines;
-    // A NaN selects the second, and so does a negative number; -0 does not.
+    // A NaN selects the second, and so does a negative number; -0 does not, nor with `.ftz` what becomes -0.
     macro_rules! slct {
         ($type:ty) => {
             if b.last() == "s32" {
                 lanes!(b; (x: $type, y: $type, by: i32) -> $type { if by >= 0 { x } else { y } })
+            } else if b.has("ftz") {
+                lanes!(b; (x: $type, y: $type, by: f32) -> $type { if by.flush() >= 0.0 { x } else { y } })
             } else {
                 lanes!(b; (x: $type, y: $type, by: f32) -> $type { if by >= 0.0 { x } else { y } })
             }

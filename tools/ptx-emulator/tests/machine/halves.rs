@@ -1,6 +1,7 @@
 //! Comparisons in half precision that write numbers, comparisons that write f16 and bf16, and extrema of three.
 
 use super::evaluate;
+use super::scalars::{INTEGER, ORDERED, Test, UNORDERED};
 
 /// What `coverage` runs again.
 pub const TESTS: &[fn()] = &[
@@ -8,29 +9,6 @@ pub const TESTS: &[fn()] = &[
     comparisons_write_into_both_halves,
     comparisons_join_a_predicate_and_flush,
     extrema_of_three,
-];
-
-type Test = fn(f64, f64) -> bool;
-
-const INTEGER: [(&str, Test); 4] =
-    [("lo", |x, y| x < y), ("ls", |x, y| x <= y), ("hi", |x, y| x > y), ("hs", |x, y| x >= y)];
-const ORDERED: [(&str, Test); 6] = [
-    ("eq", |x, y| x == y),
-    ("ne", |x, y| x.partial_cmp(&y).is_some_and(|order| order.is_ne())),
-    ("lt", |x, y| x < y),
-    ("le", |x, y| x <= y),
-    ("gt", |x, y| x > y),
-    ("ge", |x, y| x >= y),
-];
-const UNORDERED: [(&str, Test); 8] = [
-    ("equ", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_eq())),
-    ("neu", |x, y| x != y),
-    ("ltu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_ge())),
-    ("leu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_gt())),
-    ("gtu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_le())),
-    ("geu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_lt())),
-    ("num", |x, y| !x.is_nan() && !y.is_nan()),
-    ("nan", |x, y| x.is_nan() || y.is_nan()),
 ];
 
 /// A number in a type, and the type's width.

@@ -1,34 +1,13 @@
 //! Comparisons, selections and moves of every type.
 
 use super::super::evaluate;
-use super::{cut, d, f};
+use super::{INTEGER, ORDERED, Test, UNORDERED, cut, d, f};
 
 /// What `coverage` runs again.
 pub const TESTS: &[fn()] = &[comparisons_of_every_type, selections, moves];
 
 #[test]
 fn comparisons_of_every_type() {
-    type Test = fn(f64, f64) -> bool;
-    let ordered: [(&str, Test); 6] = [
-        ("eq", |x, y| x == y),
-        ("ne", |x, y| x.partial_cmp(&y).is_some_and(|order| order.is_ne())),
-        ("lt", |x, y| x < y),
-        ("le", |x, y| x <= y),
-        ("gt", |x, y| x > y),
-        ("ge", |x, y| x >= y),
-    ];
-    let unordered: [(&str, Test); 8] = [
-        ("equ", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_eq())),
-        ("neu", |x, y| x != y),
-        ("ltu", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_lt())),
-        ("leu", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_le())),
-        ("gtu", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_gt())),
-        ("geu", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_ge())),
-        ("num", |x, y| !x.is_nan() && !y.is_nan()),
-        ("nan", |x, y| x.is_nan() || y.is_nan()),
-    ];
-    let below: [(&str, Test); 4] =
-        [("lo", |x, y| x < y), ("ls", |x, y| x <= y), ("hi", |x, y| x > y), ("hs", |x, y| x >= y)];
     let half = |value: f64| u64::from(half::f16::from_f64(value).to_bits());
     let brain = |value: f64| u64::from(half::bf16::from_f64(value).to_bits());
     for kind in ["b16", "b32", "b64", "u16", "s16", "u32", "s32", "u64", "s64", "f16", "bf16", "f32", "f64"] {
@@ -42,10 +21,10 @@ fn comparisons_of_every_type() {
             _ => cut(value as i128, width),
         };
         let tests: Vec<(&str, Test)> = match kind.chars().next() {
-            Some('b') if !float => ordered[..2].to_vec(),
-            Some('u') => ordered.into_iter().chain(below).collect(),
-            Some('s') => ordered.to_vec(),
-            _ => ordered.into_iter().chain(unordered).collect(),
+            Some('b') if !float => ORDERED[..2].to_vec(),
+            Some('u') => ORDERED.into_iter().chain(INTEGER).collect(),
+            Some('s') => ORDERED.to_vec(),
+            _ => ORDERED.into_iter().chain(UNORDERED).collect(),
         };
         let mut values = vec![(1.0, 2.0), (2.0, 1.0), (3.0, 3.0)];
         if float {
@@ -104,7 +83,7 @@ fn comparisons_of_every_type() {
         }
     }
     for (kind, one, two) in [("f16x2", 0x3c00u64, 0x4000u64), ("bf16x2", 0x3f80, 0x4000)] {
-        for (name, test) in ordered.into_iter().chain(unordered) {
+        for (name, test) in ORDERED.into_iter().chain(UNORDERED) {
             let text = format!(
                 "{{ .reg .pred q, r; setp.{name}.{kind} q|r, a, b; selp.b32 d, 1, 0, q; @r add.u32 d, d, 2; }}"
             );

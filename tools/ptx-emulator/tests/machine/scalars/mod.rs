@@ -4,9 +4,11 @@ mod comparisons;
 mod conversions;
 mod floats;
 mod integers;
+mod modifiers;
 
 /// What `coverage` runs again.
-pub const TESTS: [&[fn()]; 4] = [comparisons::TESTS, conversions::TESTS, floats::TESTS, integers::TESTS];
+pub const TESTS: [&[fn()]; 5] =
+    [comparisons::TESTS, conversions::TESTS, floats::TESTS, integers::TESTS, modifiers::TESTS];
 
 const INTEGERS: [(&str, u32, bool); 6] = [
     ("u16", 16, false),
@@ -40,3 +42,30 @@ fn f(value: f32) -> u64 {
 fn d(value: f64) -> u64 {
     value.to_bits()
 }
+
+/// Whether a comparison holds.
+pub type Test = fn(f64, f64) -> bool;
+
+/// Comparisons of integers without a sign.
+pub const INTEGER: [(&str, Test); 4] =
+    [("lo", |x, y| x < y), ("ls", |x, y| x <= y), ("hi", |x, y| x > y), ("hs", |x, y| x >= y)];
+/// Comparisons that do not hold for NaN.
+pub const ORDERED: [(&str, Test); 6] = [
+    ("eq", |x, y| x == y),
+    ("ne", |x, y| x.partial_cmp(&y).is_some_and(|order| order.is_ne())),
+    ("lt", |x, y| x < y),
+    ("le", |x, y| x <= y),
+    ("gt", |x, y| x > y),
+    ("ge", |x, y| x >= y),
+];
+/// Comparisons that do.
+pub const UNORDERED: [(&str, Test); 8] = [
+    ("equ", |x, y| x.partial_cmp(&y).is_none_or(|order| order.is_eq())),
+    ("neu", |x, y| x != y),
+    ("ltu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_ge())),
+    ("leu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_gt())),
+    ("gtu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_le())),
+    ("geu", |x, y| !matches!(x.partial_cmp(&y), Some(order) if order.is_lt())),
+    ("num", |x, y| !x.is_nan() && !y.is_nan()),
+    ("nan", |x, y| x.is_nan() || y.is_nan()),
+];
