@@ -119,6 +119,14 @@ pub enum ModelError {
         /// What is wrong with it.
         source: Box<ModelError>,
     },
+    /// A model's chat template is no template, or fails.
+    #[error("the chat template of {}: {message}", path.display())]
+    ChatTemplate {
+        /// The file it is from.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        message: String,
+    },
     /// A request for text or logits cannot be honoured.
     #[error("{0}")]
     Request(String),

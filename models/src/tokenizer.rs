@@ -149,13 +149,7 @@ impl Tokenizer {
             Kind::HuggingFace(tokenizer) => {
                 let failed = |error: String| ModelError::Tokenizer(format!("cannot encode the text: {error}"));
                 // What looks like a special token is cut after its first character, so that it is none any more.
-                let mut names: Vec<String> = tokenizer
-                    .get_added_tokens_decoder()
-                    .into_values()
-                    .filter(|token| token.special)
-                    .map(|token| token.content)
-                    .collect();
-                names.retain(|name| !name.is_empty());
+                let names = self.special_tokens();
                 let mut ids = Vec::new();
                 let mut rest = text;
                 while !rest.is_empty() {
@@ -169,6 +163,33 @@ impl Tokenizer {
                 Ok(ids)
             }
             Kind::BuiltIn(built_in) => Ok((built_in.encoding)().encode_ordinary(text)),
+        }
+    }
+
+    /// The special tokens, as they are written.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.kind {
+            Kind::HuggingFace(tokenizer) => {
+                let tokens = tokenizer.get_added_tokens_decoder().into_values();
+                tokens.filter(|token| token.special).map(|token| token.content).collect()
+            }
+            Kind::BuiltIn(built_in) => (built_in.encoding)().special_tokens().into_iter().map(str::to_owned).collect(),
+        };
+        names.retain(|name| !name.is_empty());
+        // Those that begin with another come before it.
+        names.sort_unstable_by(|left, right| right.cmp(left));
+        names
+    }
+
+    /// The token ids of a text that is written out to the last special token: none is added.
+    pub fn encode_written(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => {
+                let failed = |error: String| ModelError::Tokenizer(format!("cannot encode the text: {error}"));
+                let encoding = contained(|| tokenizer.encode(text, false)).map_err(failed)?;
+                encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| failed(error.to_string()))
+            }
+            Kind::BuiltIn(_) => self.encode(text),
         }
     }
 

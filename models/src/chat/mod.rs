@@ -1,7 +1,8 @@
 //! Conversations: rendered as the tokens that a model expects, and its answers parsed as they come.
 //!
 //! A model with gpt-oss's special tokens speaks [harmony](https://github.com/openai/harmony): messages with roles, channels and
-//! recipients, rendered and parsed by the openai-harmony crate. Any other model is given plain text, see [`plain`].
+//! recipients, rendered and parsed by the openai-harmony crate. A model whose folder carries a chat template is given what that makes of
+//! the conversation, see [`template`]; any other one plain text, see [`plain`].
 //!
 //! Answers never fail to parse. Where a model's stream is malformed (a header that never ends, a channel that does not exist, a message
 //! that begins inside of another), the [`AnswerParser`] takes it for what it most likely is, and text that is nothing else for
@@ -10,6 +11,7 @@
 pub mod harmony;
 mod headers;
 pub mod plain;
+pub mod template;
 mod vocabulary;
 
 use std::sync::Arc;
@@ -133,6 +135,13 @@ pub enum Delta {
 pub enum ChatFormat {
     /// As gpt-oss was trained.
     Harmony(harmony::Harmony),
+    /// As its folder's chat template says.
+    Template {
+        /// The template.
+        template: template::ChatTemplate,
+        /// What makes tokens of its text.
+        tokenizer: Arc<Tokenizer>,
+    },
     /// As text, see [`plain`].
     Plain(Arc<Tokenizer>),
 }
@@ -146,13 +155,18 @@ impl ChatFormat {
         {
             return Ok(Self::Harmony(harmony::Harmony::load()?));
         }
-        Ok(Self::Plain(tokenizer.clone()))
+        let tokenizer = tokenizer.clone();
+        Ok(match template::ChatTemplate::of_folder(&folder.path)? {
+            Some(template) => Self::Template { template, tokenizer },
+            None => Self::Plain(tokenizer),
+        })
     }
 
     /// The tokens of a conversation, up to where the model's answer begins.
     pub fn render(&self, conversation: &Conversation) -> Result<Vec<u32>> {
         match self {
             Self::Harmony(harmony) => harmony.render(conversation),
+            Self::Template { template, tokenizer } => template.render(conversation, tokenizer),
             Self::Plain(tokenizer) => tokenizer.encode_ordinary(&plain::render(conversation)),
         }
     }
@@ -161,6 +175,9 @@ impl ChatFormat {
     pub fn stop_tokens(&self) -> Vec<u32> {
         match self {
             Self::Harmony(_) => vec![harmony::RETURN, harmony::CALL],
+            Self::Template { template, tokenizer } => {
+                template.end_of_text().and_then(|end| tokenizer.special_token(end)).into_iter().collect()
+            }
             Self::Plain(_) => Vec::new(),
         }
     }
@@ -168,7 +185,7 @@ impl ChatFormat {
     /// The texts that end an answer.
     pub fn stop_strings(&self) -> Vec<String> {
         match self {
-            Self::Harmony(_) => Vec::new(),
+            Self::Harmony(_) | Self::Template { .. } => Vec::new(),
             Self::Plain(_) => vec![plain::STOP.to_owned()],
         }
     }
@@ -177,7 +194,7 @@ impl ChatFormat {
     pub fn structure(&self, grammar: Grammar) -> Result<Structure> {
         let begins = match self {
             Self::Harmony(harmony) => harmony.begin_of_text()?,
-            Self::Plain(_) => Begin::AtOnce,
+            Self::Template { .. } | Self::Plain(_) => Begin::AtOnce,
         };
         Ok(Structure { grammar, begins })
     }
@@ -188,7 +205,7 @@ impl ChatFormat {
             answer: Answer::default(),
             kind: match self {
                 Self::Harmony(harmony) => ParserKind::Harmony(Box::new(harmony::Parser::new(harmony)?)),
-                Self::Plain(_) => ParserKind::Plain { begun: false },
+                Self::Template { .. } | Self::Plain(_) => ParserKind::Plain { begun: false },
             },
         })
     }

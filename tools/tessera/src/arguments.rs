@@ -147,8 +147,8 @@ pub struct Generate {
 ///
 /// Where standard input is no terminal, each of its lines is a message, and only the answers go to standard output.
 ///
-/// gpt-oss is talked to in harmony, with roles, channels and functions. Any other model is given plain text: what it is told, then
-/// `User:` and `Assistant:` in turns.
+/// gpt-oss is talked to in harmony, with roles, channels and functions. Any other model is given what the chat template of its folder
+/// makes of the conversation or, without one, plain text: what it is told, then `User:` and `Assistant:` in turns.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
