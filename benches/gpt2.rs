@@ -58,12 +58,12 @@ fn fixture(storage: Storage) -> Fixture {
 
 /// `count` tokens from position `from` of one sequence; the logits of the last are wanted.
 fn step(engine: &RuntimeEngine, from: usize, count: usize) -> Step {
-    let pages = engine.pages();
+    let pages = engine.pools()[0].pages;
     Step {
         tokens: (from..from + count).map(|position| (position * 7919 % 50257) as i32).collect(),
         positions: (from..from + count).map(|position| position as i32).collect(),
         sequences: vec![0; count],
-        page_table: PageTable { entries: (0..pages as i32).collect(), shape: [1, pages as u64] },
+        page_tables: vec![PageTable { entries: (0..pages as i32).collect(), shape: [1, pages.into()] }],
         rows: vec![count as i32 - 1],
     }
 }

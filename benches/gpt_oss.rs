@@ -69,7 +69,8 @@ fn fixture() -> Fixture {
 
 /// `count` tokens from position `from` of each of so many sequences; the logits of the last ones are wanted.
 fn step(engine: &RuntimeEngine, sequences: usize, from: usize, count: usize) -> Step {
-    let pages = engine.pages() / sequences;
+    let pools = engine.pools();
+    let pages = pools[0].pages as usize / sequences;
     let each = |value: &dyn Fn(usize, usize) -> i32| -> Vec<i32> {
         (0..sequences)
             .flat_map(|sequence| (from..from + count).map(move |position| value(sequence, position)))
@@ -79,10 +80,14 @@ fn step(engine: &RuntimeEngine, sequences: usize, from: usize, count: usize) -> 
         tokens: each(&|sequence, position| ((sequence * 131 + position) * 7919 % 200_000) as i32),
         positions: each(&|_, position| position as i32),
         sequences: each(&|sequence, _| sequence as i32),
-        page_table: PageTable {
-            entries: (0..(pages * sequences) as i32).collect(),
-            shape: [sequences as u64, pages as u64],
-        },
+        // Every cache has all pages, though those of layers with a window look at the last ones only.
+        page_tables: vec![
+            PageTable {
+                entries: (0..(pages * sequences) as i32).collect(),
+                shape: [sequences as u64, pages as u64],
+            };
+            pools.len()
+        ],
         rows: (1..=sequences).map(|sequence| (sequence * count) as i32 - 1).collect(),
     }
 }

@@ -306,6 +306,10 @@ pub struct KvCacheType {
     pub dim: u64,
     /// Tokens in a page.
     pub page_size: u64,
+    /// How many keys a token may see, its own the last; all of its sequence's if absent. Keys that no token to come sees need not
+    /// be kept: the cache is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
     /// The format of an element.
     pub storage: Storage,
 }
@@ -317,6 +321,9 @@ impl KvCacheType {
         if let Some((name, _)) = extents.iter().find(|(_, extent)| *extent == 0) {
             return Some(format!("a cache with {name}=0 holds nothing"));
         }
+        if self.window == Some(0) {
+            return Some("a cache with window=0 is never read; leave the window out to keep every key".to_owned());
+        }
         let holds = self.storage.is_float() && self.storage.blocks().is_none();
         let message =
             || format!("a cache holds floats without block scales, such as bf16 or fp8_e5m2, not {}", self.storage);
@@ -326,8 +333,12 @@ impl KvCacheType {
 
 impl fmt::Display for KvCacheType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let KvCacheType { layers, heads, dim, page_size, storage } = self;
-        write!(f, "kv_cache<layers={layers}, heads={heads}, dim={dim}, page={page_size}, {storage}>")
+        let KvCacheType { layers, heads, dim, page_size, window, storage } = self;
+        write!(f, "kv_cache<layers={layers}, heads={heads}, dim={dim}, page={page_size}, ")?;
+        if let Some(window) = window {
+            write!(f, "window={window}, ")?;
+        }
+        write!(f, "{storage}>")
     }
 }
 

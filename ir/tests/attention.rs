@@ -51,7 +51,14 @@ fn step_module(storage: Storage, window: &str) -> Module {
 }
 
 fn cache(storage: Storage, pages: usize) -> KvCache {
-    let ty = KvCacheType { layers: 2, heads: KEY_HEADS as u64, dim: DIM as u64, page_size: PAGE as u64, storage };
+    let ty = KvCacheType {
+        layers: 2,
+        heads: KEY_HEADS as u64,
+        dim: DIM as u64,
+        page_size: PAGE as u64,
+        window: None,
+        storage,
+    };
     KvCache::new(ty, pages).unwrap()
 }
 
@@ -211,6 +218,49 @@ fn a_ragged_batch_in_chunks_equals_each_sequence_alone() {
             assert_close(&rows(&found, [row]), &rows(&expected[*sequence], [*position]));
         }
     }
+}
+
+/// Three pages go round; the table says of those that have come to hold later tokens that there are none.
+#[test]
+fn pages_behind_the_window_may_be_given_up() {
+    let module = step_module(Storage::F64, ", window = 6");
+    let sequence = Sequence::new(33, 7);
+    let expected = sequence.dense(&module);
+    let sequences = [sequence];
+    let mut state = cache(Storage::F64, 3);
+    for position in 0..33usize {
+        let first = (position + 1).saturating_sub(6) / PAGE;
+        let table: Vec<i32> =
+            (0..9).map(|page| if (first..=position / PAGE).contains(&page) { page as i32 % 3 } else { -1 }).collect();
+        let table = Tensor::from_i32([1, 9], &table).unwrap();
+        let (found, next) = step(&module, &sequences, &[(0, position)], &table, state);
+        state = next;
+        assert_close(&found, &rows(&expected, [position]));
+    }
+}
+
+#[test]
+fn a_bounded_cache_is_read_through_a_window_that_it_keeps() {
+    let message = |kept: &str, window: &str| {
+        let cache = format!("kv_cache<layers=2, heads=2, dim=8, page=4, {kept}f64>");
+        let text = format!(
+            "module @m {{ func @f(%q: tensor<Tx4x8xf64>, %p: tensor<Txi32>, %t: tensor<BxPxi32>, %c: {cache}) {{
+               %y = paged_attention(%q, %c, %p, %p, %t) {{layer = 1, scale = 0.3{window}}} return %y }} }}"
+        );
+        tessera_ir::parse_module(&text).err().map_or_else(String::new, |error| error.to_string())
+    };
+    assert_eq!(message("window=6, ", ", window = 6"), "");
+    assert_eq!(message("", ", window = 6"), "");
+    let error = message("window=6, ", ", window = 7");
+    assert!(
+        error.contains("a window of 7 keys over kv_cache<layers=2, heads=2, dim=8, page=4, window=6, f64>"),
+        "{error}"
+    );
+    let error = message("window=6, ", "");
+    assert!(error.contains("attention to every key over kv_cache"), "{error}");
+    assert!(error.contains("the cache keeps 6 keys"), "{error}");
+    let error = message("window=0, ", ", window = 1");
+    assert!(error.contains("a cache with window=0 is never read"), "{error}");
 }
 
 #[test]

@@ -113,6 +113,7 @@ fn types_stand_alone() {
         "tensor<Tx2xTxbf16 @accum(f32)>",
         "tensor<0x18446744073709551615xmxfp4>",
         "kv_cache<layers=4, heads=6, dim=32, page=16, fp8_e5m2>",
+        "kv_cache<layers=12, heads=8, dim=64, page=16, window=128, bf16>",
     ] {
         assert_eq!(parse_type(text).unwrap().to_string(), text);
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tessera_runtime::device::Device;
 use tessera_runtime::execute::{Executable, KvCache, RunError, Session, TensorView};
+use tessera_runtime::pages::Pool;
 use tessera_runtime::{Artifact, Weights};
 
 use crate::error::{ModelError, Result};
 use crate::folder::ModelConfig;
-use crate::generation::{Engine, SampleRows, Step};
+use crate::generation::{CacheLayout, Engine, SampleRows, Step};
 use crate::network::{SAMPLE, STEP};
 
 /// A model's two functions, loaded on a device with their weights. [`LoadedModel::engine`] runs them.
@@ -19,7 +20,7 @@ pub struct LoadedModel {
     sample: Executable,
     vocabulary: usize,
     context: usize,
-    page_size: usize,
+    caches: CacheLayout,
 }
 
 impl LoadedModel {
@@ -31,23 +32,23 @@ impl LoadedModel {
         device: &Arc<dyn Device>,
     ) -> Result<Self> {
         let step = Executable::load_function(artifact, STEP, weights, device)?;
-        let Some(cache) = step.plan().caches.first() else {
-            return Err(ModelError::Request(format!(
-                "the artifact's @{STEP} takes no KV cache; it is not a serving step"
-            )));
-        };
         Ok(Self {
+            caches: CacheLayout::of_plan(step.plan())?,
             vocabulary: config.vocabulary() as usize,
             context: config.context() as usize,
-            page_size: cache.page_size as usize,
             sample: Executable::load_function(artifact, SAMPLE, weights, device)?,
             step,
         })
     }
 
-    /// Tokens in one page of the KV cache.
+    /// Tokens in one page of a KV cache.
     pub fn page_size(&self) -> usize {
-        self.page_size
+        self.caches.page_size
+    }
+
+    /// How the KV caches are divided into pages.
+    pub fn caches(&self) -> &CacheLayout {
+        &self.caches
     }
 
     /// The longest sequence, in tokens.
@@ -55,12 +56,27 @@ impl LoadedModel {
         self.context
     }
 
-    /// An engine with a KV cache of `pages` pages. Engines of one model share its weights.
+    /// An engine with KV caches of `pages` pages each. Engines of one model share its weights.
     pub fn engine(&self, pages: usize) -> Result<RuntimeEngine> {
-        let name = self.step.plan().caches.first().map_or("", |cache| cache.name.as_str()).to_owned();
+        self.engine_with(&vec![pages; self.caches.windows.len()])
+    }
+
+    /// An engine with KV caches of so many pages, for example those of [`pages_for`](crate::generation::pages_for).
+    pub fn engine_with(&self, pages: &[usize]) -> Result<RuntimeEngine> {
+        let plan = self.step.plan();
+        let mut caches = Vec::with_capacity(plan.caches.len());
+        for (index, cache) in plan.caches.iter().enumerate() {
+            let Some(page_table) = plan.page_table(index) else {
+                let message =
+                    format!("nothing in the artifact's @{STEP} says which input is the page table of `{}`", cache.name);
+                return Err(ModelError::Request(message));
+            };
+            let pages = pages.get(index).copied().unwrap_or(0) as u64;
+            let memory = KvCache::new(&self.step, &cache.name, pages)?;
+            caches.push(EngineCache { name: cache.name.clone(), page_table: page_table.to_owned(), memory });
+        }
         Ok(RuntimeEngine {
-            cache: KvCache::new(&self.step, &name, pages as u64)?,
-            cache_name: name,
+            caches,
             step: Session::new(&self.step),
             sample: Session::new(&self.sample),
             logits: Vec::new(),
@@ -75,9 +91,16 @@ pub struct RuntimeEngine {
     model: LoadedModel,
     step: Session,
     sample: Session,
-    cache: KvCache,
-    cache_name: String,
+    caches: Vec<EngineCache>,
     logits: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct EngineCache {
+    name: String,
+    /// The name of its page table.
+    page_table: String,
+    memory: KvCache,
 }
 
 impl Engine for RuntimeEngine {
@@ -90,22 +113,27 @@ impl Engine for RuntimeEngine {
     }
 
     fn page_size(&self) -> usize {
-        self.model.page_size
+        self.model.caches.page_size
     }
 
-    fn pages(&self) -> usize {
-        self.cache.pages() as usize
+    fn pools(&self) -> Vec<Pool> {
+        let pages: Vec<usize> = self.caches.iter().map(|cache| cache.memory.pages() as usize).collect();
+        self.model.caches.pools(&pages)
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        let inputs = [
+        let mut inputs = vec![
             ("tokens", TensorView::vector(&step.tokens)),
             ("positions", TensorView::vector(&step.positions)),
             ("sequences", TensorView::vector(&step.sequences)),
-            ("page_table", TensorView::new(&step.page_table.shape, &step.page_table.entries)?),
             ("rows", TensorView::vector(&step.rows)),
         ];
-        let outputs = self.step.run(&inputs, &mut [(&self.cache_name, &mut self.cache)])?;
+        let mut caches = Vec::with_capacity(self.caches.len());
+        for (cache, table) in self.caches.iter_mut().zip(&step.page_tables) {
+            inputs.push((&cache.page_table, TensorView::new(&table.shape, &table.entries)?));
+            caches.push((cache.name.as_str(), &mut cache.memory));
+        }
+        let outputs = self.step.run(&inputs, &mut caches)?;
         let logits = only_output(&outputs)?;
         self.logits.clear();
         self.logits.extend_from_slice(logits.elements::<f32>()?);

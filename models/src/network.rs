@@ -5,7 +5,7 @@ use tessera_ir::{
     Type, ValueId, ops,
 };
 
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 
 /// Tokens in one page of the KV cache.
 pub const PAGE_SIZE: u64 = 16;
@@ -15,7 +15,14 @@ pub const PAGE_SIZE: u64 = 16;
 /// `@step(%tokens[T] i32, %positions[T] i32, %sequences[T] i32, %page_table[B, P] i32, %rows[R] i32, %cache)` returns the
 /// logits `[R, V]` f32 of the tokens that `rows` picks, and the cache with the tokens' keys and values. Tokens of one sequence
 /// are consecutive and in order; `rows` is strictly increasing.
+///
+/// A model with attention of two kinds has a cache and a page table for each ([`CACHES`]): after `%page_table` it takes
+/// `%window_table[B, P] i32`, and after `%cache`, `%window_cache`, which keeps the window of its layers only and is returned last.
 pub const STEP: &str = "step";
+
+/// The inputs of [`STEP`] that are caches, each with its page table: that of a model's only kind of attention, or of the layers that see
+/// all keys; and that of layers which see a window of them.
+pub const CACHES: [(&str, &str); 2] = [("cache", "page_table"), ("window_cache", "window_table")];
 
 /// The function that draws tokens from logits: the op `sample` and nothing else.
 ///
@@ -47,20 +54,42 @@ pub(crate) struct Tokens {
     pub sequences: ValueId,
 }
 
+impl From<u64> for CacheLayer {
+    /// A layer of a model's only cache.
+    fn from(layer: u64) -> Self {
+        Self { cache: 0, layer }
+    }
+}
+
 /// A serving step under construction.
 pub(crate) struct Network {
     module: Module,
     step: Function,
     pub tokens: ValueId,
     pub all: Tokens,
-    page_table: ValueId,
     rows: ValueId,
-    cache: ValueId,
+    caches: Vec<CacheState>,
+}
+
+/// A cache as the step has left it so far.
+struct CacheState {
+    name: &'static str,
+    value: ValueId,
+    page_table: ValueId,
+}
+
+/// Where the keys and values of a layer are.
+#[derive(Clone, Copy)]
+pub(crate) struct CacheLayer {
+    /// Which of the step's caches.
+    pub cache: usize,
+    /// Which of that cache's layers.
+    pub layer: u64,
 }
 
 /// The numbers of one attention.
 pub(crate) struct AttentionShape {
-    pub layer: u64,
+    pub layer: CacheLayer,
     pub heads: u64,
     pub head_dim: u64,
     pub scale: f64,
@@ -73,10 +102,11 @@ pub(crate) struct AttentionShape {
 }
 
 impl Network {
-    /// A step for sequences of up to `context` tokens.
-    pub fn new(name: &str, context: u64, cache: KvCacheType) -> Self {
+    /// A step for sequences of up to `context` tokens, with one or two caches.
+    pub fn new(name: &str, context: u64, caches: Vec<KvCacheType>) -> Self {
         let mut module = Module::new(name);
-        let pages = context.div_ceil(cache.page_size.max(1));
+        let page_size = caches.iter().map(|cache| cache.page_size).min().unwrap_or(PAGE_SIZE);
+        let pages = context.div_ceil(page_size.max(1));
         let anything = i32::MAX as u64;
         for (symbol, maximum) in [
             (symbol::TOKENS, anything),
@@ -94,11 +124,16 @@ impl Network {
         let tokens = graph.input("tokens", integers(&[symbol::TOKENS]));
         let positions = graph.input("positions", integers(&[symbol::TOKENS]));
         let sequences = graph.input("sequences", integers(&[symbol::TOKENS]));
-        let page_table = graph.input("page_table", integers(&[symbol::SEQUENCES, symbol::PAGES]));
+        let caches: Vec<_> = CACHES.into_iter().zip(caches).collect();
+        let table = |((_, name), _): &((_, &'static str), KvCacheType)| {
+            graph.input(*name, integers(&[symbol::SEQUENCES, symbol::PAGES]))
+        };
+        let page_tables: Vec<ValueId> = caches.iter().map(table).collect();
         let rows = graph.input("rows", integers(&[symbol::ROWS]));
-        let cache = graph.input("cache", cache);
+        let state = |(((name, _), ty), page_table)| CacheState { name, value: graph.input(name, ty), page_table };
+        let caches = caches.into_iter().zip(page_tables).map(state).collect();
         let all = Tokens { count: Dim::from(symbol::TOKENS), positions, sequences };
-        Self { module, step, tokens, all, page_table, rows, cache }
+        Self { module, step, tokens, all, rows, caches }
     }
 
     pub fn module_mut(&mut self) -> &mut Module {
@@ -268,21 +303,30 @@ impl Network {
         Ok(Tokens { count: Dim::from(symbol::ROWS), positions, sequences })
     }
 
-    /// Appends every token's key and value `[T, Hk, D]` to the cache.
-    pub fn append_to_cache(&mut self, layer: u64, key: ValueId, value: ValueId) -> Result<()> {
-        let operands = [self.cache, key, value, self.all.positions, self.all.sequences, self.page_table];
-        self.cache = self.op(ops::KvAppend { layer: layer as usize }, &operands)?;
-        self.name(self.cache, "cache");
+    /// The cache, its page table and its name.
+    fn cache(&self, layer: CacheLayer) -> Result<&CacheState> {
+        let missing = || ModelError::InvalidConfig(format!("the step has no KV cache {}", layer.cache));
+        self.caches.get(layer.cache).ok_or_else(missing)
+    }
+
+    /// Appends every token's key and value `[T, Hk, D]` to a layer of a cache.
+    pub fn append_to_cache(&mut self, layer: CacheLayer, key: ValueId, value: ValueId) -> Result<()> {
+        let &CacheState { name, value: cache, page_table } = self.cache(layer)?;
+        let operands = [cache, key, value, self.all.positions, self.all.sequences, page_table];
+        let cache = self.op(ops::KvAppend { layer: layer.layer as usize }, &operands)?;
+        self.name(cache, name);
+        self.caches[layer.cache].value = cache;
         Ok(())
     }
 
     /// Attention of the queries `[N, H, D]` of `tokens` over the cache; `[N, H·D]`.
     pub fn attend(&mut self, shape: &AttentionShape, query: ValueId, tokens: &Tokens) -> Result<ValueId> {
-        let mut operands = vec![query, self.cache, tokens.positions, tokens.sequences, self.page_table];
+        let &CacheState { value: cache, page_table, .. } = self.cache(shape.layer)?;
+        let mut operands = vec![query, cache, tokens.positions, tokens.sequences, page_table];
         operands.extend(shape.sinks);
         let AttentionShape { scale, window, online, .. } = *shape;
-        let attended =
-            self.op(ops::PagedAttention { layer: shape.layer as usize, scale, window, online }, &operands)?;
+        let layer = shape.layer.layer as usize;
+        let attended = self.op(ops::PagedAttention { layer, scale, window, online }, &operands)?;
         self.name(attended, "attention");
         let merged = vec![tokens.count.clone(), Dim::Static(shape.heads * shape.head_dim)];
         let ty = TensorType::new(merged, self.storage(attended).unwrap_or(Storage::F32));
@@ -292,7 +336,7 @@ impl Network {
     /// Ends the step with its logits, adds the sampling function, and gives the module.
     pub fn finish(mut self, logits: ValueId, vocabulary: u64) -> Result<Module> {
         self.name(logits, "logits");
-        self.step.graph.set_outputs([logits, self.cache]);
+        self.step.graph.set_outputs(std::iter::once(logits).chain(self.caches.iter().map(|cache| cache.value)));
         self.module.add_function(self.step)?;
         self.module.add_function(sampling_function(vocabulary)?)?;
         Ok(self.module)

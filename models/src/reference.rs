@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use tessera_ir::evaluate::{KvCache, Parameters, Tensor, Value, evaluate};
 use tessera_ir::{KvCacheType, Module, Storage};
 use tessera_runtime::Weights;
+use tessera_runtime::pages::Pool;
 
 use crate::error::{ModelError, Result};
-use crate::generation::{Engine, SampleRows, Step};
+use crate::generation::{CacheLayout, Engine, SampleRows, Step};
 use crate::model::Model;
-use crate::network::{SAMPLE, STEP};
+use crate::network::{CACHES, SAMPLE, STEP};
 use crate::weights::storage_of;
 
 /// Runs a model's functions by the reference evaluation.
@@ -18,33 +19,39 @@ pub struct ReferenceEngine {
     parameters: Parameters,
     vocabulary: usize,
     context: usize,
-    cache: KvCache,
+    layout: CacheLayout,
+    caches: Vec<KvCache>,
     /// The logits of the last step's rows, `[R, V]`.
     logits: Vec<f32>,
 }
 
 impl ReferenceEngine {
-    /// An engine with a KV cache of `pages` pages.
+    /// An engine with KV caches of `pages` pages each.
     pub fn new(model: &Model, pages: usize) -> Result<Self> {
+        Self::with_pages(model, &[pages; CACHES.len()])
+    }
+
+    /// An engine with KV caches of so many pages.
+    pub fn with_pages(model: &Model, pages: &[usize]) -> Result<Self> {
         let parameters = parameters(&model.module, &model.weights)?;
-        let cache = KvCache::new(cache_type(&model.module)?, pages)?;
+        let cache = |(ty, pages): (KvCacheType, &usize)| Ok(KvCache::new(ty, *pages)?);
+        let caches = cache_types(&model.module).into_iter().zip(pages).map(cache).collect::<Result<_>>()?;
         Ok(Self {
             module: model.module.clone(),
             parameters,
             vocabulary: model.folder.config.vocabulary() as usize,
             context: model.folder.config.context() as usize,
-            cache,
+            layout: CacheLayout::of_module(&model.module)?,
+            caches,
             logits: Vec::new(),
         })
     }
 }
 
-/// The type of the KV cache that a model's step threads through.
-pub fn cache_type(module: &Module) -> Result<KvCacheType> {
-    module
-        .function(STEP)
-        .and_then(|step| step.inputs().find_map(|(_, ty)| ty.as_cache().cloned()))
-        .ok_or_else(|| ModelError::InvalidConfig(format!("the module has no function @{STEP} with a KV cache")))
+/// The types of the KV caches that a model's step threads through.
+pub fn cache_types(module: &Module) -> Vec<KvCacheType> {
+    let step = module.function(STEP);
+    step.iter().flat_map(|step| step.inputs()).filter_map(|(_, ty)| ty.as_cache().cloned()).collect()
 }
 
 fn parameters(module: &Module, weights: &Weights) -> Result<Parameters> {
@@ -83,34 +90,31 @@ impl Engine for ReferenceEngine {
     }
 
     fn page_size(&self) -> usize {
-        self.cache.ty().page_size as usize
+        self.layout.page_size
     }
 
-    fn pages(&self) -> usize {
-        self.cache.pages()
+    fn pools(&self) -> Vec<Pool> {
+        self.layout.pools(&self.caches.iter().map(KvCache::pages).collect::<Vec<_>>())
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
         let vector = |elements: &[i32]| Tensor::from_i32([elements.len()], elements);
-        let empty = KvCache::new(self.cache.ty().clone(), 0)?;
-        let cache = std::mem::replace(&mut self.cache, empty);
-        let inputs: [Value; 6] = [
-            vector(&step.tokens)?.into(),
-            vector(&step.positions)?.into(),
-            vector(&step.sequences)?.into(),
-            Tensor::from_i32(step.page_table.shape.map(|extent| extent as usize), &step.page_table.entries)?.into(),
-            vector(&step.rows)?.into(),
-            cache.into(),
-        ];
+        let tables = step
+            .page_tables
+            .iter()
+            .map(|table| Tensor::from_i32(table.shape.map(|extent| extent as usize), &table.entries).map(Value::from));
+        let mut inputs: Vec<Value> =
+            vec![vector(&step.tokens)?.into(), vector(&step.positions)?.into(), vector(&step.sequences)?.into()];
+        inputs.extend(tables.collect::<std::result::Result<Vec<_>, _>>()?);
+        inputs.push(vector(&step.rows)?.into());
+        inputs.extend(self.caches.drain(..).map(Value::from));
         let mut outputs = evaluate(&self.module, STEP, &inputs, &self.parameters)?.into_iter();
-        match (outputs.next(), outputs.next()) {
-            (Some(Value::Tensor(logits)), Some(Value::Cache(cache))) => {
-                self.logits = logits.to_floats().iter().map(|logit| *logit as f32).collect();
-                self.cache = cache;
-                Ok(())
-            }
-            _ => Err(ModelError::InvalidConfig(format!("@{STEP} does not return logits and a cache"))),
-        }
+        let Some(Value::Tensor(logits)) = outputs.next() else {
+            return Err(ModelError::InvalidConfig(format!("@{STEP} does not return logits")));
+        };
+        self.logits = logits.to_floats().iter().map(|logit| *logit as f32).collect();
+        self.caches = outputs.filter_map(|output| output.as_cache().cloned()).collect();
+        Ok(())
     }
 
     fn logits(&self) -> Cow<'_, [f32]> {

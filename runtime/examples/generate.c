@@ -30,36 +30,48 @@ int main(int argc, char **argv) {
     }
     tessera_model *model;
     tessera_session *session;
-    tessera_cache *cache;
     tessera_pages *pages;
     uint32_t sequence;
     check(tessera_model_open(argv[1], NULL, argv[2], argv[3], &model));
     check(tessera_session_open(model, &session));
-    check(tessera_cache_open(model, "cache", 256, &cache));
-    check(tessera_pages_open(cache, &pages));
+    /* A model has a cache, with a page table, for each kind of attention among its layers. */
+    size_t cache_count = tessera_model_caches(model);
+    tessera_cache **memory = calloc(cache_count, sizeof *memory);
+    tessera_cache_argument *caches = calloc(cache_count, sizeof *caches);
+    for (size_t i = 0; i < cache_count; i++) {
+        caches[i].name = tessera_model_cache_name(model, i);
+        check(tessera_cache_open(model, caches[i].name, 256, &memory[i]));
+        caches[i].cache = memory[i];
+    }
+    check(tessera_pages_open(memory, cache_count, &pages));
     check(tessera_sequence_open(pages, &sequence));
 
     /* The first step takes the whole prompt, each later one the token that the step before has chosen. */
     size_t count = argc - 5;
     int32_t *tokens = malloc(count * sizeof *tokens), *positions = malloc(count * sizeof *positions);
-    int32_t *sequences = calloc(count, sizeof *sequences), table[256];
+    int32_t *sequences = calloc(count, sizeof *sequences), *tables = malloc(cache_count * 256 * sizeof *tables);
+    tessera_tensor *inputs = calloc(4 + cache_count, sizeof *inputs);
     for (size_t i = 0; i < count; i++) tokens[i] = atoi(argv[5 + i]);
 
     for (int remaining = atoi(argv[4]); remaining > 0; remaining--) {
         int32_t first, row = (int32_t)count - 1;
-        uint64_t columns;
         check(tessera_sequence_append(pages, sequence, count, &first));
-        check(tessera_pages_table(pages, &sequence, 1, table, 256, &columns));
         for (size_t i = 0; i < count; i++) positions[i] = first + (int32_t)i;
 
-        tessera_tensor page_table = {.name = "page_table", .data = table, .element = TESSERA_I32, .rank = 2, .shape = {1, columns}};
-        tessera_tensor inputs[] = {
-            vector("tokens", tokens, count),       vector("positions", positions, count), vector("sequences", sequences, count),
-            vector("rows", &row, 1), page_table,
-        };
-        tessera_cache_argument caches[] = {{"cache", cache}};
+        inputs[0] = vector("tokens", tokens, count);
+        inputs[1] = vector("positions", positions, count);
+        inputs[2] = vector("sequences", sequences, count);
+        inputs[3] = vector("rows", &row, 1);
+        for (size_t i = 0; i < cache_count; i++) {
+            int32_t *table = tables + 256 * i;
+            uint64_t columns;
+            check(tessera_pages_table(pages, i, &sequence, 1, table, 256, &columns));
+            inputs[4 + i] = (tessera_tensor){
+                .name = tessera_model_page_table_name(model, i), .data = table, .element = TESSERA_I32, .rank = 2, .shape = {1, columns},
+            };
+        }
         tessera_tensor logits;
-        check(tessera_session_run(session, inputs, 5, caches, 1));
+        check(tessera_session_run(session, inputs, 4 + cache_count, caches, cache_count));
         check(tessera_session_output(session, 0, &logits));
 
         const float *values = logits.data;
@@ -74,8 +86,12 @@ int main(int argc, char **argv) {
     free(tokens);
     free(positions);
     free(sequences);
+    free(tables);
+    free(inputs);
     tessera_pages_close(pages);
-    tessera_cache_close(cache);
+    for (size_t i = 0; i < cache_count; i++) tessera_cache_close(memory[i]);
+    free(memory);
+    free(caches);
     tessera_session_close(session);
     tessera_model_close(model);
     return 0;

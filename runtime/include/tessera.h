@@ -2,7 +2,8 @@
  * Tessera: run compiled models from C.
  *
  * A model is an artifact (model.tsr, made by `tesserac compile`) with its weights on a device. A session runs it on named arrays.
- * Models that generate text take a key-value cache besides, and a page table that says which of its pages belong to which sequence.
+ * Models that generate text take key-value caches besides, one for each kind of attention among their layers, and for each a page table
+ * that says which of its pages belong to which sequence.
  *
  *     tessera_model *model;
  *     tessera_session *session;
@@ -121,6 +122,9 @@ const char *tessera_model_input_name(const tessera_model *model, size_t index);
 const char *tessera_model_output_name(const tessera_model *model, size_t index);
 const char *tessera_model_cache_name(const tessera_model *model, size_t index);
 
+/* The name of the input that is the page table of a cache, counted from 0; NULL where no input is. It lasts as long as the model. */
+const char *tessera_model_page_table_name(const tessera_model *model, size_t cache);
+
 /* ---- Sessions ------------------------------------------------------------------------------------------------------------ */
 
 /* Makes a session, which runs the model and keeps temporary memory from one run to the next. */
@@ -149,16 +153,20 @@ void tessera_cache_close(tessera_cache *cache);
 uint64_t tessera_cache_pages(const tessera_cache *cache);
 uint64_t tessera_cache_page_size(const tessera_cache *cache);
 
+/* How many keys a token sees in a cache that keeps a window only, its own the last; 0 for one that keeps everything. */
+uint64_t tessera_cache_window(const tessera_cache *cache);
+
 /* ---- Pages: which page belongs to which sequence ------------------------------------------------------------------------- */
 
-/* Makes an allocator of a cache's pages, all free. */
-tessera_status tessera_pages_open(const tessera_cache *cache, tessera_pages **pages);
+/* Makes an allocator of the pages of a model's caches, all free. A sequence has pages in each of them; in a cache that keeps a window only, it
+ * gives them up as it grows. */
+tessera_status tessera_pages_open(tessera_cache *const *caches, size_t cache_count, tessera_pages **pages);
 
 /* Releases an allocator; NULL is allowed. The cache is not touched. */
 void tessera_pages_close(tessera_pages *pages);
 
-/* How many pages are free. */
-uint32_t tessera_pages_free(const tessera_pages *pages);
+/* How many pages of a cache, counted from 0, are free. */
+uint32_t tessera_pages_free(const tessera_pages *pages, size_t cache);
 
 /* Starts an empty sequence. */
 tessera_status tessera_sequence_open(tessera_pages *pages, uint32_t *sequence);
@@ -166,17 +174,22 @@ tessera_status tessera_sequence_open(tessera_pages *pages, uint32_t *sequence);
 /* Ends a sequence and frees its pages. */
 tessera_status tessera_sequence_close(tessera_pages *pages, uint32_t sequence);
 
-/* Makes room for `tokens` more tokens; their positions are *first, *first + 1, … TESSERA_ERROR_FULL where there are not enough pages. */
+/* Makes room for `tokens` more tokens, which one step feeds; their positions are *first, *first + 1, … TESSERA_ERROR_FULL where there are not enough pages. */
 tessera_status tessera_sequence_append(tessera_pages *pages, uint32_t sequence, size_t tokens, int32_t *first);
 
-/* Starts a sequence that shares the whole pages among the first `tokens` tokens of another. *shared says how many tokens that is. */
+/* Starts a sequence that shares the whole pages among the first `tokens` tokens of another. *shared says how many tokens that is: none
+ * where the window before them has been given up. */
 tessera_status tessera_sequence_share(tessera_pages *pages, uint32_t sequence, uint32_t tokens, uint32_t *shared_sequence,
                                       uint32_t *shared);
 
-/* Writes the page table of some sequences, a row of *columns pages for each, into `entries`, which has room for `capacity` numbers. Where
+/* Takes a sequence back to its first `tokens` tokens, to go on differently from there. *kept says how many of them stay: none where the
+ * window before them has been given up. */
+tessera_status tessera_sequence_rewind(tessera_pages *pages, uint32_t sequence, uint32_t tokens, uint32_t *kept);
+
+/* Writes the page table of some sequences in a cache, a row of *columns pages for each, -1 where there is none, into `entries`, which has room for `capacity` numbers. Where
  * that is too few (or `entries` is NULL and `capacity` 0, to ask) it fails with TESSERA_ERROR_ARGUMENT, but sets *columns. */
-tessera_status tessera_pages_table(const tessera_pages *pages, const uint32_t *sequences, size_t sequence_count, int32_t *entries,
-                                   size_t capacity, uint64_t *columns);
+tessera_status tessera_pages_table(const tessera_pages *pages, size_t cache, const uint32_t *sequences, size_t sequence_count,
+                                   int32_t *entries, size_t capacity, uint64_t *columns);
 
 #ifdef __cplusplus
 }

@@ -114,7 +114,8 @@ fn an_artifact_of_the_command_lines_generates_what_transformers_does() {
     for continuation in fixture::GPT2.greedy() {
         let sampling = Sampling { max_new_tokens: continuation.ids.len(), ..Sampling::default() };
         let request = [Request { prompt: continuation.prompt.clone(), sampling }];
-        let mut engine = loaded.engine(pages_for(&request, folder.config.context() as usize, 16)).unwrap();
+        let pages = pages_for(&request, folder.config.context() as usize, loaded.caches(), &Limits::default());
+        let mut engine = loaded.engine_with(&pages).unwrap();
         let (found, _) = generate(&mut engine, &request, Limits::default(), &mut |_, _| ()).unwrap();
         continuation.check(&found[0].ids, "an artifact of the command lines");
     }

@@ -1,14 +1,16 @@
 //! Continuous batching of the fixtures: what is beside a sequence, how its prompt is cut, and which pages it shares, changes
 //! none of its tokens.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tessera_models::Model;
 use tessera_models::generation::{
-    Engine, Event, Finish, FinishReason, Generator, Grammar, Limits, Request, RequestId, Sampling, Scheduler,
-    Structure, run_all,
+    Engine, Event, Finish, FinishReason, Generator, Grammar, Limits, Request, RequestId, SampleRows, Sampling,
+    Scheduler, Step, Structure, run_all,
 };
+use tessera_runtime::pages::Pool;
 
 use crate::fixture::{GPT_OSS, GPT2};
 use crate::{on_host, take_turn};
@@ -47,13 +49,48 @@ fn requests(count: usize, text: &[u32], random: &mut Random) -> Vec<Request> {
     (0..count).map(one).collect()
 }
 
+/// An engine whose caches nobody may take for bounded: all pages stay.
+struct Unbounded(Box<dyn Engine>);
+
+impl Engine for Unbounded {
+    fn vocabulary(&self) -> usize {
+        self.0.vocabulary()
+    }
+    fn context(&self) -> usize {
+        self.0.context()
+    }
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+    fn pools(&self) -> Vec<Pool> {
+        self.0.pools().into_iter().map(|pool| Pool { window: None, ..pool }).collect()
+    }
+    fn step(&mut self, step: &Step) -> tessera_models::Result<()> {
+        self.0.step(step)
+    }
+    fn logits(&self) -> Cow<'_, [f32]> {
+        self.0.logits()
+    }
+    fn logits_mut(&mut self) -> tessera_models::Result<&mut [f32]> {
+        self.0.logits_mut()
+    }
+    fn sample(&mut self, rows: &SampleRows) -> tessera_models::Result<Vec<u32>> {
+        self.0.sample(rows)
+    }
+}
+
 /// Runs 64 requests that arrive at random times, in steps shorter than most prompts and with pages for some of them only, and asserts
-/// that each gets the tokens that it gets alone.
+/// that each gets the tokens that it gets alone with all pages kept. Returns how often a sequence lost its pages.
 #[track_caller]
-fn assert_each_is_alone(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: &[u32], seed: u64) {
+pub fn assert_each_is_alone(
+    engine: &dyn Fn(&[usize]) -> Box<dyn Engine>,
+    pages: &[usize],
+    text: &[u32],
+    seed: u64,
+) -> usize {
     let mut random = Random(seed);
     let requests = requests(64, text, &mut random);
-    let mut alone = engine(32);
+    let mut alone = Unbounded(engine(&[32; 2]));
     let wanted: Vec<Vec<u32>> = requests
         .iter()
         .map(|request| {
@@ -64,7 +101,7 @@ fn assert_each_is_alone(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: &[u32],
         .collect();
 
     let limits = Limits { tokens_per_step: 40, sequences: 24, ..Limits::default() };
-    let mut scheduler = Scheduler::new(engine(20), limits, None);
+    let mut scheduler = Scheduler::new(engine(pages), limits, None);
     let mut found: HashMap<RequestId, Vec<u32>> = HashMap::new();
     let (mut ids, mut queue) = (Vec::new(), requests.iter());
     while ids.len() < requests.len() || !scheduler.is_idle() {
@@ -83,51 +120,57 @@ fn assert_each_is_alone(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: &[u32],
         assert_eq!(&found[id], wanted, "{request:?}");
     }
     assert!(scheduler.timings().reused_tokens > 0);
+    scheduler.timings().preemptions
 }
 
-/// Asserts that conversations which go on, or are taken back and go on differently, get the tokens that they get anew. Sequences have
-/// up to 90 tokens.
+/// Asserts that conversations which go on, or are taken back and go on differently, get the tokens that they get anew, and that so many
+/// tokens of each prompt are found in the caches. Sequences have up to 90 tokens.
 #[track_caller]
-fn assert_rewinds_are_seamless(engine: &dyn Fn(usize) -> Box<dyn Engine>, text: &[u32]) {
+fn assert_rewinds_are_seamless(engine: &dyn Fn(&[usize]) -> Box<dyn Engine>, text: &[u32], reused: [usize; 5]) {
     let request = |prompt: &[u32]| Request {
         prompt: prompt.to_vec(),
         sampling: Sampling { max_new_tokens: 20, ..Sampling::default() },
     };
-    let mut kept = Scheduler::new(engine(32), Limits::default(), None);
-    let mut continuation =
-        |prompt: &[u32]| run_all(&mut kept, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids;
-    let mut engine = engine(32);
+    let mut kept = Scheduler::new(engine(&[32; 2]), Limits::default(), None);
+    let mut continuation = |prompt: &[u32]| {
+        let before = kept.timings().reused_tokens;
+        let ids = run_all(&mut kept, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids;
+        (ids, kept.timings().reused_tokens - before)
+    };
+    let mut engine = Unbounded(engine(&[32; 2]));
     let mut fresh = |prompt: &[u32]| {
         let mut scheduler = Scheduler::new(&mut engine, Limits::default(), None);
         run_all(&mut scheduler, &[request(prompt)], &mut |_, _| ()).unwrap().remove(0).ids
     };
-    let first = continuation(&text[..50]);
+    let (first, _) = continuation(&text[..50]);
     assert_eq!(first, fresh(&text[..50]));
     let longer = [&text[..50], &first, &text[60..70]].concat();
     let rewound = [&text[..37], &text[80..90]].concat();
-    for prompt in [&longer, &rewound, &longer, &text[..50].to_vec()] {
-        assert_eq!(continuation(prompt), fresh(prompt));
+    for (prompt, reused) in [&longer, &rewound, &longer, &text[..50].to_vec(), &rewound].into_iter().zip(reused) {
+        assert_eq!(continuation(prompt), (fresh(prompt), reused));
     }
-    assert_eq!(kept.timings().reused_tokens, 64 + 32 + 64 + 48);
 }
 
 #[test]
 fn gpt2_is_the_same_in_any_company() {
     let _turn = take_turn();
     let loaded = on_host(&Model::open(&GPT2.folder()).unwrap());
-    let engine = |pages| Box::new(loaded.engine(pages).unwrap()) as Box<dyn Engine>;
-    assert_each_is_alone(&engine, &GPT2.sequence(), 3);
-    assert_rewinds_are_seamless(&engine, &GPT2.sequence());
+    let engine = |pages: &[usize]| Box::new(loaded.engine_with(pages).unwrap()) as Box<dyn Engine>;
+    assert_each_is_alone(&engine, &[20], &GPT2.sequence(), 3);
+    assert_rewinds_are_seamless(&engine, &GPT2.sequence(), [64, 32, 64, 48, 32]);
 }
 
-/// With windows of 32 tokens in every other layer, which most sequences outgrow, and experts.
+/// With windows of 32 tokens in every other layer, which most sequences outgrow, and experts. A rewound prompt that leaves the others where
+/// the window is gone is computed anew, once.
 #[test]
 fn gpt_oss_is_the_same_in_any_company() {
     let _turn = take_turn();
     let loaded = on_host(&Model::open(&GPT_OSS.folder()).unwrap());
-    let engine = |pages| Box::new(loaded.engine(pages).unwrap()) as Box<dyn Engine>;
-    assert_each_is_alone(&engine, &GPT_OSS.sequence(), 5);
-    assert_rewinds_are_seamless(&engine, &GPT_OSS.sequence());
+    let engine = |pages: &[usize]| Box::new(loaded.engine_with(pages).unwrap()) as Box<dyn Engine>;
+    assert_each_is_alone(&engine, &[20, 20], &GPT_OSS.sequence(), 5);
+    // Windows for few, so that these run out.
+    assert!(assert_each_is_alone(&engine, &[60, 9], &GPT_OSS.sequence(), 7) > 0);
+    assert_rewinds_are_seamless(&engine, &GPT_OSS.sequence(), [64, 0, 64, 48, 32]);
 }
 
 #[test]

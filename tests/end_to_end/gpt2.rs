@@ -26,7 +26,7 @@ fn the_fixture_through_text_and_file() {
     let loaded = LoadedModel::load(&model.folder.config, &artifact, &model.weights, &host).unwrap();
 
     let mut engine = loaded.engine(6).unwrap();
-    engine.step(&Step::whole_sequence(&fixture::GPT2.sequence(), 16)).unwrap();
+    engine.step(&Step::whole_sequence(&fixture::GPT2.sequence(), 16, 1)).unwrap();
     fixture::GPT2.check_logits(&engine.logits());
 }
 
@@ -43,7 +43,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
             sampling: Sampling { max_new_tokens: case.ids.len(), ..Sampling::default() },
         })
         .collect();
-    let mut engine = loaded.engine(pages_for(&requests, 512, 16)).unwrap();
+    let mut engine = loaded.engine_with(&pages_for(&requests, 512, loaded.caches(), &Limits::default())).unwrap();
     let limits = [(2048, 256), (5, 256), (3, 2), (1, 1)];
     for (tokens_per_step, sequences) in limits {
         let limits = Limits { tokens_per_step, sequences, ..Limits::default() };

@@ -9,12 +9,13 @@ use tessera_models::weights::Initialization;
 use tessera_models::{Model, ModelConfig};
 
 use crate::fixture::GPT_OSS;
+use crate::generation::assert_each_is_alone;
 use crate::{assert_host_agrees, on_host, take_turn};
 
 fn logits(model: &Model) -> Vec<f32> {
     let sequence = GPT_OSS.sequence();
     let mut engine = on_host(model).engine(sequence.len().div_ceil(16)).unwrap();
-    engine.step(&Step::whole_sequence(&sequence, 16)).unwrap();
+    engine.step(&Step::whole_sequence(&sequence, 16, 2)).unwrap();
     engine.logits().into_owned()
 }
 
@@ -37,7 +38,7 @@ fn greedy_text_is_that_of_transformers_in_batches_and_chunks() {
             sampling: Sampling { max_new_tokens: case.ids.len(), ..Sampling::default() },
         })
         .collect();
-    let mut engine = loaded.engine(pages_for(&requests, 512, 16)).unwrap();
+    let mut engine = loaded.engine_with(&pages_for(&requests, 512, loaded.caches(), &Limits::default())).unwrap();
     for (tokens_per_step, sequences) in [(2048, 256), (3, 2)] {
         let limits = Limits { tokens_per_step, sequences, ..Limits::default() };
         let (found, _) = generate(&mut engine, &requests, limits, &mut |_, _| ()).unwrap();
@@ -136,6 +137,29 @@ fn heads_windows_and_positions_of_other_kinds() {
         check(GptOssConfig { yarn, layer_types: vec![AttentionKind::Full; 3], ..small() });
     }
     check(GptOssConfig { attention_bias: false, tie_word_embeddings: true, ..small() });
+}
+
+/// Bounded caches under continuous batching, for windows within a page, of a page and beyond, and layers in any order.
+#[test]
+fn windows_are_kept_in_any_company() {
+    let _turn = take_turn();
+    use AttentionKind::{Full, Sliding};
+    let text: Vec<u32> = (0..400u32).map(|position| position * position * 7919 % 131).collect();
+    for (window, layer_types, pages) in [
+        (5, vec![Sliding, Full, Sliding], [24, 12]),
+        (16, vec![Full, Sliding], [40, 8]),
+        (33, vec![Sliding, Full], [16, 30]),
+        (1, vec![Sliding, Sliding], [10, 0]),
+    ] {
+        let config = GptOssConfig { sliding_window: window, layer_types, max_position_embeddings: 256, ..small() };
+        let folder = tempfile::tempdir().unwrap();
+        let initialization = Initialization { seed: window, deviation: 0.3, vector_deviation: 0.1 };
+        let config = ModelConfig::GptOss(Box::new(config));
+        let model = Model::write_random(folder.path(), &config, Storage::Bf16, initialization).unwrap();
+        let loaded = on_host(&model);
+        let engine = |pages: &[usize]| Box::new(loaded.engine_with(pages).unwrap()) as Box<dyn Engine>;
+        assert_each_is_alone(&engine, &pages, &text, window);
+    }
 }
 
 /// A layer as wide as the published models', of few experts. Sums in f32 of 2880 products round more often than those of the small

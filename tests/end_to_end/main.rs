@@ -16,7 +16,7 @@ use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_models::Model;
 use tessera_models::engine::LoadedModel;
-use tessera_models::generation::{Engine, Step};
+use tessera_models::generation::{CacheLayout, Engine, Step};
 use tessera_models::reference::ReferenceEngine;
 use tessera_runtime::device;
 use tessera_runtime::pages::Pages;
@@ -36,9 +36,9 @@ fn on_host(model: &Model) -> LoadedModel {
 }
 
 /// Steps over three sequences whose pages lie in disorder: prompts of different lengths in one step, one of them in two chunks,
-/// then decodes together with the rest of that prompt, then a decode alone.
-fn ragged_steps(vocabulary: u32, page_size: u32) -> (usize, Vec<Step>) {
-    let mut pages = Pages::new(12, page_size);
+/// then decodes together with the rest of that prompt, then steps that leave a page behind short windows.
+fn ragged_steps(vocabulary: u32, caches: &CacheLayout) -> (usize, Vec<Step>) {
+    let mut pages = Pages::of_pools(&caches.pools(&vec![12; caches.windows.len()]), caches.page_size as u32);
     let held: Vec<_> = (0..6).map(|_| pages.open()).collect();
     for sequence in &held {
         pages.append(*sequence, 1).unwrap();
@@ -61,9 +61,14 @@ fn ragged_steps(vocabulary: u32, page_size: u32) -> (usize, Vec<Step>) {
             rows.push(tokens.len() as i32 - 1);
         }
         let holders: Vec<_> = chunks.iter().map(|(sequence, _)| sequences[*sequence]).collect();
-        Step { tokens, positions, sequences: rows_of, page_table: pages.table(&holders).unwrap(), rows }
+        Step { tokens, positions, sequences: rows_of, page_tables: pages.tables(&holders).unwrap(), rows }
     };
-    let steps = vec![step(&[(0, 5), (1, 17), (2, 20)]), step(&[(2, 13), (0, 1), (1, 1)]), step(&[(1, 1)])];
+    let steps = vec![
+        step(&[(0, 5), (1, 17), (2, 20)]),
+        step(&[(2, 13), (0, 1), (1, 1)]),
+        step(&[(1, 1), (2, 12)]),
+        step(&[(2, 1)]),
+    ];
     (12, steps)
 }
 
@@ -86,8 +91,9 @@ fn disagreement(left: &mut dyn Engine, right: &mut dyn Engine, steps: &[Step]) -
 
 /// Asserts that a model on the host computes what the reference evaluation does, up to `tolerance` of the largest logit.
 fn assert_host_agrees(model: &Model, tolerance: f32, what: &str) {
-    let (pages, steps) = ragged_steps(model.folder.config.vocabulary() as u32, 16);
-    let mut host = on_host(model).engine(pages).unwrap();
+    let loaded = on_host(model);
+    let (pages, steps) = ragged_steps(model.folder.config.vocabulary() as u32, loaded.caches());
+    let mut host = loaded.engine(pages).unwrap();
     let mut reference = ReferenceEngine::new(model, pages).unwrap();
     let (difference, largest) = disagreement(&mut host, &mut reference, &steps);
     assert!(difference <= tolerance * largest, "{what}: {difference} at logits up to {largest}");

@@ -284,6 +284,9 @@ struct Batch {
     positions: Vec<i64>,
     sequences: Vec<i64>,
     page_table: Vec<i64>,
+    page_size: usize,
+    /// Columns of the page table.
+    pages_each: usize,
     pages: usize,
 }
 
@@ -314,6 +317,8 @@ impl Batch {
             positions: Vec::new(),
             sequences: Vec::new(),
             page_table: Vec::new(),
+            page_size,
+            pages_each,
             pages: sequences * pages_each + 1,
         };
         for sequence in 0..sequences {
@@ -326,6 +331,37 @@ impl Batch {
         random.shuffle(&mut batch.page_table);
         batch
     }
+
+    /// The page table, without the pages that lie wholly behind the window of a sequence's first token.
+    fn table(&self, window: Option<u64>) -> Vec<i64> {
+        let mut table = self.page_table.clone();
+        let Some(window) = window else { return table };
+        let mut known = BTreeSet::new();
+        for (sequence, position) in self.sequences.iter().zip(&self.positions) {
+            if known.insert(*sequence) {
+                let behind = (*position as u64 + 1).saturating_sub(window) as usize / self.page_size.max(1);
+                let row = *sequence as usize * self.pages_each;
+                table[row..row + behind.min(self.pages_each)].fill(-1);
+            }
+        }
+        table
+    }
+}
+
+/// How many keys before a token are looked up in a page table, its own the last: what the attention with the widest window sees, or all.
+fn widest_window(graph: &Graph, table: ValueId) -> Option<u64> {
+    let mut widest = Some(1);
+    for (user, operand) in graph.users(table) {
+        let Some(operation) = graph.operation(user) else { continue };
+        let here = match (operation.region(), operation.downcast()) {
+            (Some(region), _) => region.inputs().nth(operand).and_then(|inner| widest_window(region, inner)),
+            (None, Some(ops::PagedAttention { window, .. })) => window,
+            // An append looks up its tokens only.
+            (None, None) => Some(1),
+        };
+        widest = widest.zip(here).map(|(widest, here)| widest.max(here));
+    }
+    widest
 }
 
 /// The extent of a table of position embeddings that the positions `value` select from.
@@ -380,7 +416,7 @@ fn input_tensor(
         _ if storage == Storage::Bool => random.integers(count, 0, 2),
         Meaning::Positions if batch.positions.len() == count => fitted(&batch.positions),
         Meaning::Sequences if batch.sequences.len() == count => fitted(&batch.sequences),
-        Meaning::PageTable if batch.page_table.len() == count => fitted(&batch.page_table),
+        Meaning::PageTable if batch.page_table.len() == count => batch.table(widest_window(graph, input)),
         Meaning::Index(extent) => random.integers(count, 0, extent as i64),
         _ => random.integers(count, 0, 8),
     };

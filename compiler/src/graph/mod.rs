@@ -22,6 +22,7 @@ pass::passes! {
     fold::Fold, "compute operations on constants";
     unpack::Unpack, "replace block-scaled parameters by the tensors that hold their elements and scales";
     legalize::Legalize, "make numeric policies fit the units of the target";
+    windows::Windows, "give attention to all keys the widest window where other layers have windows, so that they share programs";
     dce::Dce, "remove what no output needs";
     fuse::Fuse, "group operations into regions that become one kernel each";
 }

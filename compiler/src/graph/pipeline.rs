@@ -18,7 +18,7 @@ pub struct Pipeline {
 }
 
 /// The passes of `tesserac compile`, in the text form of a pipeline.
-pub const DEFAULT_PIPELINE: &str = "infer,canonicalize,cse,fold,unpack,legalize,canonicalize,cse,dce,fuse";
+pub const DEFAULT_PIPELINE: &str = "infer,canonicalize,cse,fold,unpack,legalize,windows,canonicalize,cse,dce,fuse";
 
 impl Pipeline {
     /// The passes, in order.

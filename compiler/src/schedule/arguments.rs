@@ -126,9 +126,14 @@ impl Arguments {
 
     /// An extent as a constant or a parameter.
     pub fn dimension_for(&mut self, builder: &mut Builder, extent: &Extent) -> Dimension {
-        if let Some(value) = extent.constant() {
-            return Dimension::Constant(value);
+        match extent.constant() {
+            Some(value) => Dimension::Constant(value),
+            None => Dimension::Argument(self.parameter(builder, extent)),
         }
+    }
+
+    /// The parameter for an extent, of which the program knows nothing even if it is a constant.
+    pub fn parameter(&mut self, builder: &mut Builder, extent: &Extent) -> ArgumentIndex {
         let known = self.bindings.iter().position(|binding| matches!(binding, Binding::Integer(e) if e == extent));
         let position = known.unwrap_or_else(|| {
             let count = self.bindings.iter().filter(|binding| matches!(binding, Binding::Integer(_))).count();
@@ -136,7 +141,7 @@ impl Arguments {
             self.bindings.push(Binding::Integer(extent.clone()));
             self.bindings.len() - 1
         });
-        Dimension::Argument(ArgumentIndex(position as u32))
+        ArgumentIndex(position as u32)
     }
 
     /// As [`Arguments::dimension_for`], with the scalar that holds it. To be called before any loop is opened.

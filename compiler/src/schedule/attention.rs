@@ -13,7 +13,7 @@ use super::error::Cut;
 use super::index::{Axis, Index};
 use super::operations::Site;
 use crate::tile::parts::attention::{
-    AttentionState, AttentionTile, PagedKeys, Partials, QueryRows, Split, VisibleKeys, Visit, attend, combine,
+    AttentionState, AttentionTile, PagedKeys, Partials, QueryRows, Split, VisibleKeys, Visit, Window, attend, combine,
     paged_attention,
 };
 use crate::tile::{Access, ArgumentIndex, BinaryOperation, Builder, Dimension, Element, Predicate, UnaryOperation};
@@ -109,6 +109,7 @@ impl Emitter<'_> {
         let ops::Attention { causal, scale, window } = site.attributes()?;
         let [query, key, value] = [site.operands[0], site.operands[1], site.operands[2]];
         let heads = self.tensor_type(key)?.shape[1].as_static();
+        let window = window.map(|window| Window::Constant(u32::try_from(window).unwrap_or(u32::MAX)));
         let queries = self.queries(site, heads, scale, window, self.storage_element(key)?)?;
         let extents = [self.tensor_type(query)?.shape[0].clone(), self.tensor_type(key)?.shape[0].clone()];
         let [tokens, keys] = extents.map(|dim| self.symbols.extent(&dim));
@@ -139,7 +140,7 @@ impl Emitter<'_> {
         let block = self.emit(query, &[site.position[0].clone(), site.position[1].clone(), inner.clone()])?;
         let query_tile = self.spread(&block, &[queries.rows, inner.axes()[0]]);
         let tile = AttentionTile { head: self.length(inner.axes()[0]), ..queries.tile };
-        let visible = VisibleKeys::new(&mut self.builder, &tile, own, last, split);
+        let visible = VisibleKeys::new(&mut self.builder, &tile, own, last, tile.keys, split);
         let state = AttentionState::new(&mut self.builder, &tile);
         let lanes = self.lanes(tile.keys);
         let mut failure = None;
@@ -177,6 +178,12 @@ impl Emitter<'_> {
         let [query, cache, positions, sequences, page_table] = [0, 1, 2, 3, 4].map(|operand| site.operands[operand]);
         let (input, ty) = self.cache_input(cache)?;
         let stored = self.cache_element(cache, &ty)?;
+        // Layers with different windows share a program.
+        let window = window.map(|window| {
+            let window = Extent::from(window.min(i32::MAX as u64));
+            let argument = self.arguments.parameter(&mut self.builder, &window);
+            Window::Value(self.builder.argument_value(argument))
+        });
         let queries = self.queries(site, Some(ty.heads), scale, window, stored)?;
         let [positions, sequences, page_table] = [positions, sequences, page_table].map(|value| self.whole(value));
         let [keys, values] = [Buffer::Keys { input, layer }, Buffer::Values { input, layer }].map(|buffer| {
@@ -205,7 +212,7 @@ impl Emitter<'_> {
         site: &Site,
         key_heads: Option<u64>,
         scale: f64,
-        window: Option<u64>,
+        window: Option<Window>,
         stored: Element,
     ) -> Result<Queries, Cut> {
         let wrong = |reason: &str| Cut::at(site.value, reason.to_string());
@@ -252,7 +259,6 @@ impl Emitter<'_> {
             (Element::F32 | Element::F64, _) | (_, Element::F32 | Element::F64) => Element::F32,
             _ => Element::BF16,
         };
-        let window = window.map(|window| u32::try_from(window).unwrap_or(u32::MAX));
         let keys = self.shaping.attention_chunk;
         let head = self.length(head_axis);
         let tile = AttentionTile { rows, keys, head, value_head: head, operand, scale, window, online: true };

@@ -238,6 +238,7 @@ impl Lowering<'_> {
                         heads: cache.heads,
                         head_dimension: cache.dim,
                         page_size: cache.page_size,
+                        window: cache.window,
                         pages,
                     });
                 }

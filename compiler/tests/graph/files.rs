@@ -146,3 +146,8 @@ fn fuse() {
 fn unpack() {
     check("unpack");
 }
+
+#[test]
+fn windows() {
+    check("windows");
+}

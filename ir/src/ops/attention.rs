@@ -24,7 +24,8 @@ family! {
     /// The serving step is ragged: its tokens belong to many sequences. `positions[t]` is token `t`'s place
     /// in its sequence, counted from 0, `sequences[t]` the sequence's row of `page_table`, and
     /// `page_table[s, p]` the cache page that holds positions `p · page_size` and on of sequence `s`; entries
-    /// for pages that no token reaches may be anything.
+    /// for pages that no token reaches may be anything, those that lie wholly behind the tokens' windows among them. A model with
+    /// attention of two kinds has a cache and a page table for each.
     ATTENTION_FAMILY = "Attention" [Rope, Attention, KvAppend, PagedAttention]
 }
 
@@ -50,6 +51,18 @@ fn check_window(window: Option<u64>) -> Result<(), OpError> {
         Some(0) => Err(OpError::attribute("window", "a window of 0 keys sees nothing")
             .help("leave the window out to see every key")),
         _ => Ok(()),
+    }
+}
+
+/// Checks that a bounded cache holds what an attention over it sees.
+fn check_bound(window: Option<u64>, cache: &KvCacheType) -> Result<(), OpError> {
+    let Some(kept) = cache.window else { return Ok(()) };
+    match window {
+        Some(window) if window <= kept => Ok(()),
+        Some(window) => Err(OpError::attribute("window", format!("a window of {window} keys over {cache}"))
+            .help(format!("the cache keeps {kept} keys; give it a window of {window} or none"))),
+        None => Err(OpError::operand(1, format!("attention to every key over {cache}"))
+            .help(format!("the cache keeps {kept} keys; give the attention such a window, or the cache none"))),
     }
 }
 
@@ -410,6 +423,7 @@ operation! {
         check_layer(op.layer, cache)?;
         check_scale(op.scale)?;
         check_window(op.window)?;
+        check_bound(op.window, cache)?;
         one_result(inference.in_written_storage(q.with_shape(q.shape.clone())))
     },
     sharding: |_, operands: &[&Type], _| {

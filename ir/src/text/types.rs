@@ -131,7 +131,7 @@ impl<'s> Parser<'s> {
         }
     }
 
-    /// `kv_cache<layers=4, heads=6, dim=32, page=16, f32>`
+    /// `kv_cache<layers=4, heads=6, dim=32, page=16, f32>`, with `window=128, ` before the storage where it is bounded
     fn cache_type(&mut self) -> Parsed<KvCacheType> {
         let start = self.span().start;
         self.advance();
@@ -143,10 +143,17 @@ impl<'s> Parser<'s> {
             *number = self.natural("a number")?;
             self.expect(",")?;
         }
+        let mut window = None;
+        if self.peek() == TokenKind::Word("window") {
+            self.advance();
+            self.expect("=")?;
+            window = Some(self.natural("a number")?);
+            self.expect(",")?;
+        }
         let storage = self.storage()?;
         self.expect(">")?;
         let [layers, heads, dim, page_size] = numbers;
-        let cache = KvCacheType { layers, heads, dim, page_size, storage };
+        let cache = KvCacheType { layers, heads, dim, page_size, window, storage };
         match cache.objection() {
             Some(objection) => {
                 Err(self.report(Diagnostic::new(DiagnosticKind::Type, objection, self.span_since(start))))

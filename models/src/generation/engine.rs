@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use tessera_runtime::pages::Pool;
+
 use super::Sampling;
 use super::batch::Step;
 use crate::error::Result;
@@ -12,10 +14,10 @@ pub trait Engine {
     fn vocabulary(&self) -> usize;
     /// The longest sequence, in tokens.
     fn context(&self) -> usize;
-    /// Tokens per page of the KV cache.
+    /// Tokens per page of the KV caches.
     fn page_size(&self) -> usize;
-    /// Pages in the KV cache.
-    fn pages(&self) -> usize;
+    /// The KV caches, in the order of the step's page tables.
+    fn pools(&self) -> Vec<Pool>;
     /// Runs `@step`: appends the tokens' keys and values to the cache, and keeps the logits of the step's rows for [`Engine::sample`].
     fn step(&mut self, step: &Step) -> Result<()>;
     /// The logits of the last step's rows, `[R, V]`, row-major.
@@ -39,8 +41,8 @@ macro_rules! forward {
             fn page_size(&self) -> usize {
                 (**self).page_size()
             }
-            fn pages(&self) -> usize {
-                (**self).pages()
+            fn pools(&self) -> Vec<Pool> {
+                (**self).pools()
             }
             fn step(&mut self, step: &Step) -> Result<()> {
                 (**self).step(step)

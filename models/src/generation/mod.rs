@@ -1,4 +1,8 @@
-//! Text generation: ragged batches of sequences through the serving step, with a paged KV cache.
+//! Text generation: ragged batches of sequences through the serving step, with paged KV caches.
+//!
+//! A model has a cache for each kind of attention among its layers ([`CacheLayout`]). That of layers which see a window of keys is bounded: a sequence
+//! keeps the pages of its window there. Beginnings of sequences that others may share are therefore kept where it is worth it, at the ends of
+//! prompts and where sequences have parted.
 //!
 //! An [`Engine`] runs the two functions of a model's module, `@step` and `@sample`. A [`Scheduler`] stands on it: requests are
 //! submitted and cancelled at any time, and each of its steps feeds tokens of many sequences, prompts in chunks and decodes
@@ -6,6 +10,7 @@
 //! for each request. [`generate`] is for those who have all their requests at once.
 
 mod batch;
+mod caches;
 mod engine;
 mod generator;
 mod logits;
@@ -20,6 +25,7 @@ mod structure;
 use std::collections::HashMap;
 
 pub use batch::Step;
+pub use caches::{CacheLayout, pages_for};
 pub use engine::{Engine, SampleRows};
 pub use generator::{Generator, TokenStream};
 pub use request::{Continuation, Event, Finish, FinishReason, NewToken, Request, RequestId, Timings, TokenLogprobs};
@@ -29,21 +35,6 @@ pub use stop::{Passed, StopText};
 pub use structure::{Begin, Grammar, Structure};
 
 use crate::error::{ModelError, Result};
-
-/// Pages that the requests need to run all at once, for sizing a cache.
-pub fn pages_for(requests: &[Request], context: usize, page_size: usize) -> usize {
-    requests
-        .iter()
-        .map(|request| request_pages(request.prompt.len(), &request.sampling, context, page_size))
-        .fold(0, usize::saturating_add)
-}
-
-/// Pages that a request needs at most.
-fn request_pages(prompt: usize, sampling: &Sampling, context: usize, page_size: usize) -> usize {
-    // The last sampled token is never fed back.
-    let longest = prompt.saturating_add(sampling.max_new_tokens).saturating_sub(1).min(context);
-    longest.max(prompt).div_ceil(page_size.max(1))
-}
 
 /// Continues every request, together, and returns the continuations in the order of the requests.
 ///

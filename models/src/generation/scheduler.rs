@@ -64,7 +64,7 @@ impl<E: Engine> Scheduler<E> {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Self {
             intake: Arc::new(Intake::new(&engine, tokenizer)),
-            pages: Pages::new(number(engine.pages()), number(engine.page_size())),
+            pages: Pages::of_pools(&engine.pools(), number(engine.page_size())),
             engine,
             limits,
             retained: Retained::default(),
@@ -121,13 +121,13 @@ impl<E: Engine> Scheduler<E> {
     /// Runs one step, and says what happened to whom. After an error, the engine's cache cannot be relied on: drop the scheduler.
     pub fn step(&mut self, happened: &mut dyn FnMut(RequestId, Event)) -> Result<()> {
         self.admit(happened)?;
-        self.make_room()?;
-        if self.running.is_empty() {
+        let taken = self.share_out()?;
+        if taken.is_empty() {
             return Ok(());
         }
         let started = Instant::now();
         let widest_table = self.intake.context.div_ceil(self.intake.page_size.max(1)) as u64;
-        let step = plan_step(&mut self.running, &self.pages, self.limits.tokens_per_step.max(1), widest_table)?;
+        let step = plan_step(&mut self.running, &taken, &self.pages, widest_table)?;
         self.engine.step(&step.inputs)?;
         let drawn = self.draw(&step)?;
         let elapsed = started.elapsed();
@@ -140,6 +140,7 @@ impl<E: Engine> Scheduler<E> {
             self.timings.decoded_tokens += drawn.len();
         }
 
+        self.keep_beginnings(&taken)?;
         let mut ended = Vec::new();
         for (&slot, drawn) in step.sampled.iter().zip(drawn) {
             let sequence = &mut self.running[slot].sequence;
@@ -173,15 +174,12 @@ impl<E: Engine> Scheduler<E> {
                 happened(sequence.id, sequence.finish(FinishReason::Length, None)?);
                 continue;
             }
-            let id = match self.shared_beginning(&sequence.tokens) {
-                Some((donor, tokens)) => self.pages.share(donor, tokens as u32)?,
-                None => self.pages.open(),
-            };
+            let (id, branch) = self.shared_beginning(&sequence.tokens)?;
             let cached = self.pages.tokens(id)? as usize;
             let spare = self.running.len() as u32;
-            let has_room = self.grow(id, sequence.tokens.len() - cached)? && {
-                while self.pages.free_pages() < spare && self.retained.give_up(&mut self.pages)? {}
-                self.pages.free_pages() >= spare
+            let has_room = self.reserve(id, sequence.tokens.len() - cached)? && {
+                while !self.pages.has_free(spare) && self.retained.give_up(&mut self.pages)? {}
+                self.pages.has_free(spare)
             };
             if !has_room {
                 self.pages.close(id)?;
@@ -191,32 +189,42 @@ impl<E: Engine> Scheduler<E> {
             let reused = cached.min(sequence.prompt);
             sequence.reused = reused;
             self.timings.reused_tokens += reused;
-            self.running.push(Running { sequence, pages: id, cached });
+            self.running.push(Running { sequence, pages: id, cached, branch });
         }
         Ok(())
     }
 
-    /// The sequence in the cache that has most whole pages of the beginning of `tokens`, and how many tokens of it. At least
-    /// one token is left to compute, for its logits.
-    fn shared_beginning(&mut self, tokens: &[u32]) -> Option<(SequenceId, usize)> {
+    /// A new sequence that has as many whole pages of the beginning of `tokens` as one in the caches can give it. At least one token is left
+    /// to compute, for its logits.
+    ///
+    /// If it has more in common with another than that one can still give it, the place where they part comes too.
+    fn shared_beginning(&mut self, tokens: &[u32]) -> Result<(SequenceId, Option<usize>)> {
         if !self.limits.share_prefixes {
-            return None;
+            return Ok((self.pages.open(), None));
         }
-        let running = self
-            .running
-            .iter()
-            .map(|running| (running.pages, common(&running.sequence.tokens[..running.cached], tokens)));
-        let donors = running.chain(self.retained.longest(tokens));
-        let (donor, length) = donors.max_by_key(|(_, length)| *length)?;
-        let length = length.min(tokens.len() - 1);
-        (length >= self.intake.page_size).then_some((donor, length))
+        let most = tokens.len() - 1;
+        let (mut donor, mut branch) = self.retained.longest(&self.pages, &tokens[..most])?;
+        for running in &self.running {
+            let length = common(&running.sequence.tokens[..running.cached], &tokens[..most]);
+            branch = branch.max(length);
+            let shareable = self.pages.shareable(running.pages, length as u32)?;
+            if donor.is_none_or(|(_, known)| shareable > known) {
+                donor = Some((running.pages, shareable));
+            }
+        }
+        let (id, shared) = match donor.filter(|(_, shareable)| *shareable > 0) {
+            Some((donor, shareable)) => (self.pages.share(donor, shareable)?, shareable as usize),
+            None => (self.pages.open(), 0),
+        };
+        let branch = branch / self.intake.page_size.max(1) * self.intake.page_size.max(1);
+        Ok((id, (branch > shared).then_some(branch)))
     }
 
-    /// Makes room for more tokens of a sequence; false if not even giving up what is kept suffices.
-    fn grow(&mut self, id: SequenceId, tokens: usize) -> Result<bool> {
+    /// Sets pages aside for a sequence; false if not even giving up what is kept suffices.
+    fn reserve(&mut self, id: SequenceId, tokens: usize) -> Result<bool> {
         loop {
-            match self.pages.append(id, tokens) {
-                Ok(_) => return Ok(true),
+            match self.pages.reserve(id, tokens) {
+                Ok(()) => return Ok(true),
                 Err(PagesError::Full { .. }) => {
                     if !self.retained.give_up(&mut self.pages)? {
                         return Ok(false);
@@ -227,24 +235,63 @@ impl<E: Engine> Scheduler<E> {
         }
     }
 
-    /// Gives every running sequence room for the token it feeds next; if need be, at the cost of the youngest.
-    fn make_room(&mut self) -> Result<()> {
-        let mut slot = 0;
-        while let Some(running) = self.running.get(slot) {
-            let (id, wanted) = (running.pages, running.sequence.tokens.len());
-            let missing = wanted.saturating_sub(self.pages.tokens(id)? as usize);
-            if missing == 0 || self.grow(id, missing)? {
+    /// Decides which running sequences the next step feeds, and how many tokens of each, and gives them pages: every decoding sequence's one
+    /// token first, so that prompts never starve them, then prompt chunks in order up to the limit.
+    fn share_out(&mut self) -> Result<Vec<(usize, usize)>> {
+        let mut budget = self.limits.tokens_per_step.max(1);
+        let mut taken: Vec<(usize, usize)> = Vec::new();
+        for decoding in [true, false] {
+            let mut slot = 0;
+            while let Some(running) = self.running.get(slot).filter(|_| budget > 0) {
+                if running.is_decoding() == decoding {
+                    let count = self.give_room(slot, running.chunk().min(budget))?;
+                    taken.retain(|(slot, _)| *slot < self.running.len());
+                    if count > 0 {
+                        budget -= count;
+                        taken.push((slot, count));
+                    }
+                }
                 slot += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Gives a running sequence pages for up to `wanted` tokens, and returns for how many: if need be fewer, and if there is no page at all,
+    /// at the cost of the youngest, which may be the sequence itself.
+    fn give_room(&mut self, slot: usize, wanted: usize) -> Result<usize> {
+        while let Some(running) = self.running.get(slot) {
+            let room = self.pages.room(running.pages)?;
+            if room < wanted && self.retained.give_up(&mut self.pages)? {
                 continue;
             }
-            if self.running.len() == 1 {
-                // Its request was taken because it fits an empty cache.
-                self.pages.append(id, missing)?;
+            // One that is alone has room: its request was taken because it fits empty caches.
+            let count = if self.running.len() == 1 { wanted.min(room.max(1)) } else { wanted.min(room) };
+            if count > 0 {
+                self.pages.append(running.pages, count)?;
+                return Ok(count);
             }
             if let Some(youngest) = self.running.pop() {
                 self.pages.close(youngest.pages)?;
                 self.waiting.push_front(youngest.sequence);
                 self.timings.preemptions += 1;
+            }
+        }
+        Ok(0)
+    }
+
+    /// Keeps what bounded caches hold now and will not for long, where it is worth it: at the end of a prompt, from which a conversation
+    /// goes on without what was thought for the answer, and where sequences have been seen to part.
+    fn keep_beginnings(&mut self, taken: &[(usize, usize)]) -> Result<()> {
+        if !self.limits.share_prefixes || !self.pages.is_bounded() {
+            return Ok(());
+        }
+        for &(slot, count) in taken {
+            let Running { sequence, pages, cached, branch } = &self.running[slot];
+            let ends_prompt = (cached - count..*cached).contains(&(sequence.prompt - 1));
+            if ends_prompt || *branch == Some(*cached) {
+                let kept = self.pages.share(*pages, *cached as u32)?;
+                self.retained.keep(&mut self.pages, &sequence.tokens, kept)?;
             }
         }
         Ok(())
@@ -303,12 +350,12 @@ impl<E: Engine> Scheduler<E> {
 
     /// Takes a sequence out of the cache, or keeps it there as long as nobody wants its pages.
     fn release(&mut self, running: Running) -> Result<Sequence> {
-        let Running { sequence, pages, cached } = running;
+        let Running { sequence, pages, cached, .. } = running;
         if self.limits.share_prefixes {
-            self.retained.keep(&mut self.pages, self.intake.page_size, &sequence.tokens[..cached], pages)?;
-        } else {
-            self.pages.close(pages)?;
+            let kept = self.pages.share(pages, cached as u32)?;
+            self.retained.keep(&mut self.pages, &sequence.tokens, kept)?;
         }
+        self.pages.close(pages)?;
         Ok(sequence)
     }
 }

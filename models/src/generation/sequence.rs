@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tessera_runtime::pages::SequenceId;
+use tessera_runtime::pages::{Pool, SequenceId};
 
+use super::caches::longest;
+use super::check_tokens;
 use super::engine::Engine;
 use super::logits::Occurrences;
 use super::request::{Event, Finish, FinishReason, NewToken, Request, RequestId, TokenLogprobs};
 use super::sampling::Sampling;
 use super::stop::StopText;
 use super::structure::{StructureState, Structures};
-use super::{check_tokens, request_pages};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::{TextStream, Tokenizer};
 
@@ -20,7 +21,7 @@ pub(super) struct Intake {
     vocabulary: usize,
     pub context: usize,
     pub page_size: usize,
-    pages: usize,
+    pools: Vec<Pool>,
     tokenizer: Option<Arc<Tokenizer>>,
     structures: Structures,
     next: AtomicU64,
@@ -32,7 +33,7 @@ impl Intake {
             vocabulary: engine.vocabulary(),
             context: engine.context(),
             page_size: engine.page_size(),
-            pages: engine.pages(),
+            pools: engine.pools(),
             tokenizer,
             structures: Structures::new(engine.vocabulary()),
             next: AtomicU64::new(0),
@@ -50,16 +51,18 @@ impl Intake {
             return parameter("prompt", "[]".to_owned(), "is empty: give it at least one token");
         }
         check_tokens("prompt", &prompt, self.vocabulary, self.context)?;
-        let pages = request_pages(prompt.len(), &sampling, self.context, self.page_size);
-        if pages > self.pages {
+        let tokens = longest(prompt.len(), &sampling, self.context);
+        let needed = |pool: &Pool| Pool::pages_for(pool.window, self.page_size as u32, tokens, 1);
+        if let Some(pool) = self.pools.iter().find(|pool| needed(pool) > pool.pages as usize) {
+            let (pages, window) = (needed(pool), if pool.window.is_some() { " of windows" } else { "" });
             return parameter(
                 "max_new_tokens",
                 sampling.max_new_tokens.to_string(),
                 &format!(
-                    "needs {pages} pages of the KV cache with a prompt of {} tokens, and the cache has {}; shorten the prompt or \
+                    "needs {pages} pages of the KV cache{window} with a prompt of {} tokens, and the cache has {}; shorten the prompt or \
                      max_new_tokens, or enlarge the cache",
                     prompt.len(),
-                    self.pages
+                    pool.pages
                 ),
             );
         }
@@ -112,12 +115,20 @@ pub(super) struct Running {
     pub pages: SequenceId,
     /// How many of its tokens have keys and values in the cache.
     pub cached: usize,
+    /// A number of tokens, in whole pages, at which other sequences leave this one: what the caches hold there is worth keeping.
+    pub branch: Option<usize>,
 }
 
 impl Running {
     /// Tokens that are to be fed before the next one is drawn.
     pub fn pending(&self) -> usize {
         self.sequence.tokens.len() - self.cached
+    }
+
+    /// Tokens that one step may feed: the rest of them, or those up to where others leave it.
+    pub fn chunk(&self) -> usize {
+        let branch = self.branch.and_then(|branch| branch.checked_sub(self.cached)).filter(|rest| *rest > 0);
+        branch.unwrap_or(usize::MAX).min(self.pending())
     }
 
     /// Whether it feeds one new token a step; else it feeds its prompt, or what was lost of the sequence, in chunks.

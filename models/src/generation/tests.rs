@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tessera_runtime::pages::Pool;
+
 use super::*;
 
 const VOCABULARY: usize = 50;
 
-/// Keeps each page slot's token; its logits are a hash of everything that attention would see.
+/// Keeps each page slot's token; its logits are a hash of everything that attention would see, in each of its caches.
 struct HashEngine {
     page_size: usize,
-    pages: usize,
+    pools: Vec<Pool>,
     context: usize,
-    cache: Vec<Option<i32>>,
+    caches: Vec<Vec<Option<i32>>>,
     logits: Vec<f32>,
     steps: Vec<Step>,
     fed: Arc<AtomicUsize>,
@@ -21,12 +23,22 @@ struct HashEngine {
 
 impl HashEngine {
     fn new(pages: usize) -> Self {
+        Self::with_pools(vec![Pool { pages: pages as u32, window: None }])
+    }
+
+    /// A cache of all tokens, and one of windows.
+    fn bounded(pages: usize, window_pages: usize, window: u32) -> Self {
+        let all = Pool { pages: pages as u32, window: None };
+        Self::with_pools(vec![all, Pool { pages: window_pages as u32, window: Some(window) }])
+    }
+
+    fn with_pools(pools: Vec<Pool>) -> Self {
         let (page_size, context) = (4, 32);
         Self {
             page_size,
-            pages,
             context,
-            cache: vec![None; pages * page_size],
+            caches: pools.iter().map(|pool| vec![None; pool.pages as usize * page_size]).collect(),
+            pools,
             logits: Vec::new(),
             steps: Vec::new(),
             fed: Arc::default(),
@@ -50,27 +62,43 @@ impl Engine for HashEngine {
     fn page_size(&self) -> usize {
         self.page_size
     }
-    fn pages(&self) -> usize {
-        self.pages
+    fn pools(&self) -> Vec<Pool> {
+        self.pools.clone()
     }
     fn step(&mut self, step: &Step) -> Result<()> {
-        let place = |sequence: i32, position: i32| {
+        assert_eq!(step.page_tables.len(), self.pools.len());
+        let place = |cache: usize, sequence: i32, position: i32| {
             let (page, slot) = (position as usize / self.page_size, position as usize % self.page_size);
-            let [rows, columns] = step.page_table.shape.map(|extent| extent as usize);
+            let table = &step.page_tables[cache];
+            let [rows, columns] = table.shape.map(|extent| extent as usize);
             assert!((sequence as usize) < rows && page < columns);
-            let page = step.page_table.entries[sequence as usize * columns + page] as usize;
-            page * self.page_size + slot
+            let page = table.entries[sequence as usize * columns + page];
+            assert!(page >= 0 && (page as u32) < self.pools[cache].pages, "page {page} of cache {cache}");
+            page as usize * self.page_size + slot
         };
         for token in 0..step.tokens.len() {
-            let at = place(step.sequences[token], step.positions[token]);
-            self.cache[at] = Some(step.tokens[token]);
+            for cache in 0..self.pools.len() {
+                let at = place(cache, step.sequences[token], step.positions[token]);
+                self.caches[cache][at] = Some(step.tokens[token]);
+            }
         }
+        // Every token of a step looks at the caches, whether its logits are wanted or not.
+        let hash_of = |token: usize| {
+            let (sequence, last) = (step.sequences[token], step.positions[token]);
+            let mut hash = 17u32;
+            for (cache, pool) in self.pools.iter().enumerate() {
+                let first = pool.window.map_or(0, |window| (last + 1 - window as i32).max(0));
+                for position in first..=last {
+                    let token = self.caches[cache][place(cache, sequence, position)].unwrap();
+                    hash = mix(hash.wrapping_mul(31).wrapping_add(token as u32));
+                }
+            }
+            hash
+        };
+        let hashes: Vec<u32> = (0..step.tokens.len()).map(hash_of).collect();
         self.logits.clear();
         for &row in &step.rows {
-            let (sequence, last) = (step.sequences[row as usize], step.positions[row as usize]);
-            let hash = (0..=last).fold(17u32, |hash, position| {
-                mix(hash.wrapping_mul(31).wrapping_add(self.cache[place(sequence, position)].unwrap() as u32))
-            });
+            let hash = hashes[row as usize];
             let logits = (0..VOCABULARY as u32).map(|token| (mix(hash ^ token) % 1024) as f32 / 128.0);
             self.logits.extend(logits);
         }
@@ -167,53 +195,117 @@ fn a_ragged_batch_is_each_request_alone() {
 /// What a request's events add up to.
 type Outcome = (Vec<u32>, Vec<TokenLogprobs>, Option<Finish>);
 
+/// Runs requests that arrive at random times, and asserts that none of it can be seen in what comes out of each.
+#[track_caller]
+fn assert_each_is_alone(engine: HashEngine, limits: Limits, random: &mut Random) -> Timings {
+    let requests = random_requests(64, random);
+    let wanted: Vec<Continuation> = requests
+        .iter()
+        .map(|request| {
+            let pools = engine.pools.iter().map(|pool| Pool { pages: 100, ..*pool }).collect();
+            let limits = Limits { share_prefixes: false, ..Limits::default() };
+            let mut alone = HashEngine::with_pools(pools);
+            generate(&mut alone, std::slice::from_ref(request), limits, &mut |_, _| ()).unwrap().0.remove(0)
+        })
+        .collect();
+    let mut scheduler = Scheduler::new(engine, limits, None);
+    let mut found: HashMap<RequestId, Outcome> = HashMap::new();
+    let mut ids = Vec::new();
+    let mut queue = requests.iter();
+    while ids.len() < requests.len() || !scheduler.is_idle() {
+        for request in queue.by_ref().take(random.below(4) as usize) {
+            ids.push(scheduler.submit(request.clone()).unwrap());
+        }
+        scheduler
+            .step(&mut |id, event| {
+                let (tokens, logprobs, finish) = found.entry(id).or_default();
+                assert!(finish.is_none(), "nothing follows the end");
+                match event {
+                    Event::Token(token) => {
+                        tokens.push(token.id);
+                        logprobs.extend(token.logprobs);
+                    }
+                    Event::Finished(end) => *finish = Some(end),
+                }
+            })
+            .unwrap();
+    }
+    for ((id, request), wanted) in ids.iter().zip(&requests).zip(wanted) {
+        let (tokens, logprobs, finish) = found.remove(id).unwrap();
+        let finish = finish.unwrap();
+        assert_eq!(
+            (tokens, finish.reason, finish.stop_token),
+            (wanted.ids, wanted.finish, wanted.stop_token),
+            "{request:?}"
+        );
+        assert_eq!(logprobs, wanted.logprobs);
+    }
+    scheduler.timings()
+}
+
 /// Continuous batching: requests arrive while others run, prompts are fed in chunks, the cache is too small for all, and sequences
-/// that begin alike share pages. None of it can be seen in what comes out.
+/// that begin alike share pages.
 #[test]
 fn sixty_four_requests_at_random_times_are_each_alone() {
     let mut random = Random(1);
     let (mut preemptions, mut reused) = (0, 0);
     for (pages, tokens_per_step, sequences) in [(100, 2048, 256), (30, 7, 16), (12, 5, 8), (9, 3, 64), (8, 1, 3)] {
-        let requests = random_requests(64, &mut random);
         let limits = Limits { tokens_per_step, sequences, ..Limits::default() };
-        let mut scheduler = Scheduler::new(HashEngine::new(pages), limits, None);
-        let mut found: HashMap<RequestId, Outcome> = HashMap::new();
-        let mut ids = Vec::new();
-        let mut queue = requests.iter();
-        while ids.len() < requests.len() || !scheduler.is_idle() {
-            for request in queue.by_ref().take(random.below(4) as usize) {
-                ids.push(scheduler.submit(request.clone()).unwrap());
-            }
-            scheduler
-                .step(&mut |id, event| {
-                    let (tokens, logprobs, finish) = found.entry(id).or_default();
-                    assert!(finish.is_none(), "nothing follows the end");
-                    match event {
-                        Event::Token(token) => {
-                            tokens.push(token.id);
-                            logprobs.extend(token.logprobs);
-                        }
-                        Event::Finished(end) => *finish = Some(end),
-                    }
-                })
-                .unwrap();
-        }
-        for ((id, request), wanted) in ids.iter().zip(&requests).zip(alone(&requests)) {
-            let (tokens, logprobs, finish) = found.remove(id).unwrap();
-            let finish = finish.unwrap();
-            assert_eq!(
-                (tokens, finish.reason, finish.stop_token),
-                (wanted.ids, wanted.finish, wanted.stop_token),
-                "{request:?}"
-            );
-            assert_eq!(logprobs, wanted.logprobs);
-        }
-        let timings = scheduler.timings();
+        let timings = assert_each_is_alone(HashEngine::new(pages), limits, &mut random);
         preemptions += timings.preemptions;
         reused += timings.reused_tokens;
     }
     assert!(preemptions > 0, "the small caches ran out of pages");
     assert!(reused > 0, "beginnings were shared");
+}
+
+/// The same with a cache that keeps windows, which most sequences outgrow.
+#[test]
+fn bounded_caches_change_no_sequence() {
+    let mut random = Random(5);
+    let (mut preemptions, mut reused) = (0, 0);
+    for window in [1, 3, 4, 5, 9, 16, 100] {
+        let least = Pool::pages_for(Some(window), 4, 32, 1);
+        for (pages, window_pages, tokens_per_step, sequences) in [
+            (100, 100, 2048, 256),
+            (30, 4 * least, 7, 16),
+            (12, 3 * least, 5, 8),
+            (9, least, 3, 64),
+            (40, least + 1, 9, 5),
+        ] {
+            let limits = Limits { tokens_per_step, sequences, ..Limits::default() };
+            let engine = HashEngine::bounded(pages, window_pages, window);
+            let timings = assert_each_is_alone(engine, limits, &mut random);
+            preemptions += timings.preemptions;
+            reused += timings.reused_tokens;
+        }
+    }
+    assert!(preemptions > 0 && reused > 0, "{preemptions} {reused}");
+}
+
+/// A conversation goes on from the end of its last prompt, without what was thought for the answer; and of two that begin alike and part
+/// outside of the window, the third to come finds the place.
+#[test]
+fn bounded_caches_keep_the_beginnings_that_are_wanted_again() {
+    let mut scheduler = Scheduler::new(HashEngine::bounded(100, 40, 5), Limits::default(), None);
+    let mut reused = |prompt: &[u32]| {
+        let before = scheduler.timings().reused_tokens;
+        let found = run_all(&mut scheduler, &[request(prompt, 6)], &mut |_, _| ()).unwrap().remove(0);
+        let mut alone = HashEngine::bounded(100, 40, 5);
+        let (wanted, _) = generate(&mut alone, &[request(prompt, 6)], Limits::default(), &mut |_, _| ()).unwrap();
+        assert_eq!(found, wanted[0]);
+        (found.ids, scheduler.timings().reused_tokens - before)
+    };
+    let system: Vec<u32> = (0..13).collect();
+    let with = |rest: &[u32]| [&system[..], rest].concat();
+    let first = with(&[40, 41, 42, 43, 44, 45, 46]);
+    let (answer, none) = reused(&first);
+    assert_eq!((answer.len(), none), (6, 0));
+    // Without the beginning of the answer.
+    assert_eq!(reused(&[&first[..], &answer[4..], &[9, 9]].concat()).1, 20);
+    // The window before the end of the system's text is gone; now it is kept.
+    assert_eq!(reused(&with(&[30, 31, 32, 33, 34, 35, 36])).1, 0);
+    assert_eq!(reused(&with(&[20, 21, 22])).1, 12);
 }
 
 #[test]
@@ -421,8 +513,8 @@ impl Engine for Failing {
     fn page_size(&self) -> usize {
         self.0.page_size()
     }
-    fn pages(&self) -> usize {
-        self.0.pages()
+    fn pools(&self) -> Vec<Pool> {
+        self.0.pools()
     }
     fn step(&mut self, step: &Step) -> Result<()> {
         if self.0.steps.len() == 2 {
@@ -479,5 +571,15 @@ fn impossible_requests_are_refused() {
     let error = generate(&mut HashEngine::new(2), &many, Limits::default(), &mut |_, _| ()).unwrap_err();
     assert_eq!(error.to_string(), "request 1: prompt token 50 at position 0 is outside the vocabulary of 50");
     // The most that there can be asked for is the model's longest sequence.
-    assert_eq!(pages_for(&[request(&[1], usize::MAX)], 32, 4), 8);
+    let limits = Limits { tokens_per_step: 4, ..Limits::default() };
+    let caches = CacheLayout { page_size: 4, windows: vec![None, Some(5)] };
+    // Two pages for the window, twice; one for the step, and one more that it may begin.
+    assert_eq!(pages_for(&[request(&[1], usize::MAX)], 32, &caches, &limits), [8, 6]);
+    assert_eq!(pages_for(&[request(&[1], 7)], 32, &caches, &limits), [2, 2]);
+    let error = generate(&mut HashEngine::bounded(100, 1, 5), &[request(&[1; 9], 4)], limits, &mut |_, _| ());
+    let message = error.unwrap_err().to_string();
+    assert!(
+        message.contains("needs 2 pages of the KV cache of windows with a prompt of 9 tokens, and the cache has 1"),
+        "{message}"
+    );
 }

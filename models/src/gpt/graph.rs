@@ -21,13 +21,14 @@ pub fn build(config: &GptConfig) -> Result<Module> {
         network: Network::new(
             "gpt",
             config.max_seq_len,
-            KvCacheType {
+            vec![KvCacheType {
                 layers: config.n_layers,
                 heads: config.n_kv_heads,
                 dim: config.head_dim(),
                 page_size: PAGE_SIZE,
+                window: None,
                 storage: config.kv_cache_dtype.storage,
-            },
+            }],
         ),
     };
     let sizes = [config.tp_size, config.pp_size, config.dp_size, config.ep_size];
@@ -95,7 +96,7 @@ impl GptBuilder<'_> {
         let Projected { query, normed, residual, places } = self.project(layer, x)?;
 
         let shape = AttentionShape {
-            layer,
+            layer: layer.into(),
             heads: config.n_heads,
             head_dim: config.head_dim(),
             scale: 1.0 / (config.head_dim() as f64).sqrt(),
@@ -137,7 +138,7 @@ impl GptBuilder<'_> {
             query = self.rotate(query)?;
             key = self.rotate(key)?;
         }
-        self.network.append_to_cache(layer, key, value)?;
+        self.network.append_to_cache(layer.into(), key, value)?;
         if layer + 1 < config.n_layers {
             return Ok(Projected { query, normed, residual: x, places: self.network.all.clone() });
         }

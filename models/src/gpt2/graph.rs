@@ -38,13 +38,14 @@ pub fn build(config: &Gpt2Config, layout: &Gpt2Layout) -> Result<Module> {
         network: Network::new(
             "gpt2",
             config.n_positions,
-            KvCacheType {
+            vec![KvCacheType {
                 layers: config.n_layer,
                 heads: config.n_head,
                 dim: config.head_dim(),
                 page_size: PAGE_SIZE,
+                window: None,
                 storage: layout.matrices,
-            },
+            }],
         ),
     };
     let logits = builder.step()?;
@@ -100,7 +101,7 @@ impl Gpt2Builder<'_> {
             Ok(self.network.name(split, label))
         };
         let (query, key, value) = (heads_of(0, "q")?, heads_of(1, "k")?, heads_of(2, "v")?);
-        self.network.append_to_cache(layer, key, value)?;
+        self.network.append_to_cache(layer.into(), key, value)?;
 
         let last = layer + 1 == self.config.n_layer;
         let (x, query, places) = if last {
@@ -109,7 +110,7 @@ impl Gpt2Builder<'_> {
             (x, query, self.network.all.clone())
         };
         let shape = AttentionShape {
-            layer,
+            layer: layer.into(),
             heads,
             head_dim,
             scale: self.config.attention_scale(layer),

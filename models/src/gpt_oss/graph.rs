@@ -4,7 +4,7 @@ use tessera_ir::{KvCacheType, Module, Storage, TensorType, ValueId, ops};
 
 use super::config::{AttentionKind, GptOssConfig};
 use crate::error::Result;
-use crate::network::{AttentionShape, Network, PAGE_SIZE, Tokens};
+use crate::network::{AttentionShape, CacheLayer, Network, PAGE_SIZE, Tokens};
 use crate::weights::SCALE_SUFFIX;
 
 /// How the experts' matrices are stored.
@@ -48,17 +48,47 @@ impl GptOssLayout {
 /// wanted rows only.
 pub fn build(config: &GptOssConfig, layout: &GptOssLayout) -> Result<Module> {
     config.validate()?;
-    let cache = KvCacheType {
-        layers: config.layer_types.len() as u64,
+    let layers = cache_layers(config);
+    let cache = |(cache, kind): (usize, &AttentionKind)| KvCacheType {
+        layers: layers.iter().filter(|layer| layer.cache == cache).count() as u64,
         heads: config.num_key_value_heads,
         dim: config.head_dim,
         page_size: PAGE_SIZE,
+        window: window(config, *kind),
         storage: layout.cache,
     };
-    let network = Network::new("gpt_oss", config.max_position_embeddings, cache);
-    let mut builder = GptOssBuilder { config, layout, network };
+    let caches = kinds(config).iter().enumerate().map(cache).collect();
+    let network = Network::new("gpt_oss", config.max_position_embeddings, caches);
+    let mut builder = GptOssBuilder { config, layout, layers, network };
     let logits = builder.step()?;
     builder.network.finish(logits, config.vocab_size)
+}
+
+/// The kinds of attention that the layers have, each with a cache of its own.
+fn kinds(config: &GptOssConfig) -> Vec<AttentionKind> {
+    let kinds = [AttentionKind::Full, AttentionKind::Sliding];
+    kinds.into_iter().filter(|kind| config.layer_types.contains(kind)).collect()
+}
+
+/// Where each layer keeps its keys and values.
+fn cache_layers(config: &GptOssConfig) -> Vec<CacheLayer> {
+    let kinds = kinds(config);
+    let mut used = vec![0; kinds.len()];
+    let place = |kind: &AttentionKind| {
+        let cache = kinds.iter().position(|known| known == kind).unwrap_or(0);
+        let layer = used[cache];
+        used[cache] += 1;
+        CacheLayer { cache, layer }
+    };
+    config.layer_types.iter().map(place).collect()
+}
+
+/// How many keys a token sees; all if none.
+fn window(config: &GptOssConfig, kind: AttentionKind) -> Option<u64> {
+    match kind {
+        AttentionKind::Sliding => Some(config.sliding_window),
+        AttentionKind::Full => None,
+    }
 }
 
 /// The names of all tensors that a checkpoint of this configuration holds in this layout.
@@ -74,6 +104,7 @@ const RESIDUAL: Storage = Storage::F32;
 struct GptOssBuilder<'a> {
     config: &'a GptOssConfig,
     layout: &'a GptOssLayout,
+    layers: Vec<CacheLayer>,
     network: Network,
 }
 
@@ -118,7 +149,7 @@ impl GptOssBuilder<'_> {
         let (query, key, value) =
             (heads("q", num_attention_heads)?, heads("k", num_key_value_heads)?, heads("v", num_key_value_heads)?);
         let (query, key) = (self.rotate(query)?, self.rotate(key)?);
-        self.network.append_to_cache(layer as u64, key, value)?;
+        self.network.append_to_cache(self.layers[layer], key, value)?;
 
         let is_last = layer + 1 == self.config.layer_types.len();
         let (x, query, places): (ValueId, ValueId, Tokens) = match is_last {
@@ -127,14 +158,11 @@ impl GptOssBuilder<'_> {
         };
         let sinks = self.dense(&format!("model.layers.{layer}.self_attn.sinks"), &[num_attention_heads])?;
         let shape = AttentionShape {
-            layer: layer as u64,
+            layer: self.layers[layer],
             heads: num_attention_heads,
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
-            window: match self.config.layer_types[layer] {
-                AttentionKind::Sliding => Some(self.config.sliding_window),
-                AttentionKind::Full => None,
-            },
+            window: window(self.config, self.config.layer_types[layer]),
             sinks: Some(sinks),
             online: true,
         };

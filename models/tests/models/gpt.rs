@@ -39,7 +39,7 @@ const IDS: [u32; 9] = [3, 14, 15, 9, 26, 5, 35, 8, 49];
 
 fn graph_logits(model: &Model) -> Vec<f64> {
     let mut engine = ReferenceEngine::new(model, 1).unwrap();
-    engine.step(&Step::whole_sequence(&IDS, engine.page_size())).unwrap();
+    engine.step(&Step::whole_sequence(&IDS, engine.page_size(), 1)).unwrap();
     engine.logits().iter().map(|logit| f64::from(*logit)).collect()
 }
 

@@ -6,13 +6,13 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
-use tessera_ir::Storage;
 use tessera_ir::evaluate::Tensor;
-use tessera_models::generation::{Engine, Limits, Request, Sampling, Step, generate, pages_for};
+use tessera_ir::{KvCacheType, Storage};
+use tessera_models::generation::{CacheLayout, Engine, Limits, Request, Sampling, Step, generate, pages_for};
 use tessera_models::model::Precision;
 use tessera_models::quantize::{Target, quantize};
-use tessera_models::reference::ReferenceEngine;
-use tessera_models::{Model, ModelConfig};
+use tessera_models::reference::{ReferenceEngine, cache_types};
+use tessera_models::{GptOssConfig, Model, ModelConfig};
 
 use crate::gpt_oss_kjv;
 
@@ -26,7 +26,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn logits_of(model: &Model, ids: &[u32]) -> Vec<f32> {
     let mut engine = ReferenceEngine::new(model, ids.len().div_ceil(16)).unwrap();
-    engine.step(&Step::whole_sequence(ids, engine.page_size())).unwrap();
+    engine.step(&Step::whole_sequence(ids, engine.page_size(), 2)).unwrap();
     engine.logits().into_owned()
 }
 
@@ -72,7 +72,11 @@ fn greedy_text_is_that_of_transformers() {
             sampling: Sampling { max_new_tokens: 32, ..Sampling::default() },
         })
         .collect();
-    let mut engine = ReferenceEngine::new(&model, pages_for(&requests, 512, 16)).unwrap();
+    let mut engine = ReferenceEngine::with_pages(
+        &model,
+        &pages_for(&requests, 512, &CacheLayout::of_module(&model.module).unwrap(), &Limits::default()),
+    )
+    .unwrap();
     let (found, _) = generate(&mut engine, &requests, Limits::default(), &mut |_, _| ()).unwrap();
     for (case, continuation) in cases.iter().zip(&found) {
         let compared = case["compare_first"].as_u64().unwrap() as usize;
@@ -302,4 +306,27 @@ fn tensors_that_do_not_fit_are_named_with_what_was_expected() {
         let error = error(folder);
         assert!(error.contains(message), "{error}");
     }
+}
+
+/// Half of the layers keep no more than their windows.
+#[test]
+fn a_long_context_takes_half_the_memory_that_it_took() {
+    let config = ModelConfig::GptOss(Box::new(GptOssConfig::gpt_oss_20b()));
+    let precision = Precision { activations: Some(Storage::Bf16), cache: None };
+    let module = Model::module_of(&config, precision).unwrap();
+    let layout = CacheLayout::of_module(&module).unwrap();
+    assert_eq!(layout.windows, [None, Some(128)]);
+    let context = config.context() as usize;
+    let bytes = |pages: &[usize]| -> Vec<u64> {
+        let bytes = |(ty, pages): (KvCacheType, &usize)| {
+            let page = ty.page_size * ty.heads * ty.dim * u64::from(ty.storage.bits()) / 8;
+            ty.layers * 2 * *pages as u64 * page
+        };
+        cache_types(&module).into_iter().zip(pages).map(bytes).collect()
+    };
+    let pages = layout.pages_for(std::iter::once(context), Limits::default().tokens_per_step);
+    // The window and the page that is being filled, twice; a step's tokens, and a page that they begin.
+    assert_eq!(pages, [8192, 2 * 9 + 128 + 1]);
+    assert_eq!(bytes(&pages), [3_221_225_472, 57_802_752]);
+    assert_eq!(bytes(&[8192, 8192]), [3_221_225_472; 2]);
 }

@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::serialize_to_file;
 use serde_json::Value;
 use tessera_ir::Storage;
-use tessera_models::generation::{Engine, Limits, Request, Sampling, Step, generate, pages_for};
+use tessera_models::generation::{CacheLayout, Engine, Limits, Request, Sampling, Step, generate, pages_for};
 use tessera_models::reference::ReferenceEngine;
 use tessera_models::weights::Initialization;
 use tessera_models::{Gpt2Config, Model, ModelConfig};
@@ -25,7 +25,7 @@ fn ids(value: &Value) -> Vec<u32> {
 fn gpt2_logits_are_those_of_transformers() {
     let model = Model::open(&gpt2_kjv()).unwrap();
     let mut engine = ReferenceEngine::new(&model, 6).unwrap();
-    engine.step(&Step::whole_sequence(&ids(&expected()["logits_input_ids"]), engine.page_size())).unwrap();
+    engine.step(&Step::whole_sequence(&ids(&expected()["logits_input_ids"]), engine.page_size(), 1)).unwrap();
 
     let file = fs::read(gpt2_kjv().join("logits.npy")).unwrap();
     let wanted: Vec<f32> = npyz::NpyFile::new(&file[..]).unwrap().into_vec().unwrap();
@@ -46,7 +46,11 @@ fn gpt2_greedy_text_is_that_of_transformers_alone_and_in_a_ragged_batch() {
             sampling: Sampling { max_new_tokens: 12, ..Sampling::default() },
         })
         .collect();
-    let mut engine = ReferenceEngine::new(&model, pages_for(&requests, 512, 16)).unwrap();
+    let mut engine = ReferenceEngine::with_pages(
+        &model,
+        &pages_for(&requests, 512, &CacheLayout::of_module(&model.module).unwrap(), &Limits::default()),
+    )
+    .unwrap();
     let (together, _) = generate(&mut engine, &requests, Limits::default(), &mut |_, _| ()).unwrap();
     for ((case, request), continuation) in cases.iter().zip(&requests).zip(&together) {
         let compared = (case["compare_first"].as_u64().unwrap() as usize).min(12);
@@ -96,7 +100,7 @@ fn gpt2_variants_build_and_decode_as_they_prefill() {
         let model = Model::write_random(folder.path(), &ModelConfig::Gpt2(config), storage, initialization).unwrap();
 
         let ids = [3, 30, 7, 7, 36, 0, 12];
-        let whole = Step::whole_sequence(&ids, 16);
+        let whole = Step::whole_sequence(&ids, 16, 1);
         let mut prefill = ReferenceEngine::new(&model, 1).unwrap();
         prefill.step(&whole).unwrap();
         let mut decode = ReferenceEngine::new(&model, 1).unwrap();
@@ -132,7 +136,7 @@ fn gpt2_tensors_may_stand_without_their_prefix() {
     let bare = Model::open(folder.path()).unwrap();
     assert!(bare.parameter_names().all(|name| !name.starts_with("transformer.")));
 
-    let step = Step::whole_sequence(&[1, 2, 3], 16);
+    let step = Step::whole_sequence(&[1, 2, 3], 16, 1);
     let logits = |model: &Model| {
         let mut engine = ReferenceEngine::new(model, 1).unwrap();
         engine.step(&step).unwrap();

@@ -13,6 +13,7 @@ pub struct TesseraModel {
     inputs: Vec<CString>,
     outputs: Vec<CString>,
     caches: Vec<CString>,
+    page_tables: Vec<Option<CString>>,
 }
 
 /// `tessera_cache`
@@ -53,7 +54,9 @@ pub unsafe extern "C" fn tessera_model_open(
         let inputs = c_names(plan.inputs.iter().map(|input| &input.name));
         let outputs = c_names(plan.outputs.iter().map(|output| &output.name));
         let caches = c_names(plan.caches.iter().map(|cache| &cache.name));
-        give(TesseraModel { executable, inputs, outputs, caches }, place);
+        let table = |cache| plan.page_table(cache).and_then(|name| c_names([name.to_owned()].iter()).pop());
+        let page_tables = (0..caches.len()).map(table).collect();
+        give(TesseraModel { executable, inputs, outputs, caches, page_tables }, place);
         Ok(())
     })
 }
@@ -105,6 +108,20 @@ macro_rules! names {
 names!(tessera_model_inputs, tessera_model_input_name, inputs);
 names!(tessera_model_outputs, tessera_model_output_name, outputs);
 names!(tessera_model_caches, tessera_model_cache_name, caches);
+
+/// `tessera_model_page_table_name`
+///
+/// # Safety
+///
+/// As `tessera.h` says: `model` is null or a live model.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tessera_model_page_table_name(model: *const TesseraModel, cache: usize) -> *const c_char {
+    // SAFETY: `tessera.h`.
+    guard_value(std::ptr::null(), || unsafe {
+        let names = &reference(model, "model")?.page_tables;
+        Ok(names.get(cache).and_then(Option::as_ref).map_or(std::ptr::null(), |name| name.as_ptr()))
+    })
+}
 
 /// `tessera_cache_open`
 ///
@@ -161,4 +178,15 @@ pub unsafe extern "C" fn tessera_cache_pages(cache: *const TesseraCache) -> u64 
 pub unsafe extern "C" fn tessera_cache_page_size(cache: *const TesseraCache) -> u64 {
     // SAFETY: `tessera.h`.
     guard_value(0, || unsafe { Ok(reference(cache, "cache")?.0.page_size()) })
+}
+
+/// `tessera_cache_window`
+///
+/// # Safety
+///
+/// As `tessera.h` says: `cache` is null or a live cache.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tessera_cache_window(cache: *const TesseraCache) -> u64 {
+    // SAFETY: `tessera.h`.
+    guard_value(0, || unsafe { Ok(reference(cache, "cache")?.0.window().unwrap_or(0)) })
 }

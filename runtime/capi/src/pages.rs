@@ -13,16 +13,20 @@ pub struct TesseraPages(Pages);
 ///
 /// # Safety
 ///
-/// As `tessera.h` says: `cache` is null or a live cache, `pages` has room for a pointer.
+/// As `tessera.h` says: there are as many live caches as the count says, `pages` has room for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tessera_pages_open(
-    cache: *const TesseraCache,
+    caches: *const *const TesseraCache,
+    cache_count: usize,
     pages: *mut *mut TesseraPages,
 ) -> TesseraStatus {
     // SAFETY: `tessera.h`.
     guard(|| unsafe {
         let place = place(pages, "pages")?;
-        give(TesseraPages(Pages::of(&reference(cache, "cache")?.0)), place);
+        let caches = slice(caches, cache_count, "caches")?;
+        let caches =
+            caches.iter().map(|cache| Ok(&reference(*cache, "a cache")?.0)).collect::<Result<Vec<_>, Failure>>()?;
+        give(TesseraPages(Pages::of(&caches)?), place);
         Ok(())
     })
 }
@@ -47,9 +51,9 @@ pub unsafe extern "C" fn tessera_pages_close(pages: *mut TesseraPages) {
 ///
 /// As `tessera.h` says: `pages` is null or a live allocator.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tessera_pages_free(pages: *const TesseraPages) -> u32 {
+pub unsafe extern "C" fn tessera_pages_free(pages: *const TesseraPages, cache: usize) -> u32 {
     // SAFETY: `tessera.h`.
-    guard_value(0, || unsafe { Ok(reference(pages, "pages")?.0.free_pages()) })
+    guard_value(0, || unsafe { Ok(reference(pages, "pages")?.0.free_pages(cache)) })
 }
 
 /// `tessera_sequence_open`
@@ -122,6 +126,26 @@ pub unsafe extern "C" fn tessera_sequence_share(
     })
 }
 
+/// `tessera_sequence_rewind`
+///
+/// # Safety
+///
+/// As `tessera.h` says: `pages` is null or a live allocator that no other thread uses, `kept` has room for a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tessera_sequence_rewind(
+    pages: *mut TesseraPages,
+    sequence: u32,
+    tokens: u32,
+    kept: *mut u32,
+) -> TesseraStatus {
+    // SAFETY: `tessera.h`.
+    guard(|| unsafe {
+        let place = place(kept, "kept")?;
+        place.put(reference_mut(pages, "pages")?.0.rewind(SequenceId(sequence), tokens)?);
+        Ok(())
+    })
+}
+
 /// `tessera_pages_table`
 ///
 /// # Safety
@@ -131,6 +155,7 @@ pub unsafe extern "C" fn tessera_sequence_share(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tessera_pages_table(
     pages: *const TesseraPages,
+    cache: usize,
     sequences: *const u32,
     sequence_count: usize,
     entries: *mut i32,
@@ -143,7 +168,7 @@ pub unsafe extern "C" fn tessera_pages_table(
         let pages = &reference(pages, "pages")?.0;
         let sequences = slice(sequences, sequence_count, "sequences")?;
         let sequences: Vec<_> = sequences.iter().map(|sequence| SequenceId(*sequence)).collect();
-        let table = pages.table(&sequences)?;
+        let table = pages.table(cache, &sequences)?;
         columns.put(table.shape[1]);
         let needed = table.entries.len();
         if needed > capacity {

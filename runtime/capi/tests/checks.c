@@ -93,22 +93,26 @@ static void caches(const char *path) {
     REFUSED(tessera_cache_open(model, "kv", 4, &cache), TESSERA_ERROR_INPUT, "no cache `kv`; it takes cache");
     REFUSED(tessera_cache_open(model, "cache", UINT64_MAX, &cache), TESSERA_ERROR_INPUT, "does not fit 64 bits");
     REQUIRE(cache == NULL && tessera_cache_open(model, "cache", 4, &cache) == TESSERA_OK);
-    REQUIRE(tessera_cache_pages(cache) == 4 && tessera_cache_page_size(cache) == 4);
+    REQUIRE(tessera_cache_pages(cache) == 4 && tessera_cache_page_size(cache) == 4 && tessera_cache_window(cache) == 0);
+    REQUIRE(!strcmp(tessera_model_page_table_name(model, 0), "page_table") && !tessera_model_page_table_name(model, 1));
 
     tessera_cache_argument twice[] = {{"cache", cache}, {"cache", cache}};
     REFUSED(tessera_session_run(session, NULL, 0, twice, 2), TESSERA_ERROR_ARGUMENT, "a cache is passed twice");
 
-    REQUIRE(tessera_pages_open(cache, &pages) == TESSERA_OK && tessera_pages_free(pages) == 4);
+    REQUIRE(tessera_pages_open(&cache, 1, &pages) == TESSERA_OK && tessera_pages_free(pages, 0) == 4);
     REQUIRE(tessera_sequence_open(pages, &first) == TESSERA_OK);
     REQUIRE(tessera_sequence_append(pages, first, 9, &position) == TESSERA_OK && position == 0);
     REQUIRE(tessera_sequence_append(pages, first, 1, &position) == TESSERA_OK && position == 9);
-    REFUSED(tessera_sequence_append(pages, first, 8, &position), TESSERA_ERROR_FULL, "the KV cache is full: 2 pages are needed and 1");
+    REFUSED(tessera_sequence_append(pages, first, 8, &position), TESSERA_ERROR_FULL, "KV cache 0 is full: 2 pages are needed and 1");
     REQUIRE(tessera_sequence_share(pages, first, 7, &second, &shared) == TESSERA_OK && shared == 4);
     uint32_t both[] = {second, first};
-    REFUSED(tessera_pages_table(pages, both, 2, NULL, 0, &columns), TESSERA_ERROR_ARGUMENT, "6 entries, there is room for 0");
-    REQUIRE(columns == 3 && tessera_pages_table(pages, both, 2, entries, 8, &columns) == TESSERA_OK);
-    REQUIRE(!memcmp(entries, (int32_t[]){0, 0, 0, 0, 1, 2}, 6 * sizeof *entries));
-    REQUIRE(tessera_sequence_close(pages, first) == TESSERA_OK && tessera_pages_free(pages) == 3);
+    REFUSED(tessera_pages_table(pages, 0, both, 2, NULL, 0, &columns), TESSERA_ERROR_ARGUMENT, "6 entries, there is room for 0");
+    REQUIRE(columns == 3 && tessera_pages_table(pages, 0, both, 2, entries, 8, &columns) == TESSERA_OK);
+    REQUIRE(!memcmp(entries, (int32_t[]){0, -1, -1, 0, 1, 2}, 6 * sizeof *entries));
+    REFUSED(tessera_pages_table(pages, 1, both, 2, entries, 8, &columns), TESSERA_ERROR_ARGUMENT, "no KV cache 1; there are 1");
+    REQUIRE(tessera_sequence_rewind(pages, first, 9, &shared) == TESSERA_OK && shared == 9);
+    REFUSED(tessera_sequence_rewind(pages, first, 10, &shared), TESSERA_ERROR_ARGUMENT, "a sequence of 9 tokens has no first 10");
+    REQUIRE(tessera_sequence_close(pages, first) == TESSERA_OK && tessera_pages_free(pages, 0) == 3);
     REFUSED(tessera_sequence_close(pages, first), TESSERA_ERROR_ARGUMENT, "no open sequence 0");
     tessera_pages_close(pages);
     tessera_cache_close(cache);

@@ -42,6 +42,11 @@ impl KvCache {
         self.specification.page_size
     }
 
+    /// How many keys a token sees, its own the last; all if none.
+    pub fn window(&self) -> Option<u64> {
+        self.specification.window
+    }
+
     /// Its size in bytes.
     pub fn bytes(&self) -> u64 {
         self.memory.bytes()
@@ -59,10 +64,11 @@ impl KvCache {
     pub(super) fn fits(&self, specification: &CacheSpecification, device: &Arc<dyn Device>) -> bool {
         // Which symbol counts the pages, and the argument's name, are the plan's own business: another function of the same
         // model may share the cache.
-        let CacheSpecification { element, layers, heads, head_dimension, page_size, .. } = self.specification;
-        let layout = (element, layers, heads, head_dimension, page_size);
+        let CacheSpecification { element, layers, heads, head_dimension, page_size, window, .. } = self.specification;
+        let layout = (element, layers, heads, head_dimension, page_size, window);
         let s = specification;
-        layout == (s.element, s.layers, s.heads, s.head_dimension, s.page_size) && Arc::ptr_eq(&self.device, device)
+        layout == (s.element, s.layers, s.heads, s.head_dimension, s.page_size, s.window)
+            && Arc::ptr_eq(&self.device, device)
     }
 
     pub(super) fn address(&self) -> u64 {

@@ -68,6 +68,10 @@ pub struct CacheSpecification {
     pub head_dimension: u64,
     /// Tokens in one page.
     pub page_size: u64,
+    /// How many keys a token sees, its own the last; all of its sequence's where it is not given. Pages that lie wholly behind the window
+    /// of the tokens to come are not read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
     /// The symbol, by index, that is the number of pages; it gets its value from the cache the caller passes.
     pub pages: usize,
 }

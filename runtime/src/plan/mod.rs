@@ -70,6 +70,16 @@ impl Plan {
         }
     }
 
+    /// The name of the input that is the page table of a cache, by index: what the checks bound by the cache's pages.
+    pub fn page_table(&self, cache: usize) -> Option<&str> {
+        let count = Extent::symbol(self.caches.get(cache)?.pages);
+        let table = self.checks.iter().find_map(|check| match check {
+            Check::Pages { table, pages, .. } if *pages == count => Some(*table),
+            _ => None,
+        });
+        Some(self.inputs.get(table?)?.name.as_str())
+    }
+
     /// The index of a symbol, added where it is new.
     pub fn intern_symbol(&mut self, name: &str) -> usize {
         match self.symbols.iter().position(|symbol| symbol == name) {

@@ -113,7 +113,7 @@ impl Plan {
             let place = || format!("cache `{}`", cache.name);
             in_range(cache.pages, self.symbols.len(), "symbol", place)?;
             let dimensions = [cache.layers, cache.heads, cache.head_dimension, cache.page_size];
-            if dimensions.contains(&0) {
+            if dimensions.contains(&0) || cache.window == Some(0) {
                 return Err(value(place(), "a dimension is 0"));
             }
             if cache.bytes(1).is_none() {

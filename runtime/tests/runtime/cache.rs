@@ -56,7 +56,7 @@ fn a_step_takes_many_sequences_at_once() {
     let executable = Executable::load(&artifact(step_plan()), &Weights::in_memory(), &device).unwrap();
     let mut session = Session::new(&executable);
     let mut cache = KvCache::new(&executable, "cache", 32).unwrap();
-    let mut pages = Pages::of(&cache);
+    let mut pages = Pages::of(&[&cache]).unwrap();
     // The next tokens of some sequences, each given its new tokens.
     let mut step = |pages: &mut Pages, batch: &[(_, &[i32])]| {
         let (mut tokens, mut positions, mut sequences, mut rows) = (vec![], vec![], vec![], vec![]);
@@ -66,7 +66,7 @@ fn a_step_takes_many_sequences_at_once() {
             sequences.resize(tokens.len(), index as i32);
             rows.push(tokens.len() as i32 - 1);
         }
-        let table = pages.table(&batch.iter().map(|entry| entry.0).collect::<Vec<_>>()).unwrap();
+        let table = pages.table(0, &batch.iter().map(|entry| entry.0).collect::<Vec<_>>()).unwrap();
         let inputs = [
             ("rows", TensorView::vector(&rows)),
             ("page_table", TensorView::new(&table.shape, &table.entries).unwrap()),

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use tessera_runtime::Artifact;
 use tessera_runtime::artifact::{Code, Target};
 use tessera_runtime::plan::{
-    Argument, Balance, BufferReference, CacheSpecification, ElementType, Extent, Guard, Kernel, Launch, ParameterKind,
-    ParameterSpecification, Partition, Plan, Slot, TensorSpecification,
+    Argument, Balance, BufferReference, CacheSpecification, Check, ElementType, Extent, Guard, Kernel, Launch,
+    ParameterKind, ParameterSpecification, Partition, Plan, Slot, TensorSpecification,
 };
 use tessera_runtime::weights::Weights;
 
@@ -144,6 +144,7 @@ pub fn accumulating_plan() -> Plan {
         heads: 1,
         head_dimension: 1,
         page_size: 1,
+        window: None,
         pages,
     });
     plan.kernels.push(kernel("accumulate", "bbbbi", Partition::default()));
@@ -183,7 +184,16 @@ pub fn step_plan() -> Plan {
         heads: 1,
         head_dimension: 1,
         page_size: 4,
+        window: None,
         pages: cache_pages,
+    });
+    plan.checks.push(Check::Pages {
+        positions: 1,
+        sequences: 2,
+        table: 3,
+        page_size: 4,
+        window: None,
+        pages: Extent::symbol(cache_pages),
     });
     plan.kernels.push(kernel("step", "bbbbbbbiiiii", Partition::default()));
     let mut arguments: Vec<_> = (0..5).map(|index| Argument::buffer(BufferReference::Input(index))).collect();

@@ -52,9 +52,9 @@ pub fn run(arguments: &Generate, progress: &Progress) -> Result<()> {
     };
     let requests: Vec<Request> = arguments.prompt.iter().map(request).collect::<Result<_>>()?;
 
-    let pages = pages_for(&requests, session.context(), session.page_size());
     let limits = Limits { tokens_per_step: arguments.tokens_per_step as usize, ..Limits::default() };
-    let mut scheduler = Scheduler::new(session.engine(pages)?, limits, Some(tokenizer));
+    let pages = pages_for(&requests, session.context(), &session.caches()?, &limits);
+    let mut scheduler = Scheduler::new(session.engine(&pages)?, limits, Some(tokenizer));
 
     let streaming = requests.len() == 1 && !arguments.json;
     let bar = if streaming {

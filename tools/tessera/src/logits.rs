@@ -24,9 +24,11 @@ pub fn run(arguments: &Logits, progress: &Progress) -> Result<()> {
     let config = &session.model.folder.config;
     check_tokens("sequence", &ids, config.vocabulary() as usize, config.context() as usize).into_diagnostic()?;
 
-    let page_size = session.page_size();
-    let mut engine = session.engine(ids.len().div_ceil(page_size))?;
-    progress.during("computing logits", || engine.step(&Step::whole_sequence(&ids, page_size))).into_diagnostic()?;
+    // All tokens go through one step, which no cache can do with less than all pages.
+    let caches = session.caches()?;
+    let mut engine = session.engine(&caches.pages_for(std::iter::once(ids.len()), ids.len()))?;
+    let step = Step::whole_sequence(&ids, caches.page_size, caches.windows.len());
+    progress.during("computing logits", || engine.step(&step)).into_diagnostic()?;
     write_npy(&arguments.output, [ids.len() as u64, engine.vocabulary() as u64], &engine.logits())
         .wrap_err_with(|| format!("cannot write {}", arguments.output.display()))
 }

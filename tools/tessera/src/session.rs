@@ -8,9 +8,8 @@ use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_ir::Storage;
 use tessera_models::engine::LoadedModel;
-use tessera_models::generation::Engine;
+use tessera_models::generation::{CacheLayout, Engine};
 use tessera_models::model::Precision;
-use tessera_models::network::PAGE_SIZE;
 use tessera_models::reference::ReferenceEngine;
 use tessera_models::weights::write_cast;
 use tessera_models::{Model, ModelConfig};
@@ -64,9 +63,12 @@ impl Session {
         Ok(Self { model, loaded: Some(loaded), compiling, from_cache, loading: started.elapsed() })
     }
 
-    /// Tokens in one page of the KV cache.
-    pub fn page_size(&self) -> usize {
-        self.loaded.as_ref().map_or(PAGE_SIZE as usize, LoadedModel::page_size)
+    /// How the model's KV caches are divided into pages.
+    pub fn caches(&self) -> Result<CacheLayout> {
+        match &self.loaded {
+            Some(loaded) => Ok(loaded.caches().clone()),
+            None => CacheLayout::of_module(&self.model.module).into_diagnostic(),
+        }
     }
 
     /// The longest sequence, in tokens.
@@ -74,11 +76,11 @@ impl Session {
         self.model.folder.config.context() as usize
     }
 
-    /// The model with a KV cache of `pages` pages.
-    pub fn engine(&self, pages: usize) -> Result<Box<dyn Engine>> {
+    /// The model with KV caches of so many pages.
+    pub fn engine(&self, pages: &[usize]) -> Result<Box<dyn Engine>> {
         Ok(match &self.loaded {
-            Some(loaded) => Box::new(loaded.engine(pages).into_diagnostic()?),
-            None => Box::new(ReferenceEngine::new(&self.model, pages).into_diagnostic()?),
+            Some(loaded) => Box::new(loaded.engine_with(pages).into_diagnostic()?),
+            None => Box::new(ReferenceEngine::with_pages(&self.model, pages).into_diagnostic()?),
         })
     }
 }

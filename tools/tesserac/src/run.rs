@@ -44,8 +44,8 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
 struct Call {
     /// Tensors by the names of the inputs.
     inputs: Vec<(String, Tensor)>,
-    /// Pages of every cache.
-    pages: u64,
+    /// Pages of each cache.
+    pages: Vec<u64>,
     weights: Weights,
 }
 
@@ -84,9 +84,13 @@ fn run_artifact(arguments: &Run, device: &Arc<dyn Device>, progress: &Progress) 
         inputs.push((input.name.clone(), npy::read(path, storage_of(input.element)?)?));
     }
     check_names("input", &arguments.input, plan.inputs.iter().map(|input| input.name.as_str()))?;
-    let largest_page = (inputs.iter().filter(|(name, _)| name == "page_table"))
-        .flat_map(|(_, table)| table.to_integers().iter().copied().collect::<Vec<_>>())
-        .max();
+    // As many pages as the page table of a cache names.
+    let pages = |cache: usize| {
+        let table = inputs.iter().find(|(name, _)| Some(name.as_str()) == plan.page_table(cache));
+        let largest = table.and_then(|(_, table)| table.to_integers().iter().copied().max());
+        largest.map_or(1, |page| page.max(0) as u64 + 1)
+    };
+    let pages = (0..plan.caches.len()).map(pages).collect();
     let weights = match &arguments.weights {
         Some(path) => open_weights(path)?,
         None if plan.parameters.is_empty() => Weights::in_memory(),
@@ -95,7 +99,7 @@ fn run_artifact(arguments: &Run, device: &Arc<dyn Device>, progress: &Progress) 
             return Err(miette!(help = help, "@{function} needs {} weights", plan.parameters.len()));
         }
     };
-    let call = Call { inputs, pages: largest_page.map_or(1, |page| page.max(0) as u64 + 1), weights };
+    let call = Call { inputs, pages, weights };
     let outcome = execute(&artifact, function, &call, arguments, device, progress)?;
     write_outputs(arguments, &outcome)?;
     show(arguments, &outcome, &[])
@@ -119,7 +123,7 @@ fn run_module(arguments: &Run, device: &Arc<dyn Device>, progress: &Progress) ->
         inputs: (function.inputs().zip(&inputs.inputs))
             .filter_map(|((name, _), value)| Some((name.to_owned(), value.as_tensor()?.clone())))
             .collect(),
-        pages: inputs.inputs.iter().filter_map(Value::as_cache).map(|cache| cache.pages() as u64).max().unwrap_or(1),
+        pages: inputs.inputs.iter().filter_map(Value::as_cache).map(|cache| cache.pages() as u64).collect(),
         weights: match &arguments.weights {
             Some(path) => open_weights(path)?,
             None => made_up_weights(&inputs.parameters)?,
@@ -290,7 +294,10 @@ fn execute(
         .into_diagnostic()?;
     let caches = |executable: &Executable| -> Result<Vec<(String, KvCache)>> {
         let names = executable.plan().caches.iter().map(|cache| cache.name.clone());
-        names.map(|name| Ok((name.clone(), KvCache::new(executable, &name, call.pages).into_diagnostic()?))).collect()
+        let pages = names.zip(&call.pages);
+        pages
+            .map(|(name, pages)| Ok((name.clone(), KvCache::new(executable, &name, *pages).into_diagnostic()?)))
+            .collect()
     };
     let mut session = Session::new(&executable);
     let mut profile = Vec::new();

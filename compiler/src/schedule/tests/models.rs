@@ -99,3 +99,61 @@ fn gpt2_unfused() {
 fn gpt_unfused() {
     check_model("gpt-small", 5e-2);
 }
+
+/// Of a bounded cache, pages behind the window are given up: the table may say anything of them. Layers that see all keys, through the
+/// widest window, share the programs of those that see a few.
+#[test]
+fn layers_of_both_kinds_of_attention_share_programs() {
+    let text = |layers: &str, results: &str| {
+        let inputs = "%q: tensor<Tx4x8xf32>, %k: tensor<Tx2x8xf32>, %sinks: tensor<4xf32>, %positions: tensor<Txi32>, \
+                      %sequences: tensor<Txi32>, %page_table: tensor<BxPxi32>, %window_table: tensor<BxPxi32>, \
+                      %cache: kv_cache<layers=2, heads=2, dim=8, page=4, f32>, \
+                      %window_cache: kv_cache<layers=1, heads=2, dim=8, page=4, window=10, f32>";
+        parse_module(&format!("module @m {{ func @step({inputs}) {{\n{layers}\nreturn {results} }} }}")).unwrap()
+    };
+    let full = "%full = kv_append(%cache, %k, %k, %positions, %sequences, %page_table) {layer = 1}
+        %a = paged_attention(%q, %full, %positions, %sequences, %page_table, %sinks) \
+             {layer = 1, scale = 0.5, window = 2147483647}";
+    let sliding = "%bounded = kv_append(%window_cache, %k, %k, %positions, %sequences, %window_table) {layer = 0}
+        %b = paged_attention(%q, %bounded, %positions, %sequences, %window_table, %sinks) \
+             {layer = 0, scale = 0.5, window = 10}";
+    let both = text(&format!("{full}\n{sliding}"), "%a, %b, %full, %bounded");
+    let mut numbers = Numbers::new(9);
+    let (lengths, starts) = ([3usize, 1, 17], [25i32, 40, 0]);
+    let tokens = lengths.iter().sum();
+    let of_tokens = |value: &dyn Fn(usize, usize) -> i32| {
+        let rows = lengths.iter().enumerate().flat_map(|(row, length)| (0..*length).map(move |token| (row, token)));
+        let values: Vec<i32> = rows.map(|(row, token)| value(row, token)).collect();
+        Value::Tensor(Tensor::from_i32([values.len()], &values).unwrap())
+    };
+    let pages: Vec<i32> = (0..33).map(|entry| entry * 7 % 33).collect();
+    let mut window_pages = pages.clone();
+    // Token 25 sees 16 and on, token 40 sees 31 and on.
+    for (row, kept) in [(0, 4), (1, 7)] {
+        for column in 0..kept {
+            window_pages[row * 11 + column] = [-1, i32::MAX, 9][column % 3];
+        }
+    }
+    let table = |entries: &[i32]| Value::Tensor(Tensor::from_i32([3, 11], entries).unwrap());
+    let cache = |index: usize| {
+        let ty = both.functions[0].inputs().filter_map(|(_, ty)| ty.as_cache()).nth(index).unwrap();
+        Value::Cache(KvCache::new(ty.clone(), 33).unwrap())
+    };
+    let inputs = [
+        Value::Tensor(random(tessera_ir::Storage::F32, &[tokens, 4, 8], 0, &mut numbers)),
+        Value::Tensor(random(tessera_ir::Storage::F32, &[tokens, 2, 8], 0, &mut numbers)),
+        Value::Tensor(random(tessera_ir::Storage::F32, &[4], 0, &mut numbers)),
+        of_tokens(&|row, token| starts[row] + token as i32),
+        of_tokens(&|row, _| row as i32),
+        table(&pages),
+        table(&window_pages),
+        cache(0),
+        cache(1),
+    ];
+    super::check_with(&both, &inputs, 1e-4);
+    let alone = text(full, "%a, %full");
+    for target in targets() {
+        let [one, two] = [&alone, &both].map(|module| lowered(module, target, "").0.programs.len());
+        assert_eq!(one, two, "{target}");
+    }
+}

@@ -37,9 +37,10 @@ pub fn run(arguments: &Chat, quiet: bool, progress: &Progress) -> Result<()> {
     };
     sampling.stop_strings.extend(format.stop_strings());
     let context = session.context().min(arguments.context as usize);
-    let engine = session.engine(context.div_ceil(session.page_size()))?;
+    let limits = Limits::default();
+    let engine = session.engine(&session.caches()?.pages_for(std::iter::once(context), limits.tokens_per_step))?;
     let mut talk = Talk {
-        scheduler: Scheduler::new(engine, Limits::default(), Some(tokenizer)),
+        scheduler: Scheduler::new(engine, limits, Some(tokenizer)),
         format,
         sampling,
         context,

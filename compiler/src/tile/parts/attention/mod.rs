@@ -19,8 +19,27 @@ const LEAST: f64 = -1e30;
 /// The score of a key that a query does not see.
 const MASKED: f64 = f32::MIN as f64;
 
-/// A window that hides nothing, and that positions may be shifted by without leaving I32.
-const LARGEST_WINDOW: u32 = 1 << 30;
+/// How many keys a query sees, its own the last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Window {
+    /// So many.
+    Constant(u32),
+    /// As many as an I32 scalar says, at least one: programs for different windows are one program. [`i32::MAX`] hides nothing.
+    Value(Value),
+}
+
+impl Window {
+    /// What hides nothing: positions are I32.
+    const LARGEST: u32 = i32::MAX as u32;
+
+    /// As an I32 scalar.
+    fn value(self, b: &mut Builder) -> Value {
+        match self {
+            Window::Constant(window) => b.index(window.min(Window::LARGEST).into()),
+            Window::Value(value) => value,
+        }
+    }
+}
 
 /// Shapes and constants of an attention loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,8 +56,8 @@ pub struct AttentionTile {
     pub operand: Element,
     /// What the products of queries and keys are multiplied with.
     pub scale: f64,
-    /// A query sees this many keys, its own the last; all up to its own if None.
-    pub window: Option<u32>,
+    /// What a query sees of the keys up to its own; all if None.
+    pub window: Option<Window>,
     /// Whether the softmax is computed as keys come. If not, they are visited twice: for the maximum and sum of each row, then for the
     /// weighted values.
     pub online: bool,
@@ -162,7 +181,7 @@ pub struct VisibleKeys {
     pub first: Option<Value>,
     /// [rows] I32: last key that each row sees, below `to`; −1 for a row that sees none.
     pub last: Value,
-    /// I32 scalar: where the loop begins, a multiple of the block of keys.
+    /// I32 scalar: where the loop begins.
     pub from: Value,
     /// I32 scalar: where it ends.
     pub to: Value,
@@ -270,7 +289,8 @@ pub struct Split {
 /// Attention of a program's rows over paged keys: token t sees the keys 0 ..= positions[t] of its own sequence.
 ///
 /// Tokens of several sequences may share a program; each sequence among them is visited in turn. `query` is [rows, head]. With a `split`,
-/// the result covers that part of each sequence's keys alone and is to be merged by [`combine`].
+/// the result covers that part of each sequence's keys alone and is to be merged by [`combine`]. Pages that lie wholly behind the window are
+/// neither read nor looked up.
 pub fn paged_attention(
     b: &mut Builder,
     tile: &AttentionTile,
@@ -293,12 +313,14 @@ pub fn paged_attention(
     let one = b.index(1);
     let end = b.add(last, one);
     let state = AttentionState::new(b, tile);
+    // A block that began anywhere could begin in the page before the window's first.
+    let step = gcd(tile.keys, paged.page_size);
     tile.visits().iter().fold(state, |state, visit| {
         let results = b.for_loop(first, end, 1, &state.values(), |b, sequence, carried| {
             let here = b.fill(sequence, &shape);
             let here = b.compare(Predicate::Equal, sequences, here);
             let own = b.select(here, positions, outside);
-            let visible = VisibleKeys::new(b, tile, own, own, split);
+            let visible = VisibleKeys::new(b, tile, own, own, step, split);
             let state = AttentionState::from_values(carried);
             let load = |b: &mut Builder, block: &KeyBlock| {
                 let slots = slots(b, paged, sequence, block);
@@ -310,16 +332,30 @@ pub fn paged_attention(
     })
 }
 
+/// The greatest common divisor.
+fn gcd(one: u32, other: u32) -> u32 {
+    if other == 0 { one } else { gcd(other, one % other) }
+}
+
 impl VisibleKeys {
     /// What rows see through the tile's window, or the split's part of it. `own` ([rows] I32) is each row's position among the keys, `last` the
-    /// last key that it sees: its own, or one after that; −1 for a row that sees none.
-    pub fn new(b: &mut Builder, tile: &AttentionTile, own: Value, last: Value, split: Option<Split>) -> Self {
+    /// last key that it sees: its own, or one after that; −1 for a row that sees none. Blocks begin at multiples of `step`.
+    pub fn new(
+        b: &mut Builder,
+        tile: &AttentionTile,
+        own: Value,
+        last: Value,
+        step: u32,
+        split: Option<Split>,
+    ) -> Self {
         let shape = [tile.rows];
         let furthest = b.reduce(Reduction::Maximum, last, 0);
         let (one, zero) = (b.index(1), b.index(0));
         let mut visible = Self { first: None, last, from: zero, to: b.add(furthest, one) };
         if let Some(window) = tile.window {
-            let before = b.constant(Literal::Integer(i64::from(window.min(LARGEST_WINDOW)) - 1), &shape, Element::I32);
+            let window = window.value(b);
+            let before = b.subtract(window, one);
+            let before = b.fill(before, &shape);
             let first = b.subtract(own, before);
             let zeros = b.fill(zero, &shape);
             let first = b.maximum(first, zeros);
@@ -329,9 +365,9 @@ impl VisibleKeys {
             let largest = b.constant(Literal::Integer(i32::MAX.into()), &shape, Element::I32);
             let earliest = b.select(sees, first, largest);
             let earliest = b.reduce(Reduction::Minimum, earliest, 0);
-            let block = b.index(tile.keys.into());
-            let earliest = b.divide(earliest, block);
-            visible.from = b.multiply(earliest, block);
+            let step = b.index(step.into());
+            let earliest = b.divide(earliest, step);
+            visible.from = b.multiply(earliest, step);
         }
         if let Some(split) = split {
             // Parts are whole blocks: ⌈blocks / count⌉ each.

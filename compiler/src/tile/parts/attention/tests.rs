@@ -80,6 +80,14 @@ impl Case {
     fn query_heads(&self) -> usize {
         self.key_heads * self.layout.group as usize
     }
+
+    /// The first key that the token at a position sees.
+    fn first_seen(&self, position: i64) -> i64 {
+        match self.tile.window {
+            Some(Window::Constant(window)) => (position + 1 - i64::from(window)).max(0),
+            Some(Window::Value(_)) | None => 0,
+        }
+    }
 }
 
 const CASE: Case = Case {
@@ -147,8 +155,15 @@ impl Batch {
         // What no token has written must not matter, whatever it holds.
         let mut written = vec![false; pages * case.page_size];
         for chunk in chunks {
-            for position in 0..chunk.first + chunk.tokens {
+            // Pages behind the window may be another sequence's by now.
+            let first = case.first_seen(chunk.first) / case.page_size as i64 * case.page_size as i64;
+            for position in first..chunk.first + chunk.tokens {
                 written[batch.slot(case, chunk.sequence, position)] = true;
+            }
+            let row = chunk.sequence as usize * pages_per_sequence;
+            for page in 0..first as usize / case.page_size {
+                // Whatever the table says of them: no page, one that is not written, one that there is not.
+                batch.page_table[row + page] = [-1, batch.page_table[row + page], i64::from(i32::MAX)][page % 3];
             }
         }
         for (slot, _) in written.iter().enumerate().filter(|(_, written)| !**written) {
@@ -170,7 +185,7 @@ impl Batch {
         let (keys, values, dim) = (self.keys.floats(), self.values.floats(), case.head);
         let mut output = Vec::new();
         for (token, &position) in self.positions.iter().enumerate() {
-            let first = case.tile.window.map_or(0, |window| (position + 1 - i64::from(window)).max(0));
+            let first = case.first_seen(position);
             for head in 0..case.query_heads() {
                 let query = &self.query[(token * case.query_heads() + head) * dim..][..dim];
                 let row = |position| {
@@ -329,7 +344,7 @@ fn computed(case: &Case, batch: &Batch) -> Vec<f64> {
 /// Programs with their arguments, for the targets' tests: whole and split attention of a ragged batch, and the combination.
 pub(crate) fn examples() -> Vec<(Program, Vec<ArgumentData>)> {
     let grouped = Case {
-        tile: AttentionTile { rows: 8, window: Some(20), ..CASE.tile },
+        tile: AttentionTile { rows: 8, window: Some(Window::Constant(20)), ..CASE.tile },
         layout: QueryLayout { group: 4, tokens: 2, heads: 4 },
         ..CASE
     };
@@ -392,9 +407,13 @@ fn heads_may_be_padded_and_blocks_larger_than_pages_or_smaller() {
 #[test]
 fn a_window_hides_what_is_far() {
     for window in [1, 5, 40, u32::MAX] {
-        let tile = AttentionTile { window: Some(window), ..CASE.tile };
-        check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
-        check(&Case { tile, splits: 3, ..CASE }, &RAGGED, 1e-6);
+        let tile = AttentionTile { window: Some(Window::Constant(window)), ..CASE.tile };
+        for keys in [4, 8, 16] {
+            let tile = AttentionTile { keys, ..tile };
+            check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
+            check(&Case { tile, splits: 3, ..CASE }, &RAGGED, 1e-6);
+            check(&Case { tile, page_size: 6, ..CASE }, &RAGGED, 1e-6);
+        }
     }
 }
 
@@ -410,7 +429,7 @@ fn two_visits_give_what_one_gives() {
     let tile = AttentionTile { online: false, ..CASE.tile };
     check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
     check(&Case { tile, splits: 3, ..CASE }, &RAGGED, 1e-6);
-    let tile = AttentionTile { window: Some(5), ..tile };
+    let tile = AttentionTile { window: Some(Window::Constant(5)), ..tile };
     check(&Case { tile, ..CASE }, &RAGGED, 1e-6);
 }
 
