@@ -3,7 +3,7 @@
 //!
 //! A module is determined by a seed, so that a failing one can be made again. Its graphs keep their
 //! values finite and of moderate size: divisors and arguments of logarithms stay away from 0, and
-//! products have a bounded factor.
+//! products have a bounded factor. What chooses among experts is not computed.
 
 use crate::attribute::ConstantValue;
 use crate::builder::Builder;
@@ -170,7 +170,7 @@ impl Generator {
     /// Adds a few operations. A step that needs a value there is not adds none.
     fn step(&mut self, limits: &Limits) -> Result<(), OpError> {
         let value = self.random.pick(&self.values.clone());
-        let made = match self.random.below(16) {
+        let made = match self.random.below(17) {
             0..3 => Some(self.unary(value)?),
             3..6 => Some(self.binary(value)?),
             6 => self.row_bias()?,
@@ -181,6 +181,7 @@ impl Generator {
             12 => self.cut_and_join()?,
             13 => Some(self.embedding()?),
             14 => self.attention()?,
+            15 => self.mixture()?,
             _ if limits.narrow => {
                 let narrow = self.build().cast(value, ops::Cast { to: Storage::Bf16 })?;
                 Some(self.build().cast(narrow, ops::Cast { to: Storage::F32 })?)
@@ -361,6 +362,35 @@ impl Generator {
         self.build().embedding(table, positions)
     }
 
+    /// A mixture of experts. What chooses them comes from a table as it is: a computed near-tie would be turned by another rounding.
+    fn mixture(&mut self) -> Result<Option<ValueId>, OpError> {
+        let Some(x) = self.value_of_rank(2) else { return Ok(None) };
+        let (tokens, width) = (self.ty(x).shape[0].clone(), self.ty(x).shape[1].as_static());
+        let Some(width) = width.filter(|_| tokens == Dim::symbol("T")) else { return Ok(None) };
+        let experts = self.random.pick(&[2u64, 5, 8]);
+        let k = 1 + self.random.below(experts.min(4) as usize) as u64;
+        let (inner, outer) = (self.random.pick(&[8u64, 16, 32]), self.random.pick(&[8u64, 24]));
+        let style = self.random.pick(&[ops::SwigluStyle::SplitHalf, ops::SwigluStyle::Interleaved]);
+        let bias = |generator: &mut Self, columns: u64| match generator.random.below(2) {
+            0 => Some(generator.parameter(shape![experts, columns])),
+            _ => None,
+        };
+        let router = self.parameter(shape![VOCABULARY, experts]);
+        let (up, up_bias) = (self.parameter(shape![experts, 2 * inner, width]), bias(self, 2 * inner));
+        let (down, down_bias) = (self.parameter(shape![experts, outer, inner]), bias(self, outer));
+        let positions = self.positions();
+        let mut build = self.build();
+        let logits = build.embedding(router, positions)?;
+        let chosen = build.top_k(logits, ops::TopK { k })?;
+        let taken = build.take(logits, chosen)?;
+        let weights = build.softmax(taken, ops::Softmax { axis: 1 })?;
+        let gated = build.grouped_matmul(x, up, chosen, up_bias)?;
+        // The limit keeps the products of what is gated moderate.
+        let hidden = build.swiglu(gated, ops::Swiglu { style, alpha: 1.702, offset: 1.0, limit: Some(2.0) })?;
+        let parts = build.grouped_matmul(hidden, down, chosen, down_bias)?;
+        build.combine(parts, weights).map(Some)
+    }
+
     /// Attention of a value over itself, with rotated heads half of the time.
     fn attention(&mut self) -> Result<Option<ValueId>, OpError> {
         let Some(x) = self.value_of_rank(2) else { return Ok(None) };
@@ -372,13 +402,14 @@ impl Generator {
         let rotated = self.random.below(2) == 0;
         let causal = self.random.below(4) > 0;
         let window = if self.random.below(3) == 0 { Some(3) } else { None };
+        let sinks = if self.random.below(3) == 0 { Some(self.parameter(shape![width / HEAD])) } else { None };
         let positions = self.positions();
         let heads = ty.with_shape([tokens, (width / HEAD).into(), HEAD.into()]);
         let mut build = self.build();
         let x = build.reshape(x, heads)?;
         let key = if rotated { build.rope(x, positions, ops::Rope::default())? } else { x };
         let scale = 1.0 / (HEAD as f64).sqrt();
-        let attended = build.attention(key, key, x, None, ops::Attention { causal, scale, window })?;
+        let attended = build.attention(key, key, x, sinks, ops::Attention { causal, scale, window })?;
         build.reshape(attended, ty).map(Some)
     }
 }

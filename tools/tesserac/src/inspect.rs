@@ -10,7 +10,7 @@ use tessera_compiler::schedule::{self, Library, Machine, Overrides};
 use tessera_ir::Module;
 use tessera_runtime::Artifact;
 use tessera_runtime::artifact::Code;
-use tessera_runtime::plan::{Extent, Plan};
+use tessera_runtime::plan::{Extent, Guard, Plan};
 
 use crate::arguments::Inspect;
 use crate::files;
@@ -94,6 +94,38 @@ pub fn grid(extents: &[Extent; 3], symbols: &[String]) -> String {
     extents[..last].iter().map(|extent| extent.display(symbols).to_string()).collect::<Vec<_>>().join(" × ")
 }
 
+/// How many launches a run makes. Of the variants of a step, which its guards tell apart, one is run.
+pub fn launched(plan: &Plan) -> String {
+    let (mut least, mut most) = (0, 0);
+    let mut rest = plan.launches.as_slice();
+    while let Some(first) = rest.first() {
+        // The variants of a step follow one another: their guards bound one number, and no two overlap.
+        let mut variants: Vec<(&Guard, usize)> = Vec::new();
+        for launch in rest {
+            let Some(guard) = &launch.guard else { break };
+            let overlaps = |(known, _): &(&Guard, usize)| {
+                known.extent != guard.extent || known.minimum.max(guard.minimum) <= known.maximum.min(guard.maximum)
+            };
+            if let Some((_, count)) = variants.last_mut().filter(|(known, _)| *known == guard) {
+                *count += 1;
+            } else if variants.iter().any(overlaps) {
+                break;
+            } else {
+                variants.push((guard, 1));
+            }
+        }
+        let counts = variants.iter().map(|(_, count)| *count);
+        let taken = if first.guard.is_none() { 1 } else { counts.clone().sum() };
+        least += counts.clone().min().unwrap_or(1);
+        most += counts.max().unwrap_or(1);
+        rest = &rest[taken..];
+    }
+    match least == most {
+        true => format!("{least} launches in a run"),
+        false => format!("{least} to {most} launches in a run, by its sizes"),
+    }
+}
+
 fn describe(artifact: &Artifact, launches: bool) -> String {
     let mut text = String::new();
     let code = match artifact.code() {
@@ -116,9 +148,10 @@ fn describe_function(text: &mut String, plan: &Plan, launches: bool) {
         let _ = writeln!(text, "  input    {}: {}", input.name, input.describe(&plan.symbols));
     }
     for cache in &plan.caches {
+        let window = cache.window.map_or(String::new(), |window| format!(", windows of {window}"));
         let _ = writeln!(
             text,
-            "  cache    {}: {} layers, {} heads of {}, pages of {} tokens, {}",
+            "  cache    {}: {} layers, {} heads of {}, pages of {} tokens{window}, {}",
             cache.name, cache.layers, cache.heads, cache.head_dimension, cache.page_size, cache.element
         );
     }
@@ -128,7 +161,7 @@ fn describe_function(text: &mut String, plan: &Plan, launches: bool) {
     let weights = size(weight_bytes(plan));
     let _ = writeln!(text, "  weights  {} tensors, {weights}", plan.parameters.len());
     let _ = writeln!(text, "  memory   {}", memory(plan));
-    let _ = writeln!(text, "  kernels  {}, launched {} times", plan.kernels.len(), plan.launches.len());
+    let _ = writeln!(text, "  kernels  {}, {}", plan.kernels.len(), launched(plan));
     let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
     plan.launches.iter().for_each(|launch| *uses.entry(launch.kernel).or_default() += 1);
     for (index, kernel) in plan.kernels.iter().enumerate() {

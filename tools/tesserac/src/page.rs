@@ -8,7 +8,7 @@ use tessera_ir::{Attribute, Function, Graph, Module, NodeKind, Operation, Type, 
 use tessera_runtime::Artifact;
 use tessera_runtime::plan::{Argument, BufferReference, Plan};
 
-use crate::inspect::{grid, memory, size, weight_bytes};
+use crate::inspect::{grid, launched, memory, size, weight_bytes};
 use crate::picture::{Box, Picture};
 
 /// What a page shows.
@@ -200,7 +200,7 @@ impl Section {
             ("outputs".to_owned(), outputs.join("\n")),
             ("weights".to_owned(), format!("{} tensors, {}", plan.parameters.len(), size(weight_bytes(plan)))),
             ("memory".to_owned(), memory(plan)),
-            ("kernels".to_owned(), format!("{}, launched {} times", plan.kernels.len(), plan.launches.len())),
+            ("kernels".to_owned(), format!("{}, {}", plan.kernels.len(), launched(plan))),
         ];
         Section { name: plan.function.clone(), facts, cards }
     }
