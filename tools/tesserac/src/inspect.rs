@@ -220,3 +220,34 @@ fn describe_module(module: &Module) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use tessera_runtime::plan::Launch;
+
+    use super::*;
+
+    #[test]
+    fn of_variants_one_is_launched() {
+        let mut plan = Plan::new("m", "f");
+        let tokens = Extent::symbol(plan.intern_symbol("T"));
+        let few = Guard { extent: tokens.clone(), minimum: 0, maximum: 8 };
+        let many = Guard { extent: tokens, minimum: 9, maximum: u64::MAX };
+        let mut launched_under = |guards: &[Option<&Guard>]| {
+            let launch = |guard: &Option<&Guard>| Launch {
+                kernel: 0,
+                grid: [1.into(), 1.into(), 1.into()],
+                arguments: Vec::new(),
+                guard: guard.cloned(),
+                label: "step".into(),
+            };
+            plan.launches = guards.iter().map(launch).collect();
+            launched(&plan)
+        };
+        assert_eq!(launched_under(&[None, None]), "2 launches in a run");
+        assert_eq!(launched_under(&[None, Some(&few), Some(&many), None]), "3 launches in a run");
+        // A step of which few tokens take two kernels, and the next one, which has the same guards.
+        let steps = [Some(&few), Some(&few), Some(&many), Some(&few), Some(&many)];
+        assert_eq!(launched_under(&steps), "2 to 3 launches in a run, by its sizes");
+    }
+}
