@@ -3,15 +3,16 @@
 use serde_json::Value;
 
 use crate::command_lines::Workplace;
-use crate::{fixture, take_turn};
+use crate::fixture::{self, Fixture, GPT_OSS, GPT2};
+use crate::take_turn;
 
 /// Chips of two generations; their kernels differ.
 const CHIPS: [&str; 2] = ["sm_80", "sm_90a"];
 
-/// Logits of every token of the fixture's sequence, with weights of a storage, on a device.
-fn logits(workplace: &Workplace, weights: &str, device: &str) -> Vec<f32> {
-    let folder = fixture::GPT2.folder();
-    let tokens = fixture::GPT2.sequence().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+/// Logits of every token of a fixture's sequence, with weights of a storage, on a device.
+fn logits(workplace: &Workplace, fixture: &Fixture, weights: &str, device: &str) -> Vec<f32> {
+    let folder = fixture.folder();
+    let tokens = fixture.sequence().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let arguments = ["logits", "--weights", weights, "--device", device, "--tokens", &tokens, "--output", "logits.npy"];
     workplace.run("tessera", arguments.map(Into::into).into_iter().chain(["--model".into(), folder.into_os_string()]));
     fixture::read_npy(&workplace.path("logits.npy"))
@@ -22,7 +23,7 @@ fn logits_in_f32() {
     let _turn = take_turn();
     let workplace = Workplace::empty();
     for chip in CHIPS {
-        fixture::GPT2.check_logits(&logits(&workplace, "f32", &format!("emulated:{chip}")));
+        GPT2.check_logits(&logits(&workplace, &GPT2, "f32", &format!("emulated:{chip}")));
     }
 }
 
@@ -32,10 +33,10 @@ fn logits_in_f32() {
 fn logits_in_bf16() {
     let _turn = take_turn();
     let workplace = Workplace::empty();
-    let known = fixture::GPT2.logits();
-    let reference = logits(&workplace, "bf16", "reference");
+    let known = GPT2.logits();
+    let reference = logits(&workplace, &GPT2, "bf16", "reference");
     for chip in CHIPS {
-        let found = logits(&workplace, "bf16", &format!("emulated:{chip}"));
+        let found = logits(&workplace, &GPT2, "bf16", &format!("emulated:{chip}"));
         let (to_known, to_reference) = (distance(&found, &known), distance(&found, &reference));
         assert!(to_known < 2e-3, "{chip}: {to_known} of the known logits");
         assert!(to_reference < 1e-3, "{chip}: {to_reference} of the reference evaluation");
@@ -50,25 +51,37 @@ fn distance(found: &[f32], wanted: &[f32]) -> f64 {
     norm(differences) / norm(&mut wanted.iter().map(|wanted| f64::from(*wanted)))
 }
 
+/// gpt-oss computes in bf16 on a GPU, with its experts in MXFP4 as they are stored.
+#[test]
+fn logits_of_a_mixture_of_experts() {
+    let _turn = take_turn();
+    let workplace = Workplace::empty();
+    for chip in CHIPS {
+        GPT_OSS.check_narrow_logits(&logits(&workplace, &GPT_OSS, "stored", &format!("emulated:{chip}")), chip);
+    }
+}
+
+/// Asserts that greedy text is transformers', of all prompts in one batch; windows are crossed.
+fn check_greedy_text(fixture: &Fixture, weights: &str, device: &str) {
+    let workplace = Workplace::empty();
+    let cases = fixture.greedy();
+    let mut arguments = vec!["generate".into(), "--model".into(), fixture.folder().into_os_string()];
+    let options = ["--json", "--temperature", "0", "--max-new-tokens", "32", "--weights", weights, "--device", device];
+    arguments.extend(options.map(Into::into));
+    arguments.extend(cases.iter().flat_map(|case| ["--prompt".into(), case.text.clone().into()]));
+    let said: Value = serde_json::from_slice(&workplace.run("tessera", arguments)).unwrap();
+    let sequences = said["sequences"].as_array().unwrap();
+    assert_eq!(sequences.len(), cases.len());
+    for (case, sequence) in cases.iter().zip(sequences) {
+        let ids: Vec<u32> = serde_json::from_value(sequence["ids"].clone()).unwrap();
+        case.check(&ids, &format!("{weights} on {device}"));
+    }
+}
+
 #[test]
 fn greedy_text_is_that_of_transformers() {
     let _turn = take_turn();
-    let workplace = Workplace::empty();
-    let cases = fixture::GPT2.greedy();
-    let folder = fixture::GPT2.folder();
-    for (chip, weights) in [("sm_80", "f32"), ("sm_90a", "bf16")] {
-        let mut arguments = vec!["generate".into(), "--model".into(), folder.clone().into_os_string()];
-        let device = format!("emulated:{chip}");
-        let options =
-            ["--json", "--temperature", "0", "--max-new-tokens", "32", "--weights", weights, "--device", &device];
-        arguments.extend(options.map(Into::into));
-        arguments.extend(cases.iter().flat_map(|case| ["--prompt".into(), case.text.clone().into()]));
-        let said: Value = serde_json::from_slice(&workplace.run("tessera", arguments)).unwrap();
-        let sequences = said["sequences"].as_array().unwrap();
-        assert_eq!(sequences.len(), cases.len());
-        for (case, sequence) in cases.iter().zip(sequences) {
-            let ids: Vec<u32> = serde_json::from_value(sequence["ids"].clone()).unwrap();
-            case.check(&ids, &format!("{weights} on {device}"));
-        }
+    for (fixture, weights, chip) in [(GPT2, "f32", "sm_80"), (GPT2, "bf16", "sm_90a"), (GPT_OSS, "stored", "sm_80")] {
+        check_greedy_text(&fixture, weights, &format!("emulated:{chip}"));
     }
 }

@@ -84,6 +84,24 @@ impl Fixture {
         assert!(worst < self.tolerance, "largest difference {worst}");
     }
 
+    /// Asserts that logits of a model which computes in bf16 are transformers' in 95 of 100 rows, and its text as likely: where two experts are
+    /// all but equally good, rounding may choose the other for a row.
+    #[track_caller]
+    pub fn check_narrow_logits(&self, found: &[f32], what: &str) {
+        let wanted = self.logits();
+        assert_eq!(found.len(), wanted.len());
+        let rows = self.sequence().len();
+        let width = wanted.len() / rows;
+        let worst = |(left, right): (&[f32], &[f32])| {
+            left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max)
+        };
+        let differences: Vec<f32> = wanted.chunks(width).zip(found.chunks(width)).map(worst).collect();
+        let near = differences.iter().filter(|difference| **difference <= 2e-2).count();
+        assert!(near * 100 >= rows * 95, "{what}: {near} of {rows} rows are near: {differences:?}");
+        let moved = self.mean_nll(found) - self.expected()["mean_nll"].as_f64().unwrap();
+        assert!(moved.abs() < 0.005, "{what}: the mean log-likelihood moved by {moved}");
+    }
+
     /// Mean negative log-likelihood of the [`sequence`](Self::sequence) under logits of its tokens.
     pub fn mean_nll(&self, logits: &[f32]) -> f64 {
         let sequence = self.sequence();

@@ -43,7 +43,8 @@ impl GptOssLayout {
 
 /// Builds the serving step and the sampling function of a gpt-oss.
 ///
-/// The residual stream, sums of products, router and softmax are f32. Parameters have Hugging Face's names; an expert's
+/// The residual stream, sums of products, router and softmax are f32. So are the normed rows that the router and the head read: what is
+/// rounded there turns near ties between experts, and moves every logit. Queries and keys are rounded once, after their rotation. Parameters have Hugging Face's names; an expert's
 /// MXFP4 matrix `NAME` is bound to the tensors `NAME_blocks` and `NAME_scales`. The last block attends and sends to experts the
 /// wanted rows only.
 pub fn build(config: &GptOssConfig, layout: &GptOssLayout) -> Result<Module> {
@@ -119,7 +120,7 @@ impl GptOssBuilder<'_> {
         for layer in 0..config.layer_types.len() {
             x = self.block(layer, x)?;
         }
-        let normed = self.rms_norm("model.norm.weight", x)?;
+        let normed = self.rms_norm("model.norm.weight", x, RESIDUAL)?;
         let head = match config.tie_word_embeddings {
             true => table,
             false => self.matrix("lm_head.weight", [config.vocab_size, config.hidden_size])?,
@@ -129,10 +130,10 @@ impl GptOssBuilder<'_> {
 
     fn block(&mut self, layer: usize, x: ValueId) -> Result<ValueId> {
         let name = |rest: &str| format!("model.layers.{layer}.{rest}");
-        let normed = self.rms_norm(&name("input_layernorm.weight"), x)?;
+        let normed = self.rms_norm(&name("input_layernorm.weight"), x, self.layout.activations)?;
         let (x, attended) = self.attention(layer, x, normed)?;
         let x = self.network.op(ops::Add {}, &[x, attended])?;
-        let normed = self.rms_norm(&name("post_attention_layernorm.weight"), x)?;
+        let normed = self.rms_norm(&name("post_attention_layernorm.weight"), x, RESIDUAL)?;
         let mixed = self.experts(layer, normed)?;
         let x = self.network.op(ops::Add {}, &[x, mixed])?;
         Ok(self.network.name(x, "x"))
@@ -141,13 +142,15 @@ impl GptOssBuilder<'_> {
     /// The rows of the residual stream that go on, and what attention adds to them.
     fn attention(&mut self, layer: usize, x: ValueId, normed: ValueId) -> Result<(ValueId, ValueId)> {
         let GptOssConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
-        let mut heads = |part: &str, count: u64| -> Result<ValueId> {
-            let projected = self.projection(layer, part, normed, count * head_dim, self.layout.activations)?;
+        let activations = self.layout.activations;
+        let mut heads = |part: &str, count: u64, rounded: Storage| -> Result<ValueId> {
+            let projected = self.projection(layer, part, normed, count * head_dim, rounded)?;
             let split = self.network.split_heads(projected, count, head_dim)?;
             Ok(self.network.name(split, part))
         };
-        let (query, key, value) =
-            (heads("q", num_attention_heads)?, heads("k", num_key_value_heads)?, heads("v", num_key_value_heads)?);
+        let query = heads("q", num_attention_heads, RESIDUAL)?;
+        let key = heads("k", num_key_value_heads, RESIDUAL)?;
+        let value = heads("v", num_key_value_heads, activations)?;
         let (query, key) = (self.rotate(query)?, self.rotate(key)?);
         self.network.append_to_cache(self.layers[layer], key, value)?;
 
@@ -170,7 +173,7 @@ impl GptOssBuilder<'_> {
         Ok((x, self.projection(layer, "o", attended, self.config.hidden_size, RESIDUAL)?))
     }
 
-    /// Routes every row to its experts and adds up what they give.
+    /// Routes every normed row to its experts and adds up what they give.
     fn experts(&mut self, layer: usize, x: ValueId) -> Result<ValueId> {
         let config = self.config;
         let (hidden, inner, experts) = (config.hidden_size, config.intermediate_size, config.num_local_experts);
@@ -186,6 +189,7 @@ impl GptOssBuilder<'_> {
         let weights = self.network.op(ops::Softmax { axis: 1 }, &[taken])?;
         self.network.name(weights, "weights");
 
+        let x = self.network.cast(x, self.layout.activations)?;
         let gated = self.expert_product(layer, "gate_up", x, chosen, [2 * inner, hidden])?;
         let activation = ops::Swiglu {
             style: ops::SwigluStyle::Interleaved,
@@ -237,10 +241,10 @@ impl GptOssBuilder<'_> {
         self.network.parameter(name, shape, self.layout.dense, None)
     }
 
-    fn rms_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId> {
+    fn rms_norm(&mut self, name: &str, x: ValueId, rounded: Storage) -> Result<ValueId> {
         let scale = self.dense(name, &[self.config.hidden_size])?;
         let operation = ops::RmsNorm { epsilon: self.config.rms_norm_eps };
-        let normed = self.network.op_in(operation, &[x, scale], self.layout.activations)?;
+        let normed = self.network.op_in(operation, &[x, scale], rounded)?;
         Ok(self.network.name(normed, "normed"))
     }
 
@@ -272,6 +276,6 @@ impl GptOssBuilder<'_> {
             };
         }
         let positions = self.network.all.positions;
-        self.network.op(operation, &[x, positions])
+        self.network.op_in(operation, &[x, positions], self.layout.activations)
     }
 }
