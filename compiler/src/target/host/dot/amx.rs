@@ -10,6 +10,8 @@ use super::{
 
 /// Rows and columns of a tile of sums.
 const TILE: i64 = 16;
+/// Rows that are read together: two tiles, where there may be as many.
+pub(super) const ROWS: i64 = 2 * TILE;
 /// Elements of the inner dimension that one instruction takes.
 const DEPTH: i64 = 32;
 /// Bytes of a row of every tile.

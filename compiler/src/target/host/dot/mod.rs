@@ -260,7 +260,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
     }
 
     /// A left-hand side that can be read where it lies in its tensor, and under which condition: where every row that is wanted exists, and
-    /// for tiles whole blocks of rows.
+    /// for tiles whole pairs of them.
     fn left_in_tensor(
         &self,
         result: Value,
@@ -305,7 +305,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let Address::Contiguous(pointer) = place.address else { return None };
         let usable =
             (arithmetic == Arithmetic::Amx && !self.analysis.always_inside(start, length, extent)).then(|| {
-                let rest = e.and(rows, e.index(15));
+                let rest = e.and(rows, e.index(amx::ROWS - 1));
                 e.compare(Comparison::Equal, rest, e.index(0))
             });
         Some((Staged { pointer, row_bytes: stride as i64 * argument.element.bytes() as i64 }, usable))
