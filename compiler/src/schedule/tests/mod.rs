@@ -1,6 +1,7 @@
 //! Every op and whole graphs: scheduled, followed with the tile interpreter, run on this machine and on the emulated GPU, and compared
 //! with the reference evaluation.
 
+mod attention;
 mod dumps;
 mod emulated;
 mod experts;
@@ -135,6 +136,11 @@ pub fn check_module(module: &Module, bound: &[(&str, usize)], limit: u64, tolera
 
 /// As [`check_module`], with these inputs.
 pub fn check_with(module: &Module, inputs: &[Value], tolerance: f64) {
+    check_overridden(module, inputs, tolerance, "");
+}
+
+/// As [`check_with`], with these knobs.
+pub fn check_overridden(module: &Module, inputs: &[Value], tolerance: f64, overrides: &str) {
     let function = &module.functions[0];
     let mut numbers = Numbers::new(11);
     let parameters: Parameters = module
@@ -147,8 +153,8 @@ pub fn check_with(module: &Module, inputs: &[Value], tolerance: f64) {
         .collect::<BTreeMap<Name, Tensor>>();
     let expected = evaluate(module, &function.name, inputs, &parameters).unwrap();
     for target in targets() {
-        let (lowered, _) = lowered(module, target, "");
-        let what = format!("{target}: {module}");
+        let (lowered, _) = lowered(module, target, overrides);
+        let what = format!("{target} {overrides}: {module}");
         check_lowered(lowered, target, function, (inputs, &parameters), (&expected, tolerance), &what);
     }
 }
