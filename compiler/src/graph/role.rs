@@ -26,6 +26,8 @@ pub enum Role {
     Reduction,
     /// A matrix product.
     Matmul,
+    /// A product of each row with a matrix of its own.
+    Grouped,
     /// Attention.
     Attention,
     /// Stands alone.
@@ -84,6 +86,7 @@ const ROLES: &[(Role, &[Op])] = &[
     (Role::Norm, &[ops::LAYER_NORM, ops::RMS_NORM]),
     (Role::Reduction, &[ops::REDUCE_SUM, ops::REDUCE_MAX, ops::REDUCE_MIN, ops::REDUCE_MEAN, ops::SOFTMAX]),
     (Role::Matmul, &[ops::MATMUL]),
+    (Role::Grouped, &[ops::GROUPED_MATMUL]),
     (Role::Attention, &[ops::ATTENTION, ops::PAGED_ATTENTION]),
 ];
 

@@ -16,8 +16,7 @@ pub fn granule(storage: Storage) -> u32 {
 }
 
 impl Emitter<'_> {
-    /// Elements and scales from memory as numbers, if the target does that, and for a position whose last index runs over whole blocks or a
-    /// part of one.
+    /// Elements and scales from memory as numbers, for a position whose last index runs over whole blocks or a part of one.
     pub fn load_blocks(&mut self, site: &Site) -> Result<Option<Block>, Cut> {
         let value = site.value;
         let operands = [site.operands[0], site.operands[1]];
@@ -25,7 +24,7 @@ impl Emitter<'_> {
             NodeKind::Input(input) => Some(*input),
             _ => None,
         });
-        let ([Some(elements), Some(scales)], true) = (inputs, self.shaping.dequantizes) else { return Ok(None) };
+        let [Some(elements), Some(scales)] = inputs else { return Ok(None) };
         let ty = self.tensor_type(value)?.clone();
         let exact = self.multiplied(value)?;
         let (Some(format), Some((column, leading)), Some((last, rows))) =

@@ -103,7 +103,7 @@ pub fn shaping(target: Target, tiling: &Tiling) -> Shaping {
         longest_chunk: tiling.chunk,
         largest_chunk: tiling.chunk.saturating_mul(tiling.rows),
         dot_chunk: tiling.inner,
-        dequantizes: target == Target::Host,
+        rows_apart: target.chip().is_some(),
         attention_chunk: tiling.keys,
         phase: Phase::Whole,
     }
@@ -348,6 +348,8 @@ struct Product {
     transposed: bool,
     /// Whether each row has a matrix of its own.
     is_grouped: bool,
+    /// How many matrices there are then.
+    experts: u64,
 }
 
 impl Product {
@@ -361,9 +363,11 @@ impl Product {
             };
             let lhs = graph.value_type(graph.operands(node)[0]).as_tensor()?;
             let bytes = if lhs.storage() == tessera_ir::Storage::F32 { 4 } else { 2 };
-            Some(Product { inner: lhs.shape.last()?.as_static().unwrap_or(1), bytes, transposed, is_grouped })
+            let rhs = graph.value_type(graph.operands(node)[1]).as_tensor()?;
+            let experts = rhs.shape.first().filter(|_| is_grouped).and_then(Dim::as_static).unwrap_or(1);
+            Some(Product { inner: lhs.shape.last()?.as_static().unwrap_or(1), bytes, transposed, is_grouped, experts })
         });
-        found.unwrap_or(Product { inner: 1, bytes: 4, transposed: false, is_grouped: false })
+        found.unwrap_or(Product { inner: 1, bytes: 4, transposed: false, is_grouped: false, experts: 1 })
     }
 }
 
@@ -403,14 +407,39 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
                 let tiling = Tiling { rows, columns, inner, chunk, stages, warps, ..Tiling::new(Strategy::Matmul) };
                 with_rotation(tiling, traits.rotated)
             };
-            // Each row has the matrix of its own expert.
-            if Product::of(graph).is_grouped {
-                return always(tiling(1, 64, 64, 4));
+            let product = Product::of(graph);
+            if product.is_grouped {
+                let stored = rows_and_columns(graph, stored_value(graph)).1;
+                let share = columns.zip(stored).map_or(1, |(columns, stored)| (columns / stored.max(1)).max(1));
+                return experts(rows, &product, share, stages);
             }
             let warps = if is_f32 { 8 } else { 4 };
             by_rows(rows, vec![(tiling(16, 64, 64, 4), 16)], stored(graph, tiling(64, 128, 32, warps)))
         }
     }
+}
+
+/// Columns of a GPU program's tile of an expert's product, and the chunks that it sums over: two blocks of MXFP4.
+const CUDA_EXPERT_TILE: [u32; 2] = [128, 64];
+
+/// Tiles of grouped products on a GPU. Rows of a token have different experts, so that few tokens read each matrix once in any case; the more
+/// rows an expert has on average, the taller its tiles. `share` is of how many columns of the product one that is stored is made.
+fn experts(rows: &Shape, product: &Product, share: u64, stages: u32) -> Vec<Variant> {
+    let [columns, inner] = CUDA_EXPERT_TILE;
+    let columns = (columns / share.next_power_of_two() as u32).max(16);
+    let tiling = |rows, columns| Tiling { rows, columns, inner, stages, ..Tiling::new(Strategy::Experts) };
+    let of_a_token = rows.iter().skip(1).filter_map(Dim::as_static).product::<u64>().max(1);
+    let average = |rows: u64| (rows * product.experts).max(of_a_token);
+    let mut steps = vec![
+        (tiling(1, columns / 2), of_a_token),
+        (tiling(8, columns), average(4)),
+        (tiling(16, columns), average(12)),
+        (tiling(64, columns), average(96)),
+    ];
+    // Each column that a thread converts should meet as many rows as there are registers for their sums; several products have none to spare.
+    let tallest =
+        if share == 1 { tiling(128, columns / 2) } else { steps.pop().map_or(tiling(64, columns), |(last, _)| last) };
+    by_rows(rows, steps, tallest)
 }
 
 /// Writes variants as `tiling if T in 1..=4; tiling if T in 5..`.

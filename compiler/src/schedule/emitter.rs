@@ -11,6 +11,7 @@ use tessera_runtime::plan::Extent;
 
 use super::arguments::Arguments;
 use super::error::Cut;
+use super::experts::ExpertRows;
 use super::index::{Atom, Axis, Divisor, Index, Position};
 use super::symbols::Symbols;
 use crate::tile::{BinaryOperation, Builder, Dimension, Element, Literal, Predicate, Reduction, UnaryOperation, Value};
@@ -72,8 +73,8 @@ pub struct Shaping {
     pub largest_chunk: u32,
     /// Length of the chunks that a dot product sums over.
     pub dot_chunk: u32,
-    /// Whether the target turns block-scaled elements into numbers by itself.
-    pub dequantizes: bool,
+    /// Whether tiles of one expert's rows get programs of their own; otherwise a program takes all rows of an expert, in turns.
+    pub rows_apart: bool,
     /// Keys that attention looks at in one step.
     pub attention_chunk: u32,
     /// Which of the region's kernels it is.
@@ -114,6 +115,8 @@ pub struct Emitter<'a> {
     trial: Option<Vec<Key>>,
     /// Number of scopes that do not repeat what is in them.
     unrepeated: usize,
+    /// The rows that a grouped product is being computed for.
+    pub expert_rows: Option<ExpertRows>,
 }
 
 impl<'a> Emitter<'a> {
@@ -137,6 +140,7 @@ impl<'a> Emitter<'a> {
             indices: vec![HashMap::new()],
             trial: None,
             unrepeated: 1,
+            expert_rows: None,
         };
         let nodes = graph.node_ids().flat_map(|id| graph.node(id).results());
         let mut used: Vec<usize> = nodes

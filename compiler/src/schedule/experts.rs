@@ -1,8 +1,8 @@
 //! Products of rows with the matrices of the experts that are chosen for them.
 //!
 //! For few rows a program computes some columns of one row. For many, rows are put in the order of their experts first, by a kernel of
-//! its own that writes their numbers: `order`, and where each expert's start in it: `starts`. A program then computes some columns of all
-//! rows of one expert, whose weights it reads once.
+//! its own that writes their numbers: `order`, and where each expert's start in it: `starts`. A program of the host then computes some columns
+//! of all rows of one expert, whose weights it reads once; a program of a GPU, of one tile of an expert's rows.
 
 use smallvec::SmallVec;
 use tessera_ir::{ValueId, ops};
@@ -11,19 +11,25 @@ use tessera_runtime::plan::Extent;
 use super::access::Memory;
 use super::arguments::{Buffer, Partial};
 use super::blocks::granule;
-use super::emitter::{Block, Emitter, Key, Part, Phase};
+use super::emitter::{Block, Emitter, Phase};
 use super::error::Cut;
 use super::index::{Atom, Axis, Index, Position};
 use super::kernel::{Kernel, PartialSize, Place, Root, Share, places, put};
 use super::matmul::common;
+use super::operations::Site;
 use super::strategy::Tiling;
 use crate::tile::{BinaryOperation, Dimension, Element, Predicate, Reduction};
 
 /// Up to this many rows of an expert are multiplied one by one, reading its weights from the cache again, instead of unpacking them for all.
 const FEW_ROWS: i64 = 8;
 
-/// Rows that are put in order at a time.
-const SORTED_ROWS: u32 = 16;
+/// Fewest rows that are worth a place on the right of a product.
+const FEWEST_RIGHT: u32 = 8;
+
+/// Rows that are put in order at a time: as many to a side of a tile of comparisons, which is larger where many threads share it.
+const fn sorted_rows(rows_apart: bool) -> u32 {
+    if rows_apart { 64 } else { 16 }
+}
 
 /// A grouped product and its operands.
 #[derive(Clone)]
@@ -50,6 +56,27 @@ impl Grouped {
     /// Rows of all tokens.
     fn rows(&self) -> Extent {
         self.tokens.clone() * self.chosen
+    }
+}
+
+/// Rows of one expert, for which its products are wanted.
+#[derive(Clone)]
+pub struct ExpertRows {
+    grouped: Grouped,
+    /// Their numbers, counted over all tokens.
+    row: Index,
+    /// The axis that they vary along.
+    rows: Axis,
+    expert: Index,
+}
+
+impl ExpertRows {
+    /// Token, and place among the token's rows. Where rows are stored they vary along their axis, also if it is one row.
+    fn place(&self) -> [Index; 2] {
+        let along =
+            if self.row.axes().is_empty() { self.row.plus(&Index::lane(self.rows, 1)) } else { self.row.clone() };
+        let (token, place) = along.split(self.grouped.chosen);
+        [token, place]
     }
 }
 
@@ -93,31 +120,48 @@ impl Emitter<'_> {
         self.emit(grouped.w, &[expert.clone(), column.clone(), k.clone()])
     }
 
-    /// The products of rows with some columns of one expert's matrix, and the bias. `row` counts the rows of all tokens, along `rows`.
-    fn expert_product(
-        &mut self,
-        grouped: &Grouped,
-        (row, rows): (&Index, Axis),
-        expert: &Index,
-        column: &Index,
-    ) -> Result<Block, Cut> {
-        let &[columns] = column.axes().as_slice() else {
-            return Err(Cut::at(grouped.value, "columns vary along one axis"));
+    /// A grouped product at a position, of the rows that are being put into memory.
+    pub fn grouped_product(&mut self, site: &Site) -> Result<Block, Cut> {
+        let order =
+            || Cut::at(site.value, "a product of the rows of experts is wanted in another order than it is made in");
+        let rows = self.expert_rows.clone().ok_or_else(order)?;
+        let ([leading @ .., column], true) = (site.position, rows.grouped.value == site.value) else {
+            return Err(order());
         };
+        if leading != rows.place() {
+            return Err(order());
+        }
+        self.expert_products(&rows, std::slice::from_ref(column))?.pop().ok_or_else(order)
+    }
+
+    /// The products of rows with each of some runs of columns of one expert's matrix, and the bias, in one loop.
+    fn expert_products(&mut self, of: &ExpertRows, columns: &[Index]) -> Result<Vec<Block>, Cut> {
+        let ExpertRows { grouped, row, rows, expert } = of;
+        let (rows, expert) = (*rows, expert);
         let &[depth] = grouped.depth.axes().as_slice() else {
             return Err(Cut::at(grouped.value, "the inner dimension varies along one axis"));
         };
         let element = common([self.multiplied(grouped.x)?, self.multiplied(grouped.w)?]);
         let sum = if element == Element::F64 { Element::F64 } else { Element::F32 };
-        let axes: SmallVec<[Axis; 3]> = SmallVec::from_slice(&[rows, columns]);
-        let start = match grouped.bias {
-            Some(bias) => {
-                let bias = self.emit(bias, &[expert.clone(), column.clone()])?;
-                self.cast(&bias, sum)
-            }
-            None => self.number(0.0, sum),
-        };
-        let start = Block { value: self.spread(&start, &axes), axes };
+        // Tensor cores want the operand that is unpacked in registers on the left, where they take it by single words; the other one's words are
+        // then pairs that are read together, and eight rows fill a product.
+        let weights_first = self.shaping.rows_apart && self.length(rows) >= FEWEST_RIGHT;
+        let mut initial = Vec::with_capacity(columns.len());
+        for column in columns {
+            let &[along] = column.axes().as_slice() else {
+                return Err(Cut::at(grouped.value, "columns vary along one axis"));
+            };
+            let axes = if weights_first { [along, rows] } else { [rows, along] };
+            let axes: SmallVec<[Axis; 3]> = SmallVec::from_slice(&axes);
+            let start = match grouped.bias {
+                Some(bias) => {
+                    let bias = self.emit(bias, &[expert.clone(), column.clone()])?;
+                    self.cast(&bias, sum)
+                }
+                None => self.number(0.0, sum),
+            };
+            initial.push(Block { value: self.spread(&start, &axes), axes });
+        }
         let (token, place) = row.split(grouped.chosen);
         let inner = Dimension::Constant(grouped.inner);
         let is_exact = grouped.inner.is_multiple_of(grouped.chunk.into());
@@ -129,21 +173,26 @@ impl Emitter<'_> {
             }
             left.push(k.clone());
             let end = (!is_exact).then_some((&k, inner));
-            let lhs = emitter.dot_operand(grouped.x, &left, element, end)?;
-            let rhs = emitter.expert_weights(grouped, expert, column, &k)?;
-            let rhs = emitter.cast(&rhs, element);
-            let (lhs, rhs) = (emitter.spread(&lhs, &[rows, depth]), emitter.spread(&rhs, &[depth, columns]));
-            Ok(vec![Block { value: emitter.builder.dot(lhs, rhs, sums[0].value), axes: sums[0].axes.clone() }])
+            let x = emitter.dot_operand(grouped.x, &left, element, end)?;
+            let mut next = Vec::with_capacity(columns.len());
+            for (column, sum) in columns.iter().zip(sums) {
+                let weights = emitter.expert_weights(grouped, expert, column, &k)?;
+                let weights = emitter.cast(&weights, element);
+                let [first, last] = [sum.axes[0], sum.axes[1]];
+                let (lhs, rhs) = if weights_first { (&weights, &x) } else { (&x, &weights) };
+                let (lhs, rhs) = (emitter.spread(lhs, &[first, depth]), emitter.spread(rhs, &[depth, last]));
+                next.push(Block { value: emitter.builder.dot(lhs, rhs, sum.value), axes: sum.axes.clone() });
+            }
+            Ok(next)
         };
-        let mut sums = if grouped.inner <= u64::from(grouped.chunk) {
-            step(self, &Index::default(), std::slice::from_ref(&start))?
+        if grouped.inner <= u64::from(grouped.chunk) {
+            step(self, &Index::default(), &initial)
         } else {
-            self.for_each(inner, grouped.chunk, std::slice::from_ref(&start), step)?
-        };
-        Ok(sums.swap_remove(0))
+            self.for_each(inner, grouped.chunk, &initial, step)
+        }
     }
 
-    /// Multiplies rows with an expert's matrix and stores what comes out.
+    /// Multiplies rows with an expert's matrix and stores what comes of it.
     fn put_rows(
         &mut self,
         grouped: &Grouped,
@@ -152,13 +201,39 @@ impl Emitter<'_> {
         expert: &Index,
         column: &Index,
     ) -> Result<(), Cut> {
-        // Where the rows are stored they vary along their axis, also if it is one row.
-        let along = if row.axes().is_empty() { row.plus(&Index::lane(rows, 1)) } else { row.clone() };
-        let (token, place) = along.split(grouped.chosen);
-        let position: Position = [token, place, column.clone()].into_iter().collect();
-        let block = self.expert_product(grouped, (row, rows), expert, column)?;
-        self.remember(Key { value: grouped.value, part: Part::Whole, position: position.clone() }, block);
-        places(roots, &position).iter().try_for_each(|place: &Place| put(self, place))
+        let of = ExpertRows { grouped: grouped.clone(), row: row.clone(), rows, expert: expert.clone() };
+        let mut position: Position = of.place().into_iter().collect();
+        position.push(column.clone());
+        let outer = self.expert_rows.replace(of.clone());
+        let put_all =
+            |emitter: &mut Self| places(roots, &position).iter().try_for_each(|place: &Place| put(emitter, place));
+        // All columns that are wanted of the product are summed in one loop.
+        let mut keys = self.wanted(put_all)?;
+        keys.retain(|key| key.value == grouped.value && self.known(key).is_none());
+        let columns: Vec<Index> = keys.iter().filter_map(|key| key.position.last().cloned()).collect();
+        let products = self.expert_products(&of, &columns)?;
+        for (key, product) in keys.into_iter().zip(products) {
+            self.remember(key, product);
+        }
+        put_all(self)?;
+        self.expert_rows = outer;
+        Ok(())
+    }
+
+    /// The rows at places in their order up to an end; those after it are rows before the first, of a token before the first.
+    fn ordered_row(
+        &mut self,
+        grouped: &Grouped,
+        order: &Memory,
+        (place, rows): (&Index, Axis),
+        end: &Block,
+    ) -> Result<Index, Cut> {
+        let row = self.load(grouped.value, order, std::slice::from_ref(place))?;
+        let place = self.lower(place);
+        let inside = self.compare(Predicate::Less, &place, end);
+        let outside = self.number(-(grouped.chosen as f64), Element::I32);
+        let row = self.select(&inside, &row, &outside);
+        Ok(Index::atom(Atom::Vector { value: self.spread(&row, &[rows]), axis: rows }))
     }
 
     /// for i in (lower..upper).step_by(step), with nothing carried.
@@ -183,12 +258,19 @@ impl Kernel<'_> {
         let graph = self.emitter.graph;
         let found = graph.operations().find(|(_, operation)| operation.is(ops::GROUPED_MATMUL));
         let Some(value) = found.map(|(node, _)| ValueId::first(node)) else { return self.elements(roots, tiling) };
-        if let Some(root) = roots.iter().find(|root| root.value() != value) {
-            return Err(Cut::at(root.value(), "it is no product of the rows of experts"));
+        let shape = self.common_shape(roots)?;
+        let of_product = self.emitter.tensor_type(value)?.shape.clone();
+        // What is made of the product on the way to memory has its rows.
+        let is_product = roots.iter().all(|root| root.value() == value);
+        let has_rows = shape.rank() == of_product.rank() && shape[..2] == of_product[..2];
+        let is_fused = self.emitter.shaping.rows_apart && has_rows;
+        if !is_product && !is_fused {
+            return Err(Cut::at(value, "what is made of it has no kernel together with it"));
         }
         let grouped = self.emitter.grouped(value)?;
         match self.emitter.shaping.phase {
             Phase::Order => self.order_rows(&grouped)?,
+            Phase::Ordered if self.emitter.shaping.rows_apart => self.ordered_tiles(&grouped, roots, tiling)?,
             Phase::Ordered => self.ordered_rows(&grouped, roots, tiling)?,
             _ => self.single_rows(&grouped, roots, tiling)?,
         }
@@ -209,8 +291,8 @@ impl Kernel<'_> {
     }
 
     /// Columns of the program.
-    fn expert_columns(&mut self, grouped: &Grouped, tiling: &Tiling) -> Result<Index, Cut> {
-        let columns = self.emitter.tensor_type(grouped.value)?.shape[2].clone();
+    fn expert_columns(&mut self, roots: &[Root], tiling: &Tiling) -> Result<Index, Cut> {
+        let columns = self.common_shape(roots)?[2].clone();
         let columns = self.emitter.symbols.extent(&columns);
         let tile = self.tiles(0, &columns, tiling.columns.into());
         let lanes = self.emitter.lanes(tiling.columns);
@@ -219,7 +301,7 @@ impl Kernel<'_> {
 
     /// A program for some columns of each row.
     fn single_rows(&mut self, grouped: &Grouped, roots: &[Root], tiling: &Tiling) -> Result<(), Cut> {
-        let column = self.expert_columns(grouped, tiling)?;
+        let column = self.expert_columns(roots, tiling)?;
         let row = self.tiles(1, &grouped.rows(), 1);
         let emitter = &mut self.emitter;
         let memory = emitter.expert_memory(grouped)?;
@@ -251,10 +333,11 @@ impl Kernel<'_> {
             Ok(emitter.select(&earlier, &one, &zero))
         })?;
         emitter.store(grouped.value, &starts, std::slice::from_ref(&program), &before)?;
-        let [down, across] = [(); 2].map(|()| emitter.lanes(SORTED_ROWS));
+        let step = sorted_rows(emitter.shaping.rows_apart);
+        let [down, across] = [(); 2].map(|()| emitter.lanes(step));
         let &[across_axis] = across.axes().as_slice() else { return Ok(()) };
         let &[down_axis] = down.axes().as_slice() else { return Ok(()) };
-        emitter.for_each(rows, SORTED_ROWS, std::slice::from_ref(&before), |emitter, start, next| {
+        emitter.for_each(rows, step, std::slice::from_ref(&before), |emitter, start, next| {
             let is_own = |emitter: &mut Emitter, lanes: &Index| {
                 let row = start.plus(lanes);
                 let expert = emitter.load(grouped.experts, &memory, std::slice::from_ref(&row))?;
@@ -281,9 +364,60 @@ impl Kernel<'_> {
         Ok(())
     }
 
+    /// A program for some columns of a tile of an expert's rows.
+    ///
+    /// The tiles of expert e are the programs from ⌊starts[e] / rows⌋ + e on. As many follow before the next expert's as it has tiles, or one or
+    /// two more, which have nothing to do: ⌊(s + n) / rows⌋ + 1 ≥ ⌊s / rows⌋ + ⌈n / rows⌉.
+    fn ordered_tiles(&mut self, grouped: &Grouped, roots: &[Root], tiling: &Tiling) -> Result<(), Cut> {
+        let column = self.expert_columns(roots, tiling)?;
+        let tiles = grouped.rows().ceil_div(u64::from(tiling.rows)) + Extent::from(grouped.count);
+        let program = self.tiles(1, &tiles, 1);
+        let emitter = &mut self.emitter;
+        let (order, starts) =
+            (emitter.order_memory(grouped, Partial::Order), emitter.order_memory(grouped, Partial::Starts));
+        let number = |emitter: &mut Emitter, number: u64| emitter.number(number as f64, Element::I32);
+        let (rows, last) = (number(emitter, tiling.rows.into()), number(emitter, grouped.count - 1));
+        let (zero, one) = (number(emitter, 0), number(emitter, 1));
+        let program = emitter.lower(&program);
+
+        // The expert is the last whose tiles do not begin after this one.
+        let length = emitter.covering(grouped.count);
+        let experts = emitter.lanes(length);
+        let &[axis] = experts.axes().as_slice() else { return Ok(()) };
+        let start = emitter.load(grouped.value, &starts, std::slice::from_ref(&experts))?;
+        let expert = emitter.lower(&experts);
+        let tile = emitter.binary(BinaryOperation::Divide, &start, &rows);
+        let tile = emitter.add(&tile, &expert);
+        let is_before = emitter.compare(Predicate::LessEqual, &tile, &program);
+        let exists = emitter.compare(Predicate::LessEqual, &expert, &last);
+        let is_before = emitter.and(&is_before, &exists);
+        let before = emitter.select(&is_before, &one, &zero);
+        let before = emitter.reduce(Reduction::Sum, &before, axis);
+        let expert = emitter.subtract(&before, &one);
+        let expert = emitter.maximum(&expert, &zero);
+        let expert = emitter.binary(BinaryOperation::Minimum, &expert, &last);
+        let index = Index::bounded(expert.value, Some(grouped.count));
+
+        let start = emitter.load(grouped.value, &starts, std::slice::from_ref(&index))?;
+        let end = emitter.load(grouped.value, &starts, &[index.offset_by(1)])?;
+        let tile = emitter.binary(BinaryOperation::Divide, &start, &rows);
+        let tile = emitter.add(&tile, &expert);
+        let tile = emitter.subtract(&program, &tile);
+        let first = emitter.multiply(&tile, &rows);
+        let first = emitter.add(&start, &first);
+        let has_rows = emitter.compare(Predicate::Less, &first, &end);
+        let lanes = emitter.lanes(tiling.rows);
+        let &[rows] = lanes.axes().as_slice() else { return Ok(()) };
+        let place = Index::scalar(first.value).plus(&lanes);
+        emitter.conditionally(&has_rows, |emitter| {
+            let row = emitter.ordered_row(grouped, &order, (&place, rows), &end)?;
+            emitter.put_rows(grouped, roots, (&row, rows), &index, &column)
+        })
+    }
+
     /// A program for some columns of all rows of an expert.
     fn ordered_rows(&mut self, grouped: &Grouped, roots: &[Root], tiling: &Tiling) -> Result<(), Cut> {
-        let column = self.expert_columns(grouped, tiling)?;
+        let column = self.expert_columns(roots, tiling)?;
         let expert = self.tiles(1, &Extent::from(grouped.count), 1);
         let emitter = &mut self.emitter;
         let (order, starts) =
@@ -309,14 +443,7 @@ impl Kernel<'_> {
                 emitter.expert_weights(grouped, &expert, &column, &grouped.depth)?;
             }
             emitter.for_rows([&first, &end], tiling.rows, |emitter, place| {
-                let place = place.plus(&lanes);
-                let row = emitter.load(grouped.value, &order, std::slice::from_ref(&place))?;
-                let place = emitter.lower(&place);
-                let inside = emitter.compare(Predicate::Less, &place, &end);
-                // Rows before the first: of a token before the first.
-                let outside = emitter.number(-(grouped.chosen as f64), Element::I32);
-                let row = emitter.select(&inside, &row, &outside);
-                let row = Index::atom(Atom::Vector { value: emitter.spread(&row, &[rows]), axis: rows });
+                let row = emitter.ordered_row(grouped, &order, (&place.plus(&lanes), rows), &end)?;
                 emitter.put_rows(grouped, roots, (&row, rows), &expert, &column)
             })
         })

@@ -168,7 +168,7 @@ impl Kernel<'_> {
     }
 
     /// The shape of all roots, which must be one.
-    fn common_shape(&self, roots: &[Root]) -> Result<Shape, Cut> {
+    pub(super) fn common_shape(&self, roots: &[Root]) -> Result<Shape, Cut> {
         let Some(first) = roots.first() else { return Ok(Shape::scalar()) };
         let shape = self.shape(first)?;
         for root in roots {

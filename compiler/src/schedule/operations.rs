@@ -253,6 +253,7 @@ impl Emitter<'_> {
             ops::LAYER_NORM => self.layer_norm(site),
             ops::RMS_NORM => self.rms_norm(site),
             // Products.
+            ops::GROUPED_MATMUL if self.expert_rows.is_some() => self.grouped_product(site),
             ops::MATMUL | ops::GROUPED_MATMUL => self.matrix_product(site),
             ops::DEQUANTIZE => self.dequantize(site),
             ops::BLOCK_SCALED => match self.load_blocks(site)? {

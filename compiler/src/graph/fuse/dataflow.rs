@@ -148,7 +148,7 @@ fn free_nodes(graph: &Graph, order: &[NodeId]) -> BTreeSet<NodeId> {
         };
         let value = ValueId::first(*node);
         let must_exist = graph.is_output(value)
-            || graph.users(value).iter().any(|(user, _)| role(graph, *user) == Some(Role::Alone));
+            || graph.users(value).iter().any(|(user, _)| matches!(role(graph, *user), Some(Role::Alone | Role::Grouped)));
         let operands = graph.operands(*node);
         let depth = operands.iter().map(|operand| depths.get(&operand.node).map_or(1, |depth| depth + 1)).max().unwrap_or(1);
         if is_free && !must_exist && depth <= LONGEST_CHAIN {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tessera_ir::{Attribute, Graph, Name, Shape, ValueId};
+use tessera_ir::{Attribute, Graph, Name, Shape, ValueId, ops};
 
 use super::clusters::{Cluster, Clusters};
 use super::dataflow::{Dataflow, Source};
@@ -116,7 +116,7 @@ impl<'g> Grouping<'g> {
         while let Some(step) = pending.pop() {
             for user in self.flow.users[step].iter().copied() {
                 let role = self.role(user);
-                if !matches!(role, Role::Matmul | Role::Alone) && reached.insert(user) && role != Role::Attention {
+                if !matches!(role, Role::Matmul | Role::Grouped | Role::Alone) && reached.insert(user) && role != Role::Attention {
                     pending.push(user);
                 }
             }
@@ -126,7 +126,7 @@ impl<'g> Grouping<'g> {
 
     /// Bias, activation, residual, split, rope and cache append join the products before them.
     fn grow_epilogues(&mut self) {
-        for anchor in self.steps_with(|role| role == Role::Matmul) {
+        for anchor in self.steps_with(|role| matches!(role, Role::Matmul | Role::Grouped)) {
             let cluster = self.clusters.of(anchor);
             self.grow_forward(cluster, anchor, |grouping, step, cluster| grouping.epilogue_objection(step, cluster));
         }
@@ -195,12 +195,15 @@ impl<'g> Grouping<'g> {
                 Some("its cache or its places come from the region itself")
             }
             Role::Append => None,
+            _ if self.graph.operation(self.flow.steps[step].node).is_some_and(|operation| operation.is(ops::COMBINE)) => {
+                Some("it adds up rows of different experts")
+            }
             _ => {
                 let volume = self.result_volume(step)?;
                 let covers = |product: &Volume| {
                     product.1 == volume.1 && product.0.zip(volume.0).is_some_and(|(product, own)| own <= product)
                 };
-                let products = self.clusters.members(cluster).iter().filter(|step| self.role(**step) == Role::Matmul);
+                let products = self.clusters.members(cluster).iter().filter(|step| matches!(self.role(**step), Role::Matmul | Role::Grouped));
                 let fits = products.filter_map(|step| self.result_volume(*step)).any(|product| covers(&product));
                 (!fits).then_some("its result has another shape than the product")
             }
@@ -370,7 +373,7 @@ impl<'g> Grouping<'g> {
                 self.clusters.of(*step) != cluster
                     && self.is_single(*step)
                     && !refused.contains_key(step)
-                    && !matches!(self.role(*step), Role::Alone | Role::Matmul | Role::Attention)
+                    && !matches!(self.role(*step), Role::Alone | Role::Matmul | Role::Grouped | Role::Attention)
             });
             let Some(step) = candidates.into_iter().next() else { return };
             let between = self.between(step, cluster);

@@ -60,7 +60,7 @@ pub fn build(graph: &Graph, grouping: &Grouping<'_>) -> Result<Fused, BuildError
                 }
             }
         }
-        let alone = matches!(steps.as_slice(), [step] if grouping.flow.steps[*step].role == Role::Alone);
+        let alone = matches!(steps.as_slice(), [step] if matches!(grouping.flow.steps[*step].role, Role::Alone | Role::Grouped));
         if alone || body.operations < 2 {
             for step in &steps {
                 fused.keep(grouping.flow.steps[*step].node)?;

@@ -61,6 +61,40 @@ fn weights_of_experts_are_block_scaled() {
     Grouped { tokens: 1, experts: 3, chosen: 2, inner: 288, columns: 7 }.check(Storage::Bf16, false, true, 3);
 }
 
+/// As a GPU computes: tiles of tensor cores, from few rows of an expert to several tiles of them, experts without rows, columns and
+/// sums that fill no tile.
+#[test]
+fn bf16_rows_meet_packed_weights() {
+    for (tokens, experts, chosen, limit) in [(1, 8, 4, 8), (7, 8, 4, 8), (33, 5, 2, 4), (129, 3, 2, 3), (129, 6, 1, 1)]
+    {
+        Grouped { tokens, experts, chosen, inner: 192, columns: 136 }.check(Storage::Bf16, false, true, limit);
+    }
+    Grouped { tokens: 70, experts: 2, chosen: 2, inner: 96, columns: 64 }.check(Storage::Bf16, true, true, 2);
+    // As long as the published models' sums.
+    Grouped { tokens: 21, experts: 4, chosen: 2, inner: 2880, columns: 24 }.check(Storage::Bf16, false, true, 4);
+}
+
+/// The activation between two grouped products is computed where the first is.
+#[test]
+fn pairs_of_columns_are_gated() {
+    for (tokens, x) in [(1, Storage::Bf16), (9, Storage::F32), (50, Storage::Bf16)] {
+        let inputs = [
+            ("x", x, &[tokens, 64][..], 0),
+            ("e", Storage::I32, &[tokens, 2], 3),
+            ("b", x, &[3, 80], 0),
+            ("elements", Storage::U8, &[3, 80, 2, 16], 256),
+            ("scales", Storage::U8, &[3, 80, 2], 256),
+        ];
+        let body = format!(
+            "%w = block_scaled(%elements, %scales) : tensor<3x80x64xmxfp4>
+             %y = grouped_matmul(%x, %w, %e, %b) : tensor<{tokens}x2x80xf32>
+             %z = swiglu(%y) {{style = interleaved, alpha = 1.702, offset = 1.0, limit = 7.0}} : tensor<{tokens}x2x40x{x}>
+             return %z"
+        );
+        check_inputs(&inputs, &body, if x == Storage::F32 { CLOSE } else { 3e-2 });
+    }
+}
+
 #[test]
 fn all_rows_may_have_one_expert() {
     for tokens in [1, 40] {

@@ -1,33 +1,23 @@
 //! Dots: tensor-core instructions on fragments, or fused multiply-adds.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::analysis::Definition;
-use super::dot_plan::{DotMethod, DotPlan};
+use super::dot_plan::{DotMethod, DotPlan, word_run};
 use super::emit::{Scalar, Val};
 use super::error::Error;
+use super::fragments::{COLUMNS, Fragments, ROWS, Side};
 use super::layout::{Bits, LANE_BITS, Layout, transpose_index};
 use super::lower::{Lowering, Registers};
 use super::plan::staged_root;
 use super::shared::SharedTile;
 use crate::tile::{Element, Operation, Value};
 
-/// Rows and columns of one tensor-core instruction.
-const ROWS: u32 = 16;
-const COLUMNS: u32 = 8;
-/// Bytes of one operand row of one tensor-core instruction.
-const DEPTH_BYTES: u32 = 32;
+/// Columns of instructions whose runs of K are read together: enough that their sums do not wait for each other.
+const COLUMNS_OF_RUNS: u32 = 4;
 /// 32-bit registers that a loop-invariant operand may occupy; a larger one is read from shared memory in every iteration.
 const INVARIANT_WORDS: usize = 64;
-
-/// Which operand of a dot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Side {
-    /// [M,K]
-    Left,
-    /// [K,N]
-    Right,
-}
 
 /// Where the fragments of an operand come from.
 #[derive(Clone)]
@@ -36,83 +26,8 @@ pub(super) enum Source<'a> {
     Words(Rc<[Val<'a>]>),
     /// A tile in shared memory; `transposed` if its dimensions are the operand's swapped.
     Shared { tile: SharedTile<'a>, transposed: bool },
-}
-
-/// How one operand divides into fragments.
-struct Fragments<'d> {
-    side: Side,
-    shape: [u32; 2],
-    layout: &'d Layout,
-    element: Element,
-    fours: bool,
-    /// Fragments along M or N of one warp, and along K.
-    across: u32,
-    deep: u32,
-}
-
-impl<'d> Fragments<'d> {
-    fn new(side: Side, shape: &[u32], plan: &'d DotPlan, element: Element) -> Self {
-        let layout = match side {
-            Side::Left => &plan.lhs,
-            Side::Right => &plan.rhs,
-        };
-        let shape = [shape[0], shape[1]];
-        let (free, k) = match side {
-            Side::Left => (0, shape[1]),
-            Side::Right => (1, shape[0]),
-        };
-        let bits = Bits(&shape);
-        // Bits along M or N that one warp owns.
-        let in_warps = layout.warps.iter().filter(|&&basis| basis & bits.mask(free) != 0).count();
-        let own = shape[free] >> in_warps;
-        let (size, depth) = match side {
-            Side::Left => (ROWS, DEPTH_BYTES / element.bytes() as u32),
-            Side::Right => (COLUMNS, DEPTH_BYTES / element.bytes() as u32),
-        };
-        Self { side, shape, layout, element, fours: plan.fours, across: (own / size).max(1), deep: k / depth }
-    }
-
-    fn depth(&self) -> u32 {
-        DEPTH_BYTES / self.element.bytes() as u32
-    }
-
-    fn words_per_fragment(&self) -> usize {
-        match self.side {
-            Side::Left => 4,
-            Side::Right => 2,
-        }
-    }
-
-    fn words(&self) -> usize {
-        (self.across * self.deep) as usize * self.words_per_fragment()
-    }
-
-    /// Position of a fragment's first word.
-    fn position(&self, across: u32, deep: u32) -> usize {
-        (across * self.deep + deep) as usize * self.words_per_fragment()
-    }
-
-    /// The index of the element that a fragment's word starts with, in thread zero; None if the tile has no such rows.
-    fn word_index(&self, across: u32, deep: u32, word: u32) -> Option<u32> {
-        let bits = Bits(&self.shape);
-        // Where the second half of K starts for a lane.
-        let half = if self.fours { 2 } else { self.depth() / 2 };
-        let (free, k) = match self.side {
-            // Words: rows 0–7, rows 8–15, then the same in the second half of K.
-            Side::Left => (across * ROWS + (word & 1) * 8, deep * self.depth() + (word >> 1) * half),
-            Side::Right => (across * COLUMNS, deep * self.depth() + word * half),
-        };
-        let (row, column) = match self.side {
-            Side::Left => (free, k),
-            Side::Right => (k, free),
-        };
-        (row < self.shape[0] && column < self.shape[1]).then(|| row << bits.offset(0) | column)
-    }
-
-    /// The index that stands for an index of the tile in shared memory.
-    fn tile_index(&self, transposed: bool, index: u32) -> u32 {
-        if transposed { transpose_index(&self.shape, index) } else { index }
-    }
+    /// A tile in shared memory of which a lane takes longer runs of K than a word; `read` are words by the row and the first step of a run.
+    Runs { tile: SharedTile<'a>, transposed: bool, read: HashMap<(u32, u32), Vec<Val<'a>>> },
 }
 
 impl<'a> Lowering<'_, 'a> {
@@ -154,12 +69,12 @@ impl<'a> Lowering<'_, 'a> {
             if fragments.words() > INVARIANT_WORDS || self.fragments(value, side, &plan.accumulator).is_some() {
                 continue;
             }
-            let source = self.source(value, side, plan, element)?;
+            let mut source = self.source(value, side, plan, element)?;
             let mut words = vec![self.emitter.i32(0); fragments.words()];
             for deep in 0..fragments.deep {
                 let mut across = 0;
                 while across < fragments.across {
-                    let read = self.fragment(&fragments, &source, across, deep);
+                    let read = self.fragment(&fragments, &mut source, across, deep);
                     for fragment in read.chunks(fragments.words_per_fragment()) {
                         let position = fragments.position(across, deep);
                         words[position..position + fragment.len()].copy_from_slice(fragment);
@@ -177,14 +92,18 @@ impl<'a> Lowering<'_, 'a> {
         if let Some(words) = self.fragments(value, side, &plan.accumulator) {
             return Ok(Source::Words(words));
         }
-        if let Some((tile, transposed)) = self.shared_operand(value).filter(|_| !plan.fours) {
+        let in_words = plan.run == word_run(element.bytes() as u32);
+        if let Some((tile, transposed)) = self.shared_operand(value) {
             let logical = if transposed { 1 - tile.fastest } else { tile.fastest };
             let contiguous_k = (logical == 1) == (side == Side::Left);
-            if tile.element == element && (element.bytes() == 2 || contiguous_k) {
+            if tile.element == element && in_words && (element.bytes() == 2 || contiguous_k) {
                 return Ok(Source::Shared { tile, transposed });
             }
+            if tile.element == element && !in_words && contiguous_k {
+                return Ok(Source::Runs { tile, transposed, read: HashMap::new() });
+            }
         }
-        if !plan.fours && element.bytes() == 2 && self.is_narrow_across(value, side) {
+        if in_words && element.bytes() == 2 && self.is_narrow_across(value, side) {
             // Neighbours in memory go to different lanes: converted on the way into another tile, they can be read as matrices.
             let (tile, transposed) = self.operand_in_shared(value, element)?;
             return Ok(Source::Shared { tile, transposed });
@@ -193,12 +112,15 @@ impl<'a> Lowering<'_, 'a> {
             Side::Left => &plan.lhs,
             Side::Right => &plan.rhs,
         };
+        let fragments = Fragments::new(side, self.shape(value), plan, element);
+        if let Some(words) = self.dequantized_fragments(value, &fragments)? {
+            return Ok(Source::Words(words));
+        }
         let mut registers = self.get(value, layout)?;
         let own = self.program.type_of(value).element;
         if own != element {
             registers = self.cast(value, &registers, own, element)?;
         }
-        let fragments = Fragments::new(side, self.shape(value), plan, element);
         let per_word = 4 / element.bytes() as u32;
         let scalar = Scalar::of(element);
         let zero = self.emitter.i32(0);
@@ -221,6 +143,44 @@ impl<'a> Lowering<'_, 'a> {
             }
         }
         Ok(Source::Words(words.into()))
+    }
+
+    /// The words of fragments of an operand that is dequantized from MXFP4 along K.
+    fn dequantized_fragments(
+        &mut self,
+        operand: Value,
+        fragments: &Fragments<'_>,
+    ) -> Result<Option<Registers<'a>>, Error> {
+        let (value, transposed) = match self.analysis.definition(operand) {
+            Definition::Operation(Operation::Transpose(value)) => (*value, true),
+            _ => (operand, false),
+        };
+        let Definition::Operation(Operation::Dequantize { elements, scales }) = self.analysis.definition(value) else {
+            return Ok(None);
+        };
+        let element = |value: Value| self.program.type_of(value).element;
+        if transposed != (fragments.side == Side::Right)
+            || !self.plan.is_virtual(value)
+            || !self.is_packed(value, *elements)
+            || [element(value), element(*scales), fragments.element] != [Element::BF16, Element::U8, Element::BF16]
+        {
+            return Ok(None);
+        }
+        let layout = if transposed { fragments.layout.transpose(&fragments.shape) } else { fragments.layout.clone() };
+        let words = self.dequantized_words(value, *elements, *scales, &layout)?;
+        let words: HashMap<u32, Val<'a>> = words.into_iter().collect();
+        let zero = self.emitter.i32(0);
+        let mut result = Vec::with_capacity(fragments.words());
+        for across in 0..fragments.across {
+            for deep in 0..fragments.deep {
+                for word in 0..fragments.words_per_fragment() as u32 {
+                    let index = fragments.word_index(across, deep, word);
+                    let found = index.and_then(|index| words.get(&fragments.tile_index(transposed, index)));
+                    result.push(found.copied().unwrap_or(zero));
+                }
+            }
+        }
+        Ok(Some(result.into()))
     }
 
     /// Whether an operand comes from 8-bit elements in shared memory that are contiguous along M or N.
@@ -247,13 +207,16 @@ impl<'a> Lowering<'_, 'a> {
 
     /// The words of a fragment. From shared memory by ldmatrix: four 8×8 matrices at once, of which a right operand's fragment has two and gets
     /// its neighbour's too.
-    fn fragment(&mut self, fragments: &Fragments<'_>, source: &Source<'a>, across: u32, deep: u32) -> Vec<Val<'a>> {
+    fn fragment(&mut self, fragments: &Fragments<'_>, source: &mut Source<'a>, across: u32, deep: u32) -> Vec<Val<'a>> {
         let (tile, transposed) = match source {
             Source::Words(words) => {
                 let position = fragments.position(across, deep);
                 return words[position..position + fragments.words_per_fragment()].to_vec();
             }
-            Source::Shared { tile, transposed } => (tile, *transposed),
+            Source::Runs { tile, transposed, read } => {
+                return self.fragment_of_runs(fragments, (tile, *transposed), read, across, deep);
+            }
+            Source::Shared { tile, transposed } => (&*tile, *transposed),
         };
         let bits = Bits(&fragments.shape);
         let (free, k) = match fragments.side {
@@ -297,14 +260,65 @@ impl<'a> Lowering<'_, 'a> {
         words
     }
 
+    /// The words of a fragment out of runs along K, each read by one access that the next fragments' words are left of.
+    fn fragment_of_runs(
+        &mut self,
+        fragments: &Fragments<'_>,
+        (tile, transposed): (&SharedTile<'a>, bool),
+        read: &mut HashMap<(u32, u32), Vec<Val<'a>>>,
+        across: u32,
+        deep: u32,
+    ) -> Vec<Val<'a>> {
+        let length = fragments.run_length();
+        let bits = Bits(&fragments.shape);
+        let k = if fragments.side == Side::Left { 1 } else { 0 };
+        let per_word = 4 / fragments.element.bytes() as u32;
+        let zero = self.emitter.i32(0);
+        (0..fragments.words_per_fragment() as u32)
+            .map(|word| {
+                let Some(index) = fragments.word_index(across, deep, word) else { return zero };
+                let step = bits.coordinate(k, index);
+                let start = index & !((length - 1) << bits.offset(k));
+                let key = (bits.coordinate(1 - k, index), step & !(length - 1));
+                let words = match read.get(&key) {
+                    Some(words) => words,
+                    None => {
+                        let words = self.read_run(fragments, tile, transposed, start, length);
+                        read.entry(key).or_insert(words)
+                    }
+                };
+                words[((step & (length - 1)) / per_word) as usize]
+            })
+            .collect()
+    }
+
+    /// The words of one run along K.
+    fn read_run(
+        &mut self,
+        fragments: &Fragments<'_>,
+        tile: &SharedTile<'a>,
+        transposed: bool,
+        start: u32,
+        length: u32,
+    ) -> Vec<Val<'a>> {
+        let lanes = fragments.layout.lanes.iter().chain(&fragments.layout.warps);
+        let thread: Vec<u32> =
+            lanes.map(|&basis| tile.layout.address(fragments.tile_index(transposed, basis))).collect();
+        let offset = tile.layout.address(fragments.tile_index(transposed, start));
+        self.shared.note_read();
+        let address = self.shared_addresses(tile.base, &thread, &[offset])[0];
+        let pointer = self.emitter.shared_pointer(address);
+        self.load_words(pointer, length as usize * fragments.element.bytes(), false)
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn tensor_core(
         &mut self,
         result: Value,
         plan: &DotPlan,
         element: Element,
-        (lhs, left): (Value, Source<'a>),
-        (rhs, right): (Value, Source<'a>),
+        (lhs, mut left): (Value, Source<'a>),
+        (rhs, mut right): (Value, Source<'a>),
         accumulators: &Registers<'a>,
     ) -> Result<Registers<'a>, Error> {
         let left_fragments = Fragments::new(Side::Left, self.shape(lhs), plan, element);
@@ -312,28 +326,40 @@ impl<'a> Lowering<'_, 'a> {
         let shape = self.shape(result);
         let layout = &plan.accumulator;
         let mut registers = accumulators.to_vec();
-        for deep in 0..left_fragments.deep {
-            let rows: Vec<_> =
-                (0..left_fragments.across).map(|across| self.fragment(&left_fragments, &left, across, deep)).collect();
-            let mut columns = Vec::with_capacity(right_fragments.across as usize);
-            while (columns.len() as u32) < right_fragments.across {
-                let words = self.fragment(&right_fragments, &right, columns.len() as u32, deep);
-                columns.extend(words.chunks(2).map(|pair| [pair[0], pair[1]]));
-            }
-            for (column, right) in columns.iter().enumerate() {
-                for (row, left) in rows.iter().enumerate() {
-                    let index = ((row as u32 * ROWS) << Bits(shape).offset(0)) | (column as u32 * COLUMNS);
-                    let upper = 8 << Bits(shape).offset(0);
-                    let places = [index, index | 1, index | upper, index | upper | 1]
-                        .map(|index| (index < shape[0] * shape[1]).then(|| layout.register_of(index)));
-                    let sums = places.map(|place| match place {
-                        Some(place) => registers[place],
-                        None => self.emitter.f32(0.0),
-                    });
-                    let values = self.multiply(element, left, right, sums);
-                    for (place, value) in places.into_iter().zip(values) {
-                        if let Some(place) = place {
-                            registers[place] = value;
+        // Runs are read some columns at a time and multiplied at once: all of them would fill the registers.
+        let (together, columns_together) = match right {
+            Source::Runs { .. } => ((right_fragments.run_length() / right_fragments.steps()).max(1), COLUMNS_OF_RUNS),
+            _ => (1, right_fragments.across),
+        };
+        for first_deep in (0..left_fragments.deep).step_by(together as usize) {
+            for first_column in (0..right_fragments.across).step_by(columns_together as usize) {
+                let last_column = (first_column + columns_together).min(right_fragments.across);
+                for deep in first_deep..(first_deep + together).min(left_fragments.deep) {
+                    let rows: Vec<_> = (0..left_fragments.across)
+                        .map(|across| self.fragment(&left_fragments, &mut left, across, deep))
+                        .collect();
+                    let mut columns = Vec::with_capacity(columns_together as usize);
+                    while first_column + (columns.len() as u32) < last_column {
+                        let column = first_column + columns.len() as u32;
+                        let words = self.fragment(&right_fragments, &mut right, column, deep);
+                        columns.extend(words.chunks(2).map(|pair| [pair[0], pair[1]]));
+                    }
+                    for (column, right) in (first_column..).zip(&columns) {
+                        for (row, left) in rows.iter().enumerate() {
+                            let index = ((row as u32 * ROWS) << Bits(shape).offset(0)) | (column * COLUMNS);
+                            let upper = 8 << Bits(shape).offset(0);
+                            let places = [index, index | 1, index | upper, index | upper | 1]
+                                .map(|index| (index < shape[0] * shape[1]).then(|| layout.register_of(index)));
+                            let sums = places.map(|place| match place {
+                                Some(place) => registers[place],
+                                None => self.emitter.f32(0.0),
+                            });
+                            let values = self.multiply(element, left, right, sums);
+                            for (place, value) in places.into_iter().zip(values) {
+                                if let Some(place) = place {
+                                    registers[place] = value;
+                                }
+                            }
                         }
                     }
                 }
@@ -474,66 +500,5 @@ impl<'a> Lowering<'_, 'a> {
         self.write_shared(&tile, &layout, &registers);
         self.barrier();
         Ok((tile, false))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::dot_plan::fragments;
-    use super::*;
-
-    /// Index of the element that a lane of warp zero has at a position of a fragment's word.
-    fn index_of(fragments: &Fragments<'_>, lane: u32, word: u32, element: u32) -> (u32, u32) {
-        let lanes = fragments.layout.lanes.iter().enumerate();
-        let own = lanes.filter(|(bit, _)| lane >> bit & 1 == 1).fold(0, |index, (_, basis)| index ^ basis);
-        let bits = Bits(&fragments.shape);
-        let step = if fragments.side == Side::Left { element } else { element << bits.offset(0) };
-        let index = own ^ fragments.word_index(0, 0, word).unwrap() ^ step;
-        (bits.coordinate(0, index), bits.coordinate(1, index))
-    }
-
-    /// PTX ISA, "Matrix Fragments for mma.m16n8k16" and "mma.m16n8k32".
-    #[test]
-    fn fragments_are_those_of_the_instructions() {
-        for (bytes, element) in [(2, Element::BF16), (1, Element::Fp8E4M3)] {
-            let (k, per_word) = (32 / bytes, 4 / bytes);
-            let plan = fragments([16, k, 8], bytes, false, 0, false);
-            let left = Fragments::new(Side::Left, &[16, k], &plan, element);
-            let right = Fragments::new(Side::Right, &[k, 8], &plan, element);
-            for lane in 0..32 {
-                let (group, in_group) = (lane / 4, lane % 4);
-                for position in 0..per_word {
-                    for word in 0..4 {
-                        let row = group + if word % 2 == 1 { 8 } else { 0 };
-                        let column = in_group * per_word + position + if word >= 2 { k / 2 } else { 0 };
-                        assert_eq!(index_of(&left, lane, word, position), (row, column), "a, lane {lane}");
-                    }
-                    for word in 0..2 {
-                        let row = in_group * per_word + position + word * k / 2;
-                        assert_eq!(index_of(&right, lane, word, position), (row, group), "b, lane {lane}");
-                    }
-                }
-            }
-            assert_eq!(plan.accumulator.registers.as_slice(), [1, 8 * 8], "c0 c1 are neighbours, c2 c3 eight rows on");
-            assert_eq!(plan.accumulator.lanes, [2, 4, 8, 16, 32], "c");
-        }
-    }
-
-    /// Dealt in fours, both operands have the same elements of K in the same place.
-    #[test]
-    fn fours_agree_between_operands() {
-        let plan = fragments([16, 32, 8], 2, true, 0, false);
-        let left = Fragments::new(Side::Left, &[16, 32], &plan, Element::BF16);
-        let right = Fragments::new(Side::Right, &[32, 8], &plan, Element::BF16);
-        for lane in 0..32 {
-            for element in 0..2 {
-                for half in 0..2 {
-                    let (_, k) = index_of(&left, lane, half * 2, element);
-                    let (same_k, _) = index_of(&right, lane, half, element);
-                    assert_eq!(k, same_k);
-                    assert_eq!(k, lane % 4 * 4 + half * 2 + element);
-                }
-            }
-        }
     }
 }

@@ -18,9 +18,9 @@ pub(super) enum DotMethod {
 #[derive(Clone, Debug)]
 pub(super) struct DotPlan {
     pub method: DotMethod,
-    /// The steps of K within a tensor-core instruction are dealt to lanes in fours, not pairs: a dot is the same in any order, and an operand
-    /// of 8-bit floats that is converted on the way is read four elements at a time.
-    pub fours: bool,
+    /// Binary logarithm of the successive steps of K that go to one lane. Tensor cores take a word of them, but a dot is the same in any
+    /// order, and an operand of narrow elements that is converted on the way is read more elements at a time.
+    pub run: u32,
     pub accumulator: Layout,
     /// Of the [M,K] operand as tensor-core fragments. Without tensor cores: of its rows, the accumulator's without columns.
     pub lhs: Layout,
@@ -28,11 +28,28 @@ pub(super) struct DotPlan {
     pub rhs: Layout,
 }
 
+/// Which dimension of a dot's result goes to different warps first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WarpSplit {
+    /// The longer part.
+    Even,
+    /// Rows: the left operand stays in the registers that it is made in, or each part is converted by one warp.
+    Rows,
+    /// Columns: likewise the right operand.
+    Columns,
+}
+
+/// The run that a word of an element's size is.
+pub(super) fn word_run(bytes: u32) -> u32 {
+    (4 / bytes).trailing_zeros()
+}
+
 /// Layouts of `mma.sync.m16n8k16` on 16-bit and `m16n8k32` on 8-bit operands (PTX ISA, "Matrix Fragments for mma").
 ///
 /// A group of four lanes shares a row of the left operand and of the accumulator, and a column of the right one. A thread's two neighbouring 16-bit or
 /// four 8-bit elements of a row fill one register.
-pub(super) fn fragments([m, k, n]: [u32; 3], bytes: u32, fours: bool, warps: usize, rows_in_warps: bool) -> DotPlan {
+/// `run` is [`DotPlan::run`].
+pub(super) fn fragments([m, k, n]: [u32; 3], run: u32, warps: usize, split: WarpSplit) -> DotPlan {
     let (row_bits, column_bits) = (m.trailing_zeros(), n.trailing_zeros());
     // Warps cut the tile into parts of at least 16 rows and 8 columns.
     let mut row_warps = 0;
@@ -40,8 +57,12 @@ pub(super) fn fragments([m, k, n]: [u32; 3], bytes: u32, fours: bool, warps: usi
     for _ in 0..warps {
         let rows_left = row_bits.saturating_sub(4 + row_warps);
         let columns_left = column_bits.saturating_sub(3 + column_warps);
-        let tall = m >> row_warps >= n >> column_warps;
-        if rows_left > 0 && (rows_in_warps || tall || columns_left <= 1) {
+        let wants_rows = match split {
+            WarpSplit::Rows => true,
+            WarpSplit::Columns => false,
+            WarpSplit::Even => m >> row_warps >= n >> column_warps,
+        };
+        if rows_left > 0 && (wants_rows || columns_left <= 1) {
             row_warps += 1;
         } else if columns_left > 0 {
             column_warps += 1;
@@ -75,33 +96,32 @@ pub(super) fn fragments([m, k, n]: [u32; 3], bytes: u32, fours: bool, warps: usi
         warps: warp_bits(&|position| bits.bit(0, position), &|position| bits.bit(1, position)),
     };
     // Bits of K below the ones that number the lanes of a group.
-    let packed = if fours { 2 } else { (4 / bytes).trailing_zeros() };
     let lhs_shape = [m, k];
     let bits = Bits(&lhs_shape);
     let depth = k.trailing_zeros();
     let lhs = Layout {
-        registers: (0..packed)
+        registers: (0..run)
             .map(|position| bits.bit(1, position))
             .chain(rows_within(bits))
-            .chain((packed + 2..depth).map(|position| bits.bit(1, position)))
+            .chain((run + 2..depth).map(|position| bits.bit(1, position)))
             .filter_map(present)
             .collect(),
-        lanes: [bits.bit(1, packed), bits.bit(1, packed + 1), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
+        lanes: [bits.bit(1, run), bits.bit(1, run + 1), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
         warps: warp_bits(&|position| bits.bit(0, position), &|_| 0),
     };
     let rhs_shape = [k, n];
     let bits = Bits(&rhs_shape);
     let rhs = Layout {
-        registers: (0..packed)
-            .chain(packed + 2..depth)
+        registers: (0..run)
+            .chain(run + 2..depth)
             .map(|position| bits.bit(0, position))
             .chain((3..columns.0).map(|position| bits.bit(1, position)))
             .filter_map(present)
             .collect(),
-        lanes: [bits.bit(0, packed), bits.bit(0, packed + 1), bits.bit(1, 0), bits.bit(1, 1), bits.bit(1, 2)],
+        lanes: [bits.bit(0, run), bits.bit(0, run + 1), bits.bit(1, 0), bits.bit(1, 1), bits.bit(1, 2)],
         warps: warp_bits(&|_| 0, &|position| bits.bit(1, position)),
     };
-    DotPlan { method: DotMethod::MultiplyAdd, fours, accumulator, lhs, rhs }
+    DotPlan { method: DotMethod::MultiplyAdd, run, accumulator, lhs, rhs }
 }
 
 /// Layouts of a dot by multiply-adds: each thread owns a rectangle of the accumulator.
@@ -122,5 +142,5 @@ pub(super) fn multiply_add(m: u32, n: u32, warps: usize) -> DotPlan {
     let accumulator = Layout::dealt(&order, vector, warps);
     let lhs = accumulator.project(&shape, &[0]);
     let rhs = accumulator.project(&shape, &[1]);
-    DotPlan { method: DotMethod::MultiplyAdd, fours: false, accumulator, lhs, rhs }
+    DotPlan { method: DotMethod::MultiplyAdd, run: 0, accumulator, lhs, rhs }
 }

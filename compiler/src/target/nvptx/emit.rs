@@ -383,6 +383,12 @@ impl<'a> Emitter<'a> {
         self.operation("llvm.call_intrinsic", operands, results, &attributes)
     }
 
+    /// Four bytes out of eight, chosen by the low four nibbles of a selector (`prmt`).
+    pub fn permute_bytes(&mut self, low: Val<'a>, high: Val<'a>, selector: Val<'a>) -> Val<'a> {
+        let word = self.scalar_type(Scalar::I32);
+        self.intrinsic("llvm.nvvm.prmt", &[low, high, selector], word)
+    }
+
     /// Inline PTX; `effects` keeps it where it is.
     pub fn assembly(
         &mut self,

@@ -11,9 +11,9 @@ use melior::ir::ValueLike;
 use smallvec::SmallVec;
 
 use super::analysis::{Analysis, Definition, LoopIndex};
-use super::dot::Side;
 use super::emit::{Emitter, IntegerPredicate, Scalar, Val};
 use super::error::Error;
+use super::fragments::Side;
 use super::layout::{Bits, Layout, project_index, transpose_index};
 use super::plan::{Plan, is_pure};
 use super::shared::{SharedMemory, SharedTile};
@@ -293,10 +293,7 @@ impl<'r, 'a> Lowering<'r, 'a> {
                 Some(tile) => self.read_shared(&tile, layout, 0).into(),
                 None => self.load(value, *tensor, coordinates, *mask, *other, layout)?,
             },
-            Operation::Dequantize { elements, .. } => {
-                let what = format!("dequantize of {}", self.program.type_of(*elements).element.name());
-                return Err(Error::Unsupported { value, what });
-            }
+            Operation::Dequantize { elements, scales } => self.dequantize(value, *elements, *scales, layout)?,
             Operation::Dot { .. } | Operation::Store { .. } | Operation::For { .. } => {
                 return Err(Error::Internal { value, what: "it cannot be computed on demand" });
             }

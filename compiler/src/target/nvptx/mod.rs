@@ -1,19 +1,21 @@
 //! Tile programs to PTX, for NVIDIA GPUs from compute capability 8.0 on.
 //!
 //! [`compile`] analyses a program (`analysis`), chooses a layout over registers, lanes and warps for every tile (`plan`, `layout`, `dot_plan`), and
-//! lowers it to the llvm dialect and NVIDIA's intrinsics (`lower`, `memory`, `shared`, `reduce`, `dot`, `pipeline`); LLVM makes PTX of that. No
+//! lowers it to the llvm dialect and NVIDIA's intrinsics (`lower`, `memory`, `shared`, `reduce`, `dot`, `dequantize`, `pipeline`); LLVM makes PTX of that. No
 //! device library is needed: transcendental functions are written out (`math`).
 
 mod access;
 mod analysis;
 pub mod assembler;
 mod cast;
+mod dequantize;
 mod dot;
 mod dot_plan;
 mod elementwise;
 mod emit;
 mod error;
 mod float8;
+mod fragments;
 mod layout;
 mod lower;
 mod math;

@@ -77,6 +77,8 @@ impl<'r, 'a> Lowering<'r, 'a> {
                 })?);
             }
         }
+        let loads = self.loads_ahead(body, inside);
+        let read = self.first_read_ahead(&loads, body, inside, (first, last))?;
         let mut steps = Vec::new();
         for prefetch in &prefetches {
             if let Some(advance) = &prefetch.advance {
@@ -84,10 +86,11 @@ impl<'r, 'a> Lowering<'r, 'a> {
             }
         }
 
-        // Parameters of the body: induction variable, carried registers, and with prefetches the addresses of the stage that is read, of
-        // the one that is written, and the pointers.
+        // Parameters of the body: induction variable, carried registers, what has been read ahead, and with prefetches the addresses of the
+        // stage that is read, of the one that is written, and the pointers.
         let carried_count = carried.len();
-        let mut arguments: Vec<Val<'a>> = std::iter::once(first).chain(carried.iter().copied()).collect();
+        let staged_at = 1 + carried_count + read.len();
+        let mut arguments: Vec<Val<'a>> = std::iter::once(first).chain(carried.iter().copied()).chain(read).collect();
         let (begin, end) = (self.shared_address(ring), self.shared_address(ring + stage_bytes * stages));
         if !prefetches.is_empty() {
             arguments.push(begin);
@@ -114,9 +117,14 @@ impl<'r, 'a> Lowering<'r, 'a> {
                 let own = registers.by_ref().take(home.register_count()).collect();
                 this.remember(parameter, home, own);
             }
+            let mut read = parameters[1 + carried_count..staged_at].iter().copied();
+            for (value, layout) in &loads {
+                let own = read.by_ref().take(layout.register_count()).collect();
+                this.remember(*value, layout.clone(), own);
+            }
             if !prefetches.is_empty() {
-                let (reads, writes) = (parameters[carried_count + 1], parameters[carried_count + 2]);
-                let pointers = &parameters[carried_count + 3..];
+                let (reads, writes) = (parameters[staged_at], parameters[staged_at + 1]);
+                let pointers = &parameters[staged_at + 2..];
                 if ahead > 0 {
                     let pending = this.emitter.i32(i64::from(ahead) - 1);
                     this.emitter.effect("llvm.nvvm.cp.async.wait.group", &[pending]);
@@ -143,6 +151,12 @@ impl<'r, 'a> Lowering<'r, 'a> {
                     rest.push(this.emitter.offset(pointer, GLOBAL, bytes));
                 }
             }
+            if !loads.is_empty() {
+                // The last iteration reads its own again.
+                let exists = this.emitter.compare_integers(IntegerPredicate::SignedLess, next, last);
+                let index = this.emitter.select(Scalar::I32, exists, next, induction);
+                rest.splice(0..0, this.read_ahead(&loads, body, inside, index)?);
+            }
             this.block(body)?;
             for (&value, &parameter) in body.yields.iter().zip(&body.parameters[1..]) {
                 let home = this.home(parameter)?;
@@ -166,6 +180,81 @@ impl<'r, 'a> Lowering<'r, 'a> {
             self.remember(result, home, own);
         }
         Ok(())
+    }
+
+    /// The loads of a loop that go to registers an iteration ahead, in the layouts that its dots want them in.
+    fn loads_ahead(&self, body: &Block, inside: LoopIndex) -> Vec<(Value, Layout)> {
+        let mut found = Vec::new();
+        for instruction in &body.instructions {
+            let Operation::Dot { lhs, rhs, .. } = instruction.operation else { continue };
+            let Some(plan) = self.plan.dots.get(&instruction.results[0]) else { continue };
+            if let DotMethod::TensorCore(_) = plan.method {
+                self.find_ahead(lhs, &plan.lhs, inside, &mut found);
+                self.find_ahead(rhs, &plan.rhs, inside, &mut found);
+            }
+        }
+        found
+    }
+
+    fn find_ahead(&self, value: Value, layout: &Layout, inside: LoopIndex, found: &mut Vec<(Value, Layout)>) {
+        if self.plan.ahead.contains(&value) {
+            let load = (value, layout.clone());
+            if self.analysis.scope(value) == inside && self.is_replayable(value, inside) && !found.contains(&load) {
+                found.push(load);
+            }
+        } else if self.plan.is_virtual(value) && !self.shape(value).is_empty() {
+            for (operand, layout) in virtual_operands(self.analysis, value, layout) {
+                self.find_ahead(operand, &layout, inside, found);
+            }
+        }
+    }
+
+    /// The registers of loads for an iteration.
+    fn read_ahead(
+        &mut self,
+        loads: &[(Value, Layout)],
+        body: &Block,
+        inside: LoopIndex,
+        index: Val<'a>,
+    ) -> Result<Vec<Val<'a>>, Error> {
+        self.scoped(Some(inside), |this| {
+            this.remember_induction(body, index);
+            let mut registers = Vec::new();
+            for (value, layout) in loads {
+                registers.extend(this.get(*value, layout)?.iter().copied());
+            }
+            Ok(registers)
+        })
+    }
+
+    /// The registers of loads for the first iteration, if there is one.
+    fn first_read_ahead(
+        &mut self,
+        loads: &[(Value, Layout)],
+        body: &Block,
+        inside: LoopIndex,
+        (first, last): (Val<'a>, Val<'a>),
+    ) -> Result<Vec<Val<'a>>, Error> {
+        if loads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut types, mut nothing) = (Vec::new(), Vec::new());
+        for (value, layout) in loads {
+            let scalar = self.scalar_of(*value);
+            let zero =
+                if scalar.is_float() { self.emitter.float(scalar, 0.0) } else { self.emitter.integer(scalar, 0) };
+            types.extend(std::iter::repeat_n(self.emitter.scalar_type(scalar), layout.register_count()));
+            nothing.extend(std::iter::repeat_n(zero, layout.register_count()));
+        }
+        let (reads, _) = self.emitter.new_block(&[]);
+        let (after, registers) = self.emitter.new_block(&types);
+        let exists = self.emitter.compare_integers(IntegerPredicate::SignedLess, first, last);
+        self.emitter.branch_if(exists, (reads, &[]), (after, &nothing));
+        self.emitter.enter(reads);
+        let read = self.read_ahead(loads, body, inside, first)?;
+        self.emitter.branch(after, &read);
+        self.emitter.enter(after);
+        Ok(registers)
     }
 
     fn remember_induction(&mut self, body: &Block, index: Val<'a>) {

@@ -5,13 +5,13 @@
 //! the group's layout less a dimension. *Virtual* tiles have no layout of their own: constants, index tiles and operands of dots are computed in
 //! whatever layout they are asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use smallvec::SmallVec;
 
 use super::access::{AccessShape, access_shape_of};
 use super::analysis::{Analysis, Definition, Use, tile_dimensions};
-use super::dot_plan::{DotMethod, DotPlan, fragments, multiply_add};
+use super::dot_plan::{DotMethod, DotPlan, WarpSplit, fragments, multiply_add, word_run};
 use super::error::Error;
 use super::layout::Layout;
 use crate::target::Chip;
@@ -34,6 +34,8 @@ pub(super) struct Plan {
     virtuals: Vec<bool>,
     homes: Vec<Option<Layout>>,
     pub staged: HashMap<Value, Staging>,
+    /// Loads that go to registers in the layout that they are wanted in, an iteration ahead.
+    pub ahead: HashSet<Value>,
     pub dots: HashMap<Value, DotPlan>,
 }
 
@@ -53,6 +55,7 @@ impl Plan {
                 virtuals: vec![false; program.types.len()],
                 homes: vec![None; program.types.len()],
                 staged: HashMap::new(),
+                ahead: HashSet::new(),
                 dots: HashMap::new(),
             },
             groups: (0..program.types.len() as u32).collect(),
@@ -127,7 +130,10 @@ impl Planner<'_, '_> {
                         Operation::Dot { lhs, rhs, accumulator } => {
                             (*lhs == result || *rhs == result) && *accumulator != result
                         }
-                        operation if is_elementwise(operation) || matches!(operation, Operation::Transpose(_)) => {
+                        operation
+                            if is_elementwise(operation)
+                                || matches!(operation, Operation::Transpose(_) | Operation::Dequantize { .. }) =>
+                        {
                             self.dot_only[user.results[0].0 as usize]
                         }
                         _ => false,
@@ -139,6 +145,11 @@ impl Planner<'_, '_> {
         for instruction in instructions {
             let Some(&result) = instruction.results.first() else { continue };
             let index = result.0 as usize;
+            if self.is_ahead(&instruction.operation, result) {
+                self.plan.ahead.insert(result);
+                self.plan.virtuals[index] = true;
+                continue;
+            }
             if let Some(staging) = self.staging(&instruction.operation, result) {
                 self.plan.staged.insert(result, staging);
                 self.plan.virtuals[index] = true;
@@ -156,8 +167,22 @@ impl Planner<'_, '_> {
             };
             // A broadcast is a choice of registers.
             let broadcast = matches!(instruction.operation, Operation::Broadcast { .. }) && self.is_tile(result);
-            self.plan.virtuals[index] = self.cheap[index] || broadcast || reads_staged();
+            let dequantized = matches!(instruction.operation, Operation::Dequantize { .. }) && self.dot_only[index];
+            self.plan.virtuals[index] = self.cheap[index] || broadcast || dequantized || reads_staged();
         }
+    }
+
+    /// Whether a load is of scales that go to registers ahead of the dots which want them: too few bytes of a row to copy them asynchronously.
+    fn is_ahead(&self, operation: &Operation, result: Value) -> bool {
+        let Operation::Load { tensor, .. } = operation else { return false };
+        self.dot_only[result.0 as usize]
+            && self.analysis.program.tensor(*tensor).is_some_and(|tensor| tensor.access == Access::Read)
+            && self.analysis.uses(result).iter().all(|r#use| match r#use {
+                Use::Operation(user) => {
+                    matches!(user.operation, Operation::Dequantize { scales, .. } if scales == result)
+                }
+                Use::Carried => false,
+            })
     }
 
     /// How a load goes to shared memory, if all that wants it are dots.
@@ -273,7 +298,21 @@ impl Planner<'_, '_> {
                     let converts = element.bytes() == 2
                         && [(*lhs, 1), (*rhs, 0)].iter().any(|&(operand, k)| self.is_narrow_along(operand, k))
                         && self.plan.is_virtual(*lhs);
-                    fragments([m, k, n], element.bytes() as u32, converts, self.warps, rows_in_warps)
+                    let [left, right] =
+                        [*lhs, *rhs].map(|side| self.plan.is_virtual(side) && is_dequantized(self.analysis, side));
+                    let packed = left || right;
+                    let split = match rows_in_warps || left {
+                        true => WarpSplit::Rows,
+                        false if right => WarpSplit::Columns,
+                        false => WarpSplit::Even,
+                    };
+                    let run = match word_run(element.bytes() as u32) {
+                        // Sixteen elements are half a block, eight bytes of E2M1 and two accesses to the other operand.
+                        _ if packed && element.bytes() == 2 => (k.trailing_zeros() - 2).min(4),
+                        _ if converts => 2,
+                        run => run,
+                    };
+                    fragments([m, k, n], run, self.warps, split)
                 }
                 DotMethod::MultiplyAdd => multiply_add(m, n, self.warps),
             };
@@ -474,10 +513,32 @@ pub(super) fn virtual_operands(analysis: &Analysis<'_>, value: Value, layout: &L
             vec![(*operand, layout.project(shape, &axes))]
         }
         Operation::Transpose(operand) => vec![(*operand, layout.transpose(shape))],
+        Operation::Dequantize { elements, scales } => [*elements, *scales]
+            .into_iter()
+            .map(|operand| {
+                let shift = block_shift(analysis, value, operand);
+                (operand, layout.map(|basis| basis >> shift))
+            })
+            .collect(),
         operation if is_elementwise(operation) => {
             operation.operands().into_iter().map(|operand| (operand, layout.clone())).collect()
         }
         _ => Vec::new(),
+    }
+}
+
+/// Bits by which the index of a `dequantize`'s element is longer than that of the element or the scale that it is made of.
+pub(super) fn block_shift(analysis: &Analysis<'_>, value: Value, operand: Value) -> u32 {
+    let last = |value: Value| analysis.program.type_of(value).shape.last().copied().unwrap_or(1);
+    (last(value) / last(operand)).trailing_zeros()
+}
+
+/// Whether a value is what a `dequantize` makes of two elements a byte, perhaps transposed.
+pub(super) fn is_dequantized(analysis: &Analysis<'_>, value: Value) -> bool {
+    match analysis.definition(value) {
+        Definition::Operation(Operation::Dequantize { elements, .. }) => block_shift(analysis, value, *elements) > 0,
+        Definition::Operation(Operation::Transpose(operand)) => is_dequantized(analysis, *operand),
+        _ => false,
     }
 }
 

@@ -155,6 +155,18 @@ impl<'a> Lowering<'_, 'a> {
 
     /// Reads the registers of a layout from a tile, at an index whose bits the layout does not have.
     pub fn read_shared(&mut self, tile: &SharedTile<'a>, layout: &Layout, at: u32) -> Vec<Val<'a>> {
+        let mut registers = vec![None; layout.register_count()];
+        for (vector, words) in self.read_vectors(tile, layout, at) {
+            let values = self.elements_of(tile.element, Scalar::of(tile.element), &words, vector.len());
+            for (register, value) in vector.into_iter().zip(values) {
+                registers[register] = Some(value);
+            }
+        }
+        registers.into_iter().flatten().collect()
+    }
+
+    /// As [`Self::read_shared`], as the words that are read: the registers of each access, lowest address first, and their words.
+    pub fn read_vectors(&mut self, tile: &SharedTile<'a>, layout: &Layout, at: u32) -> Vec<(Vec<usize>, Vec<Val<'a>>)> {
         self.shared.note_read();
         let bytes = tile.element.bytes() as u32;
         let length = layout.vector(&tile.shape, tile.fastest, WIDEST / bytes);
@@ -163,15 +175,14 @@ impl<'a> Lowering<'_, 'a> {
         let offsets: Vec<u32> =
             vectors.iter().map(|vector| tile.layout.address(layout.register_index(vector[0]) | at)).collect();
         let addresses = self.shared_addresses(tile.base, &thread, &offsets);
-        let mut registers = vec![None; layout.register_count()];
-        for (vector, address) in vectors.iter().zip(addresses) {
-            let pointer = self.emitter.shared_pointer(address);
-            let values = self.load_vector(pointer, tile.element, length as usize, false);
-            for (&register, value) in vector.iter().zip(values) {
-                registers[register] = Some(value);
-            }
-        }
-        registers.into_iter().flatten().collect()
+        vectors
+            .into_iter()
+            .zip(addresses)
+            .map(|(vector, address)| {
+                let pointer = self.emitter.shared_pointer(address);
+                (vector, self.load_words(pointer, (length * bytes) as usize, false))
+            })
+            .collect()
     }
 
     /// Writes the registers of a layout to a tile.
@@ -192,10 +203,14 @@ impl<'a> Lowering<'_, 'a> {
 
     /// Loads neighbouring elements as one access.
     pub fn load_vector(&mut self, pointer: Val<'a>, element: Element, length: usize, invariant: bool) -> Vec<Val<'a>> {
-        let bytes = element.bytes() * length;
-        let scalar = Scalar::of(element);
+        let words = self.load_words(pointer, element.bytes() * length, invariant);
+        self.elements_of(element, Scalar::of(element), &words, length)
+    }
+
+    /// Loads up to 16 bytes as 32-bit words, or less than four as one narrower integer.
+    pub fn load_words(&mut self, pointer: Val<'a>, bytes: usize, invariant: bool) -> Vec<Val<'a>> {
         let e = &mut self.emitter;
-        let words: Vec<Val<'a>> = match bytes {
+        match bytes {
             0..=3 => {
                 let whole = e.scalar_type(if bytes == 1 { Scalar::I8 } else { Scalar::I16 });
                 vec![e.load(pointer, whole, bytes as u32, invariant)]
@@ -210,8 +225,7 @@ impl<'a> Lowering<'_, 'a> {
                 let vector = e.load(pointer, whole, bytes as u32, invariant);
                 (0..count).map(|index| e.extract_element(vector, index, Scalar::I32)).collect()
             }
-        };
-        self.elements_of(element, scalar, &words, length)
+        }
     }
 
     /// The elements held by words of memory.

@@ -6,6 +6,7 @@ mod assemble;
 mod cases;
 mod models;
 mod programs;
+mod published;
 
 use self::assemble::{assemble, chip, main_loop};
 use super::assembler::Resources;
