@@ -29,6 +29,15 @@ fn device_of(context: u64) -> Answer<u32> {
     if context == 0 { driver().device() } else { driver().device_of(context) }
 }
 
+/// Forgets the work of a device that is not done, and the error of kernels that failed.
+fn reset(device: c_int) -> Answer<()> {
+    let device = device_number(device);
+    driver().primary_context(device)?;
+    crate::queue::discard(device);
+    driver().tables().sticky = None;
+    Ok(())
+}
+
 calls! {
     /// A device's primary context.
     fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) {
@@ -45,18 +54,14 @@ calls! {
         driver().primary_context(device_number(device)).map(drop)
     }
 
-    /// Clears the error of kernels that failed.
+    /// Discards work that is not done, and clears the error of kernels that failed; memory and modules stay.
     fn cuDevicePrimaryCtxReset_v2(device: c_int) {
-        driver().primary_context(device_number(device))?;
-        driver().tables().sticky = None;
-        Ok(())
+        reset(device)
     }
 
     /// As [`cuDevicePrimaryCtxReset_v2`].
     fn cuDevicePrimaryCtxReset(device: c_int) {
-        driver().primary_context(device_number(device))?;
-        driver().tables().sticky = None;
-        Ok(())
+        reset(device)
     }
 
     /// Flags change nothing.

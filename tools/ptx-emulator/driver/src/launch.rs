@@ -15,7 +15,7 @@ use crate::error::{Answer, CUresult, get, list};
 use crate::function::Function;
 use crate::graph::Step;
 use crate::module::complain;
-use crate::state::{CHECK_VARIABLE, SEED_VARIABLE, checks, driver, instruction_limit};
+use crate::state::{CHECK_VARIABLE, checks, driver, instruction_limit, seed};
 use crate::stream::{StreamCallback, WordOperation};
 
 /// How many reports of the checker end a launch.
@@ -345,7 +345,6 @@ impl Launch {
     }
 
     fn grid(&self) -> Grid<'_> {
-        let seed = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
         Grid {
             kernel: &self.function.kernel,
             extent: self.shape.extent,
@@ -355,7 +354,7 @@ impl Launch {
             parameters: self.parameters.clone(),
             memory: driver().memory.view(),
             multiprocessors: driver().chip().multiprocessors,
-            seed,
+            seed: seed(),
             accumulation: Accumulation::from_environment(),
             limits: Limits { shared_bytes: driver().chip().shared_per_block, instructions: instruction_limit() },
         }

@@ -15,7 +15,7 @@ use ptx_emulator::machine::grid::Advance;
 use crate::error::{Answer, CUresult};
 use crate::launch::{Begun, Work};
 use crate::module::complain;
-use crate::state::{UNNAMED_STREAMS, driver, lock};
+use crate::state::{UNNAMED_STREAMS, driver, lock, seed};
 
 /// For this long nothing moves before it is a deadlock: other threads of the program may do something yet.
 const GRACE: Duration = Duration::from_secs(1);
@@ -199,9 +199,32 @@ pub fn record(event: u64, stream: u64) -> Answer<()> {
     issue(stream, Work::Record(event), vec![]).map(drop)
 }
 
-/// The first item of each queue.
+/// The first item of each queue; where a seed is given, another one comes first.
 fn heads() -> Vec<Arc<Item>> {
-    lock(&driver().queues.0).values().filter_map(|queue| queue.items.front().cloned()).collect()
+    let mut heads: Vec<_> =
+        lock(&driver().queues.0).values().filter_map(|queue| queue.items.front().cloned()).collect();
+    let first = seed() % heads.len().max(1) as u64;
+    heads.rotate_left(first as usize);
+    heads
+}
+
+/// Forgets all work of a device that is not done.
+pub fn discard(device: u32) {
+    let mut discarded = vec![];
+    lock(&driver().queues.0).retain(|_, queue| {
+        if queue.device == device {
+            discarded.extend(queue.items.drain(..));
+        }
+        queue.device != device
+    });
+    for item in discarded {
+        item.done.store(true, Ordering::Release);
+        // Where another thread is at it, that ends it.
+        if let Ok(mut progress) = item.progress.try_lock() {
+            progress.left.clear();
+            progress.running = None;
+        }
+    }
 }
 
 /// Goes on with all streams, in turn, until none of them ends anything; whether any did something but poll.

@@ -23,8 +23,13 @@ pub const CHIP_VARIABLE: &str = "PTX_EMULATOR_CHIP";
 pub const DEVICES_VARIABLE: &str = "PTX_EMULATOR_DEVICES";
 /// The environment variable that says how much memory a device has, in GiB.
 pub const MEMORY_VARIABLE: &str = "PTX_EMULATOR_MEMORY";
-/// The environment variable that varies the order of warps.
+/// The environment variable that varies the orders of warps and of streams.
 pub const SEED_VARIABLE: &str = "PTX_EMULATOR_SEED";
+
+/// The number that varies orders; 0 keeps them.
+pub fn seed() -> u64 {
+    std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok()).unwrap_or(0)
+}
 
 /// The environment variable that says how many instructions a warp may run.
 pub const LIMIT_VARIABLE: &str = "PTX_EMULATOR_LIMIT";

@@ -77,6 +77,8 @@ pub struct Clock {
     pub order: Vec<u32>,
     /// What comes before, with a proxy fence in between: what the async proxy sees of it.
     pub fenced: Vec<u32>,
+    /// What comes before, with a `tcgen05.fence::before_thread_sync` in between.
+    pub tensor: Vec<u32>,
 }
 
 impl Clock {
@@ -84,6 +86,7 @@ impl Clock {
     pub fn clear(&mut self) {
         self.order.fill(0);
         self.fenced.fill(0);
+        self.tensor.fill(0);
     }
 
     /// Whether an agent's time has been reached.
@@ -96,6 +99,11 @@ impl Clock {
     #[inline(always)]
     pub fn fenced(&self, agent: u16, time: u32) -> bool {
         self.fenced.get(agent as usize).is_some_and(|known| *known >= time)
+    }
+
+    /// The same, with a `tcgen05.fence::before_thread_sync` in between.
+    pub fn tensor_reached(&self, agent: u16, time: u32) -> bool {
+        self.tensor.get(agent as usize).is_some_and(|known| *known >= time)
     }
 
     /// The time of an agent.
@@ -117,16 +125,29 @@ impl Clock {
     pub fn join(&mut self, other: &Clock) {
         join(&mut self.order, &other.order);
         join(&mut self.fenced, &other.fenced);
+        join(&mut self.tensor, &other.tensor);
     }
 
     /// A proxy fence: the async proxy sees all that comes before.
     pub fn fence(&mut self) {
-        let Clock { order, fenced } = self;
+        let Clock { order, fenced, .. } = self;
         join(fenced, order);
+    }
+
+    /// A fence of `tcgen05`: what comes before, and what was issued to an agent by a time.
+    pub fn fence_tensor(&mut self, agent: u16, time: u32) {
+        let Clock { order, tensor, .. } = self;
+        join(tensor, order);
+        let agent = agent as usize;
+        if tensor.len() <= agent {
+            tensor.resize(agent + 1, 0);
+        }
+        tensor[agent] = tensor[agent].max(time);
     }
 }
 
-fn join(into: &mut Vec<u32>, from: &[u32]) {
+/// Keeps the latest time of each agent.
+pub fn join(into: &mut Vec<u32>, from: &[u32]) {
     if into.len() < from.len() {
         into.resize(from.len(), 0);
     }

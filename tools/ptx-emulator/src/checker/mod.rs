@@ -53,6 +53,10 @@ pub struct Checker {
     registers: Vec<Registers>,
     locals: Vec<Written>,
     moves: Vec<Moves>,
+    /// Whether the kernel has the two fences of `tcgen05`.
+    tensor_fences: [bool; 2],
+    /// For each warp what its work on tensor memory comes after, by the fences of `tcgen05`.
+    tensor_order: Vec<Vec<u32>>,
     partings: Vec<Vec<Parting>>,
     /// Tensor memory of each CTA that uses it.
     tensors: Vec<Vec<Cell>>,
@@ -107,6 +111,8 @@ impl Checker {
             registers: vec![],
             locals: vec![],
             moves: vec![],
+            tensor_fences: [false; 2],
+            tensor_order: vec![],
             partings: vec![],
             tensors: vec![],
             shadows: vec![],
@@ -143,6 +149,9 @@ impl Checker {
         self.locals.iter_mut().for_each(Written::clear);
         self.moves.clear();
         self.moves.resize(warps, Moves::default());
+        self.tensor_fences = kernel.tensor_fences;
+        self.tensor_order.resize_with(warps, Vec::new);
+        self.tensor_order.iter_mut().for_each(Vec::clear);
         self.partings.resize_with(warps, Vec::new);
         self.partings.iter_mut().for_each(Vec::clear);
         self.tensors.iter_mut().for_each(Vec::clear);

@@ -307,7 +307,13 @@ impl Checker {
             Work::Copies => self.counters[actor.warp].copies[lane] + 1,
             _ => self.counters[actor.warp].tensor_products,
         };
-        self.mbarriers[number].gathered.learn(self.agents.of(actor.warp, work), time);
+        let agent = self.agents.of(actor.warp, work);
+        let gathered = &mut self.mbarriers[number].gathered;
+        gathered.learn(agent, time);
+        if work == Work::TensorProducts && self.tensor_fences != [false; 2] {
+            // A tcgen05.commit is such a fence, too.
+            gathered.fence_tensor(agent, time);
+        }
         if work == Work::Copies {
             self.counters[actor.warp].copies[lane] += 1;
         }

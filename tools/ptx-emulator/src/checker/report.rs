@@ -35,6 +35,8 @@ pub enum ReportKind {
     Race,
     /// The async proxy accesses what was written through the generic proxy, without a proxy fence in between.
     ProxyFence,
+    /// Another thread's work on tensor memory is ordered, and not by the fences of `tcgen05`, which the kernel has elsewhere.
+    TensorFence,
     /// What an asynchronous operation reads or writes is used before anybody has waited for it.
     NotAwaited,
     /// A register of a `wgmma` under way is used, or one that it uses was written without a `wgmma.fence`.

@@ -1,6 +1,6 @@
 //! Tensor memory: who wrote and read its columns last, for each 16 of its lanes.
 
-use super::clock::Work;
+use super::clock::{Work, join};
 use super::memory::Touch;
 use super::shadow::Access;
 use super::{Actor, Checker, ReportKind};
@@ -50,6 +50,32 @@ impl Checker {
         self.clocks[actor.warp].learn(self.agents.of(actor.warp, work), time);
     }
 
+    /// `tcgen05.fence::before_thread_sync`, or `after_thread_sync`.
+    pub fn tensor_fenced(&mut self, actor: Actor, after: bool) {
+        let clock = &mut self.clocks[actor.warp];
+        if !after {
+            // What it has issued goes on in the order of the tensor core's pipeline.
+            let issued = self.counters[actor.warp].tensor_products;
+            clock.fence_tensor(self.agents.of(actor.warp, Work::TensorProducts), issued);
+        } else if self.tensor_fences[0] {
+            join(&mut self.tensor_order[actor.warp], &clock.tensor);
+        } else {
+            join(&mut self.tensor_order[actor.warp], &clock.order);
+        }
+    }
+
+    /// Whether the fences of `tcgen05` order an access of another warp before what a warp does now: those that the kernel has, for
+    /// compilers leave them out altogether.
+    fn tensor_ordered(&self, earlier: &Access, warp: usize) -> bool {
+        let order = match self.tensor_fences {
+            [_, true] => &self.tensor_order[warp],
+            [true, false] => &self.clocks[warp].tensor,
+            [false, false] => return true,
+        };
+        matches!(self.agents.who(earlier.agent), Ok((other, _)) if other == warp)
+            || order.get(usize::from(earlier.agent)).is_some_and(|known| *known >= earlier.time)
+    }
+
     /// Columns of a CTA's tensor memory are read or written.
     pub fn tensor_accessed(&mut self, touch: Touch, cta: usize, columns: &Columns, writes: bool) {
         let Touch { actor, agent, time, lane, .. } = touch;
@@ -75,11 +101,16 @@ impl Checker {
             let earlier = [cell.write, cell.reads[0], cell.reads[1]];
             for earlier in &earlier[..if writes { 3 } else { 1 }] {
                 // What one thread issues to the tensor core happens in order.
-                let before = earlier.time == 0
-                    || earlier.agent == agent
-                    || self.clocks[actor.warp].reached(earlier.agent, earlier.time);
-                if !before {
+                if earlier.time == 0 || earlier.agent == agent {
+                    continue;
+                }
+                let fenced = self.tensor_ordered(earlier, actor.warp);
+                // Fences alone order what goes through one pipeline.
+                let piped = fenced && self.tensor_fences != [false; 2] && self.are_products(earlier.agent, agent);
+                if !piped && !self.clocks[actor.warp].reached(earlier.agent, earlier.time) {
                     self.tensor_conflict(touch, *earlier, column);
+                } else if !fenced {
+                    self.tensor_unfenced(touch, *earlier, column);
                 }
             }
             let cell = &mut self.tensors[cta][at];
@@ -89,6 +120,26 @@ impl Checker {
                 cell.reads[usize::from(is_load)] = access;
             }
         }
+    }
+
+    fn are_products(&self, one: u16, other: u16) -> bool {
+        let is_product = |agent| matches!(self.agents.who(agent), Ok((_, Work::TensorProducts)));
+        is_product(one) && is_product(other)
+    }
+
+    #[cold]
+    fn tensor_unfenced(&mut self, touch: Touch, earlier: Access, column: usize) {
+        let told = self.tensor_fences[0] && !self.clocks[touch.actor.warp].tensor_reached(earlier.agent, earlier.time);
+        let missing = if told {
+            "tcgen05.fence::before_thread_sync is missing there, before the synchronization"
+        } else {
+            "tcgen05.fence::after_thread_sync is missing here, after the synchronization"
+        };
+        let message = format!(
+            "column {column} of tensor memory is used after what {{earlier}} does to it, which only synchronization of the threads \
+             orders: a {missing}"
+        );
+        self.find(ReportKind::TensorFence, touch.actor, touch.lane, Some(earlier), message);
     }
 
     #[cold]

@@ -34,6 +34,8 @@ pub struct Draft {
     pub local_bytes: u32,
     /// Whether there are instructions of `wgmma` that multiply.
     pub has_products: bool,
+    /// Whether it has `tcgen05.fence::before_thread_sync`, and `after_thread_sync`.
+    pub tensor_fences: [bool; 2],
     /// Functions that are called: their number, and what a call of them needs. Their entries are labels until the end.
     pub called: HashMap<usize, Callable>,
     /// Whether there are calls through registers.

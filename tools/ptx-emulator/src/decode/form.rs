@@ -80,6 +80,11 @@ impl Prepared {
         Prepared { form, name, undefined, segments }
     }
 
+    /// Whether instructions of its family make their results from registers alone, and do nothing else.
+    pub fn only_reads(&self) -> bool {
+        matches!(self.undefined, Undefined::Spreads | Undefined::Combines)
+    }
+
     /// The modifier that stands at each place of the pattern, or nothing where one is missing; `None` if the pattern is another.
     pub fn matches<'m>(&self, modifiers: &[&'m str]) -> Option<Vec<&'m str>> {
         let mut chosen = Vec::with_capacity(self.segments.len());

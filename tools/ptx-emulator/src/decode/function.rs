@@ -108,6 +108,7 @@ pub fn kernel(
     Ok(Kernel {
         name: function.name.into(),
         has_products: draft.has_products,
+        tensor_fences: draft.tensor_fences,
         places: places.collect(),
         code: draft.code,
         list: draft.list,
@@ -424,6 +425,7 @@ impl<'a> Decoder<'_, 'a> {
         };
         let mut builder = Builder::new(written, modifiers, guard, place, &mut self.draft, around);
         builder.traits.undefined = form.undefined;
+        builder.traits.only_reads = form.only_reads();
         let execute = (form.form.build)(&mut builder)?;
         builder.finish()?;
         self.sources.push(sources(guard_register, builder.touched, &builder.destinations));

@@ -45,16 +45,16 @@ pub const FORMS: &[Form] = &[
             Ok(cluster_wait)
         },
     },
-    Form { pattern: "membar.cta|gl|sys", section: "9.7.13.4 membar", build: |_| Ok(fence) },
+    Form { pattern: "membar.cta|gl|sys", section: "9.7.13.4 membar", build: builds_fence },
     Form {
         pattern: "fence[.sc|acq_rel|acquire|release].cta|cluster|gpu|sys",
         section: "9.7.13.4 fence",
-        build: |_| Ok(fence),
+        build: builds_fence,
     },
     Form {
         pattern: "fence.acquire|release.sync_restrict::shared::cluster|sync_restrict::shared::cta.cluster",
         section: "9.7.13.4 fence",
-        build: |_| Ok(fence),
+        build: builds_fence,
     },
     Form {
         pattern: "fence.mbarrier_init.release.cluster",
@@ -100,6 +100,11 @@ const ALIGNED: u32 = 1 << 4;
 const HAS_COUNT: u32 = 1 << 5;
 /// What came before is not seen by those who wait.
 const RELAXED: u32 = 1 << 6;
+
+fn builds_fence(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    b.traits.only_reads = true;
+    Ok(fence)
+}
 
 /// Memory of the machine is coherent and its accesses happen in order, so that a fence has nothing to do but for the checker.
 fn fence(context: &mut Context<'_>, _: &Instruction) -> Step {

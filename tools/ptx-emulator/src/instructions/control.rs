@@ -6,7 +6,7 @@ use crate::decode::scope::Binding;
 use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Flow, Instruction, Step};
+use crate::machine::instruction::{Awaited, Execute, Flow, Instruction, Step};
 use crate::machine::row::LANES;
 
 /// The forms.
@@ -17,6 +17,7 @@ pub const FORMS: &[Form] = &[
         build: |b| {
             b.label()?;
             b.traits.flow = Flow::Target;
+            b.traits.only_reads = true;
             Ok(|_, _| Step::Branch)
         },
     },
@@ -66,6 +67,7 @@ pub const FORMS: &[Form] = &[
                 return b.problem("the number of registers has to be a multiple of 8 from 24 to 256");
             }
             b.made.immediate = count;
+            b.traits.awaited = Awaited::Registers;
             b.made.modifiers = u32::from(b.has("inc"));
             Ok(set_registers)
         },

@@ -7,7 +7,7 @@ use crate::decode::scope::Place;
 use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::instruction::{Execute, Instruction, Step, Undefined};
-use crate::machine::row::Kind;
+use crate::machine::row::{Kind, LANES};
 use crate::memory::Word;
 use crate::memory::access::Space;
 use crate::parse::ast::Operand;
@@ -153,6 +153,7 @@ pub fn load(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Resul
         b.made.modifiers |= SIGNED;
     }
     b.made.modifiers |= register << 8 | strength(b);
+    b.traits.only_reads = true;
     Ok(by_word!(bytes, space, execute_load))
 }
 
@@ -160,13 +161,10 @@ fn execute_load<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>,
     let space = SPACES[SPACE];
     let addresses = context.addresses(instruction, 0);
     let list = context.list(instruction);
-    let vector_bytes = (list.len() * W::BYTES) as u64;
-    if list.len() > 1 {
-        for lane in lanes(context.mask) {
-            if addresses[lane] & (vector_bytes - 1) != 0 {
-                return misaligned_vector(context, lane, addresses[lane], vector_bytes);
-            }
-        }
+    if list.len() > 1
+        && let Some(fault) = misaligned_vector(context, &addresses, list.len() * W::BYTES)
+    {
+        return fault;
     }
     context.check_reads(space, &addresses, list.len() * W::BYTES, instruction.modifiers & STRONG != 0);
     for (at, slot) in list.iter().enumerate() {
@@ -197,10 +195,14 @@ fn execute_load<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>,
     Step::Next
 }
 
-#[cold]
-fn misaligned_vector(context: &mut Context<'_>, lane: usize, address: u64, bytes: u64) -> Step {
+/// The fault of a vector that does not lie at a multiple of its bytes.
+#[inline(always)]
+fn misaligned_vector(context: &mut Context<'_>, addresses: &[u64; LANES], bytes: usize) -> Option<Step> {
+    let bytes = bytes as u64;
+    let lane = lanes(context.mask).find(|lane| addresses[*lane] & (bytes - 1) != 0)?;
+    let address = addresses[lane];
     let message = format!("misaligned vector of {bytes} bytes at 0x{address:x}: it has to be a multiple of {bytes}");
-    context.fail(crate::machine::fault::FaultKind::MisalignedAddress, lane, message)
+    Some(context.fail(crate::machine::fault::FaultKind::MisalignedAddress, lane, message))
 }
 
 /// Words that extend to registers, and are cut from them.
@@ -266,13 +268,10 @@ fn execute_store<W: Word + Extend, const SPACE: usize>(context: &mut Context<'_>
     let space = SPACES[SPACE];
     let addresses = context.addresses(instruction, 0);
     let list = context.list(instruction);
-    let vector_bytes = (list.len() * W::BYTES) as u64;
-    if list.len() > 1 {
-        for lane in lanes(context.mask) {
-            if addresses[lane] & (vector_bytes - 1) != 0 {
-                return misaligned_vector(context, lane, addresses[lane], vector_bytes);
-            }
-        }
+    if list.len() > 1
+        && let Some(fault) = misaligned_vector(context, &addresses, list.len() * W::BYTES)
+    {
+        return fault;
     }
     if instruction.modifiers & STRONG != 0 {
         context.check_tells(space, &addresses);

@@ -8,16 +8,17 @@ use std::sync::atomic::AtomicU64;
 use super::context::Context;
 use super::fault::{Fault, FaultKind};
 use super::grid::Grid;
-use super::instruction::{FALSE, TRUE};
+use super::instruction::{Awaited, FALSE, TRUE, Traits};
 use super::kernel::{Preset, Special};
 use super::observer::Observer;
 use super::row::{LANES, Row};
+use super::standstill::{Standstill, Watch};
 use super::warp::{self, Fragment, FragmentState, Turn, WarpState};
 use crate::asynchronous::mbarrier;
 use crate::checker::{Checker, Launch, Reports};
 use crate::memory::global::Window;
 use crate::memory::shared::Bytes;
-use crate::tensor_core::tensor_memory::TensorMemory;
+use crate::tensor_core::tensor_memory::{COLUMNS, TensorMemory};
 
 /// How many named barriers a CTA has.
 pub const BARRIERS: usize = 16;
@@ -111,8 +112,16 @@ pub struct Cluster {
     state: ClusterState,
     warps: Vec<(usize, WarpState)>,
     finished: Vec<bool>,
-    /// How many times in a row all warps waited or polled.
+    /// How long all warps have waited and polled, in rounds.
     idle: u32,
+    /// For each warp, whether its loop changes anything.
+    watches: Vec<Watch>,
+    /// What the launch's clusters know of each other's progress.
+    standstill: Arc<Standstill>,
+    /// That progress when it was asked for last.
+    progress: u64,
+    /// Whether the others know that this one only waits since.
+    told: bool,
     /// Whether any did something else since somebody asked.
     moved: bool,
     /// Which cluster of the grid it is.
@@ -132,14 +141,20 @@ pub enum Progress {
 const WARP_TURN: u32 = 4096;
 /// After how many rounds in which all warps of a cluster only poll they are taken to poll for ever.
 const POLLING_ROUNDS: u32 = 100_000;
+/// As many rounds one counts for in which a warp uses up its turn to poll.
+const ROUNDS_OF_LOOPS: u32 = 1000;
 /// How many instructions a turn has at most that does nothing but poll.
 const POLLING_INSTRUCTIONS: u64 = 64;
 
 impl Cluster {
     /// A cluster whose mistakes are reported, if there are reports to add them to.
     /// `next` is what all clusters of the grid count the started ones with.
-    pub fn new(checks: Option<&(Arc<Reports>, Arc<Launch>)>, next: &Arc<AtomicU64>) -> Cluster {
-        let mut cluster = Cluster::default();
+    pub fn new(
+        checks: Option<&(Arc<Reports>, Arc<Launch>)>,
+        next: &Arc<AtomicU64>,
+        standstill: &Arc<Standstill>,
+    ) -> Cluster {
+        let mut cluster = Cluster { standstill: standstill.clone(), ..Cluster::default() };
         cluster.state.next = next.clone();
         cluster.state.checker = checks.map(|(reports, launch)| Box::new(Checker::new(reports.clone(), launch.clone())));
         cluster
@@ -149,7 +164,8 @@ impl Cluster {
     pub fn start(&mut self, grid: &Grid<'_>, index: u64) {
         let kernel = grid.kernel;
         self.index = index;
-        self.idle = 0;
+        self.resume();
+        self.standstill.started();
         let threads = grid.threads();
         let warps_each = threads.div_ceil(LANES as u32) as usize;
         let ctas = grid.cluster_ctas() as usize;
@@ -172,6 +188,8 @@ impl Cluster {
         self.warps.resize_with(ctas * warps_each, Default::default);
         self.finished.clear();
         self.finished.resize(self.warps.len(), false);
+        self.watches.resize_with(self.warps.len(), Watch::default);
+        self.watches.iter_mut().for_each(Watch::clear);
         for (number, (cta, warp)) in self.warps.iter_mut().enumerate() {
             *cta = number / warps_each;
             let number = (number % warps_each) as u32;
@@ -216,7 +234,7 @@ impl Cluster {
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<Progress, Box<Fault>> {
         for _ in 0..rounds {
-            let (mut blocked, mut polling, mut finished) = (0, 0, 0);
+            let (mut blocked, mut polling, mut finished, mut loops) = (0, 0, 0, false);
             for at in 0..self.warps.len() {
                 // The order of warps differs from round to round where a seed is given.
                 let at = grid.order(at, self.warps.len());
@@ -225,8 +243,8 @@ impl Cluster {
                     continue;
                 }
                 let before = self.warps[at].1.executed;
-                let turn =
-                    self.turn(at, grid, observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer))?;
+                let (turn, repeats) =
+                    self.watched(at, grid, observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer))?;
                 match turn {
                     Turn::Finished => {
                         self.finished[at] = true;
@@ -234,6 +252,7 @@ impl Cluster {
                     // One that ran more than the instruction that waits has made progress.
                     Turn::Blocked if self.warps[at].1.executed - before <= 1 => blocked += 1,
                     Turn::Polling if self.warps[at].1.executed - before <= POLLING_INSTRUCTIONS => polling += 1,
+                    Turn::Preempted | Turn::Polling if repeats => (polling, loops) = (polling + 1, true),
                     _ => {}
                 }
             }
@@ -245,6 +264,7 @@ impl Cluster {
                 if let Some(stopped) = report(&mut self.state, grid) {
                     return Err(stopped);
                 }
+                self.standstill.finished();
                 return self.leak(grid).map_or(Ok(Progress::Finished), Err);
             }
             if finished + blocked == self.warps.len() {
@@ -254,21 +274,59 @@ impl Cluster {
                     return Err(self.deadlock(grid));
                 }
             } else if finished + blocked + polling == self.warps.len() {
-                self.idle += 1;
-                if self.idle > POLLING_ROUNDS {
+                if self.polls(if loops { ROUNDS_OF_LOOPS } else { 1 }) {
                     return Err(self.deadlock(grid));
+                }
+                if loops {
+                    return Ok(Progress::Unfinished);
                 }
             } else {
                 self.idle = 0;
                 self.moved = true;
+                self.standstill.moved();
             }
         }
         Ok(Progress::Unfinished)
     }
 
+    /// All warps wait or poll, for as many rounds: whether they, and all other clusters, did nothing else for long.
+    fn polls(&mut self, rounds: u32) -> bool {
+        let progress = self.standstill.progress();
+        if progress != self.progress {
+            (self.progress, self.idle, self.told) = (progress, 0, false);
+        }
+        self.idle = self.idle.saturating_add(rounds);
+        let tells = self.idle > POLLING_ROUNDS && !self.told;
+        self.told |= tells;
+        tells && self.standstill.all_wait(progress)
+    }
+
     /// Starts to count anew how long all warps only poll: something else may have happened.
     pub fn resume(&mut self) {
-        (self.idle, self.moved) = (0, false);
+        (self.idle, self.moved, self.told) = (0, false, false);
+    }
+
+    /// A warp's turn, and whether it did nothing in all of it but to repeat itself.
+    fn watched(
+        &mut self,
+        at: usize,
+        grid: &Grid<'_>,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<(Turn, bool), Box<Fault>> {
+        let runs = |fragment: &&Fragment| matches!(fragment.state, FragmentState::Ready | FragmentState::Yielding);
+        let alone = self.warps[at].1.fragments.iter().filter(runs).count() == 1;
+        let due = observer.is_none() && alone && self.watches[at].is_due();
+        let turn = if due {
+            let mut watch = std::mem::take(&mut self.watches[at]);
+            watch.begin();
+            let turn = self.turn(at, grid, Some(&mut watch));
+            self.watches[at] = watch;
+            turn?
+        } else {
+            self.turn(at, grid, observer)?
+        };
+        let repeats = self.watches[at].end(due, matches!(turn, Turn::Preempted | Turn::Polling));
+        Ok((turn, repeats))
     }
 
     /// Whether a warp did anything but wait and poll since the last call.
@@ -352,7 +410,7 @@ impl Cluster {
             for fragment in &warp.fragments {
                 let instruction = &grid.kernel.code[fragment.at as usize];
                 let place = &grid.kernel.places[instruction.place as usize];
-                let why = self.why(*cta, fragment, &place.text);
+                let why = self.why(*cta, fragment, grid.kernel.traits_of(instruction));
                 waits.push(format!(
                     "CTA {:?} warp {} lanes {:08x} at line {}: {}{why}",
                     self.state.ctas[*cta].id, warp.number, fragment.mask, place.line, place.text
@@ -376,7 +434,7 @@ impl Cluster {
     }
 
     /// What a fragment waits for.
-    fn why(&self, cta: usize, fragment: &Fragment, text: &str) -> String {
+    fn why(&self, cta: usize, fragment: &Fragment, traits: Traits) -> String {
         if fragment.state == FragmentState::Converging {
             return " (waits for the other lanes of its warp, which are elsewhere: it wants all of them)".into();
         }
@@ -391,11 +449,15 @@ impl Cluster {
                 let running: u32 = self.state.ctas.iter().map(|cta| cta.running).sum();
                 format!(" (the cluster's barrier: {} of {running} threads have arrived)", self.state.arrived)
             }
-            None if text.contains("setmaxnreg") => {
-                format!(" (the CTA has {} free registers)", state.free_registers)
-            }
-            None if text.contains("wgmma") => " (the other warps of the warpgroup have committed fewer groups)".into(),
-            None => String::new(),
+            None => match traits.awaited {
+                Awaited::Registers => format!(" (the CTA has {} free registers)", state.free_registers),
+                Awaited::Products => " (the other warps of the warpgroup have committed fewer groups)".into(),
+                Awaited::TensorMemory => {
+                    let allocated = state.tensor.as_ref().map_or(0, |tensor| tensor.allocated());
+                    format!(" ({allocated} of {COLUMNS} columns are allocated)")
+                }
+                Awaited::Other => String::new(),
+            },
         }
     }
 

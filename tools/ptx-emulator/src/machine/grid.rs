@@ -9,6 +9,7 @@ use super::fault::{Fault, FaultKind};
 use super::kernel::Kernel;
 use super::observer::{Access, Moment, Observer};
 use super::row::LANES;
+use super::standstill::Standstill;
 use crate::checker::{Launch, Report, Reports};
 use crate::memory::global::View;
 use crate::tensor_core::accumulation::Accumulation;
@@ -227,7 +228,13 @@ impl Grid<'_> {
     pub fn begin(&self, reports: Option<Arc<Reports>>) -> Result<Execution, Box<Fault>> {
         self.validate()?;
         let checks = reports.map(|reports| (reports, Arc::new(Launch::new(self))));
-        Ok(Execution { next: Arc::default(), suspended: VecDeque::new(), checks, executed: 0 })
+        Ok(Execution {
+            next: Arc::default(),
+            standstill: Arc::default(),
+            suspended: VecDeque::new(),
+            checks,
+            executed: 0,
+        })
     }
 
     /// Runs a launch until it has finished, or for so long without any cluster finishing that it may wait for something else than
@@ -257,15 +264,16 @@ impl Grid<'_> {
         // Clusters that wait for others to go on: a grid may synchronize through global memory.
         execution.suspended.iter_mut().for_each(Cluster::resume);
         let suspended = Mutex::new(std::mem::take(&mut execution.suspended));
-        let Execution { next, checks, .. } = &*execution;
+        let Execution { next, standstill, checks, .. } = &*execution;
+        standstill.moved();
         let failure: Mutex<Option<Box<Fault>>> = Mutex::default();
         let work = |mut observer: Option<&mut dyn Observer>| {
-            let mut spare = Some(Cluster::new(checks.as_ref(), next));
+            let mut spare = Some(Cluster::new(checks.as_ref(), next, standstill));
             while !stop.load(Ordering::Relaxed) {
                 let waiting = suspended.lock().unwrap_or_else(PoisonError::into_inner).len();
                 let fresh = if waiting < resident { next.fetch_add(1, Ordering::Relaxed) } else { clusters };
                 let mut cluster = if fresh < clusters {
-                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(checks.as_ref(), next));
+                    let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(checks.as_ref(), next, standstill));
                     cluster.start(self, fresh);
                     moved.store(true, Ordering::Relaxed);
                     cluster
@@ -335,6 +343,7 @@ impl Grid<'_> {
 pub struct Execution {
     /// The next cluster to start.
     next: Arc<AtomicU64>,
+    standstill: Arc<Standstill>,
     /// Those that have started, and not finished.
     suspended: VecDeque<Cluster>,
     checks: Option<(Arc<Reports>, Arc<Launch>)>,

@@ -69,6 +69,20 @@ pub enum Undefined {
     Decides,
 }
 
+/// What a thread waits for at an instruction that is tried again until it can go on, beside barriers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Awaited {
+    /// Nothing, or a barrier.
+    #[default]
+    Other,
+    /// Registers that other warps of the CTA give back.
+    Registers,
+    /// The products of the warpgroup's other warps.
+    Products,
+    /// Tensor memory that is given back.
+    TensorMemory,
+}
+
 /// What is known of an instruction from its form, without running it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traits {
@@ -78,6 +92,10 @@ pub struct Traits {
     pub flow: Flow,
     /// What it does with values that nothing has written.
     pub undefined: Undefined,
+    /// What threads that wait there wait for.
+    pub awaited: Awaited,
+    /// It only reads, writes its destinations and goes on: run again with the same registers, while nobody changes memory, it does the same.
+    pub only_reads: bool,
 }
 
 /// Which lanes an instruction runs for.

@@ -56,6 +56,8 @@ pub struct Kernel {
     pub sources: Vec<Vec<Source>>,
     /// Whether it has `wgmma` instructions.
     pub has_products: bool,
+    /// Whether it has `tcgen05.fence::before_thread_sync`, and `after_thread_sync`.
+    pub tensor_fences: [bool; 2],
     /// The target it was compiled for: `sm_90a`.
     pub target: String,
     /// Where threads meet, once somebody has asked.

@@ -9,4 +9,5 @@ pub mod instruction;
 pub mod kernel;
 pub mod observer;
 pub mod row;
+pub mod standstill;
 pub mod warp;

@@ -8,7 +8,7 @@ pub const LANES: usize = 32;
 
 /// 32 lanes of 32 bits. A 64-bit register takes two rows, which together hold 32 lanes of 64 bits; a narrower one takes one, of
 /// which readers take the low bits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(128))]
 pub struct Row(pub [u32; LANES]);
 

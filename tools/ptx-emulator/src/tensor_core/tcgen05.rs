@@ -8,7 +8,7 @@ use crate::decode::form::Form;
 use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::instruction::{Awaited, Execute, Step};
 use crate::memory::access::Space;
 
 /// The forms.
@@ -32,7 +32,7 @@ pub const FORMS: &[Form] = &[
     Form {
         pattern: "tcgen05.fence::before_thread_sync|fence::after_thread_sync",
         section: "9.7.16.11.1 tcgen05.fence",
-        build: |_| Ok(done),
+        build: fence,
     },
     Form {
         pattern: "tcgen05.commit.cta_group::1|cta_group::2.mbarrier::arrive::one[.shared::cluster][.multicast::cluster].b64",
@@ -54,9 +54,16 @@ fn wait(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     })
 }
 
-/// What has to be waited for is done.
-fn done(_: &mut Context<'_>, _: &Instruction) -> Step {
-    Step::Next
+/// What was issued is done in its order: only the checker has to know.
+fn fence(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let after = b.has("fence::after_thread_sync");
+    b.draft.tensor_fences[usize::from(after)] = true;
+    b.made.modifiers = u32::from(after);
+    Ok(|context, instruction| {
+        let after = instruction.modifiers != 0;
+        context.check(|checker, actor| checker.tensor_fenced(actor, after));
+        Step::Next
+    })
 }
 
 /// The CTAs that an operation of a group works on: the own one, or the pair of neighbours.
@@ -74,6 +81,7 @@ fn allocate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     put_address(b, operand)?;
     b.source::<u32>()?;
     b.made.modifiers = u32::from(b.has("cta_group::2"));
+    b.traits.awaited = Awaited::TensorMemory;
     Ok(|context, instruction| {
         if !context.assembled(u32::MAX) {
             return Step::Converge;

@@ -15,7 +15,7 @@ use crate::decode::form::Form;
 use crate::diagnostic::Problem;
 use crate::machine::context::Context;
 use crate::machine::fault::FaultKind;
-use crate::machine::instruction::{Execute, Instruction, Step};
+use crate::machine::instruction::{Awaited, Execute, Instruction, Step};
 use crate::machine::row::{Kind, LANES, Slot};
 use crate::parse::ast::Operand;
 
@@ -95,6 +95,7 @@ pub const FORMS: &[Form] = &[
         section: "9.7.15.7.3 wgmma.wait_group",
         build: |b| {
             b.made.immediate = b.integer()?;
+            b.traits.awaited = Awaited::Products;
             if !(0..=7).contains(&b.made.immediate) {
                 return b.problem("the number of groups is not from 0 to 7");
             }

@@ -38,8 +38,9 @@ fn check_shape(
     seed: u64,
     body: &str,
 ) -> (Result<Summary, Box<Fault>>, Vec<Report>) {
+    let target = if body.contains("tcgen05") { "sm_100a" } else { "sm_90a" };
     let source = format!(
-        ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
+        ".version 9.0\n.target {target}\n.address_size 64\n.visible .entry k(.param .u64 buffer) {{\n\
          .shared .align 128 .b8 tile[4096]; .shared .align 8 .b64 bar; .local .align 8 .b8 own[64];\n\
          .reg .pred %p<8>; .reg .b32 %r<32>; .reg .b64 %rd<8>; .reg .f32 %f<8>; .reg .f64 %fd<4>; .reg .b16 %rs<4>;\n\
          ld.param.u64 %rd0, [buffer]; mov.u32 %r0, %tid.x; shl.b32 %r1, %r0, 2; mov.u32 %r2, tile; add.u32 %r3, %r2, %r1;\n\
@@ -69,7 +70,7 @@ fn kinds(ctas: u32, body: &str) -> Vec<ReportKind> {
     reports(ctas, body).into_iter().map(|(kind, _)| kind).collect()
 }
 
-use ReportKind::{Divergence, Mbarrier, NotAwaited, Race, Uninitialized};
+use ReportKind::{Divergence, Mbarrier, NotAwaited, Race, TensorFence, Uninitialized};
 
 #[test]
 fn threads_of_a_warp_do_not_run_in_step() {
@@ -440,4 +441,35 @@ fn threads_of_a_cta_race_on_global_memory() {
     };
     assert_eq!(kinds(1, &exchange("bar.sync 0;")), []);
     assert_eq!(kinds(1, &exchange("")), [Race]);
+}
+
+/// Warp 4 reads what warp 0 has stored. Kernels that have none of the fences, or not of that side, are not held to them.
+#[test]
+fn tensor_memory_of_other_threads_wants_fences() {
+    let pass = |before: &str, after: &str, last: &str| {
+        let body = format!(
+            "setp.lt.u32 %p1, %r0, 32; @!%p1 bra THERE; tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r4], 32;\n\
+             THERE: bar.sync 0; ld.shared.u32 %r5, [%r4]; @!%p1 bra MEET;\n\
+             tcgen05.st.sync.aligned.32x32b.x1.b32 [%r5], {{%r0}}; tcgen05.wait::st.sync.aligned; {before}\n\
+             MEET: bar.sync 0; setp.lt.u32 %p2, %r0, 128; @%p2 bra DONE;\n\
+             {after} tcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r6}}, [%r5]; tcgen05.wait::ld.sync.aligned;\n\
+             DONE: bar.sync 0; @!%p1 bra END; tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r5, 32; END: {last}"
+        );
+        let (outcome, found) = check_threads(160, 1, &body);
+        outcome.unwrap_or_else(|fault| panic!("{fault}"));
+        found.into_iter().map(|report| (report.kind, report.message)).collect::<Vec<_>>()
+    };
+    let (before, after) = ("tcgen05.fence::before_thread_sync;", "tcgen05.fence::after_thread_sync;");
+    for (before, after) in [("", ""), (before, ""), ("", after), (before, after)] {
+        assert_eq!(pass(before, after, ""), []);
+    }
+    for (first, second, last, missing) in [
+        ("", "", before, "before_thread_sync is missing there"),
+        ("", "", after, "after_thread_sync is missing here"),
+        (before, "", after, "after_thread_sync is missing here"),
+        ("", after, before, "before_thread_sync is missing there"),
+    ] {
+        let found = pass(first, second, last);
+        assert!(matches!(&found[..], [(TensorFence, message)] if message.contains(missing)), "{found:?}");
+    }
 }

@@ -43,6 +43,25 @@ fn waits_without_end() {
 }
 
 #[test]
+fn loops_that_poll_without_a_rest() {
+    let spin = "SPIN: ld.volatile.global.u32 %r2, [%rd0]; setp.eq.u32 %p2, %r2, 0; @%p2 bra SPIN; st.global.u32 [%rd0+8], %r2;";
+    assert!(Run::new(spin).fault().contains("deadlock: no thread can go on"));
+    let shared = "setp.eq.u32 %p1, %r0, 0; @%p1 st.shared.u32 [cell], 0; bar.sync 0; @%p1 bra DONE;\n\
+                  SPIN: ld.volatile.shared.u32 %r2, [cell]; setp.eq.u32 %p2, %r2, 0; @%p2 bra SPIN; DONE: barrier.sync 0;";
+    let message = Run::new(shared).declare(".shared .b32 cell;").shape(1, 64, 1).fault();
+    assert!(message.contains("barrier 0: 1 of 64 threads have arrived"), "{message}");
+    // A loop that counts ends by itself, and so does one that waits for what another CTA does after long.
+    let count = "mov.u32 %r3, 0; COUNT: add.u32 %r3, %r3, 1; setp.lt.u32 %p3, %r3, 3000000; @%p3 bra COUNT;";
+    for waits in [0, 1] {
+        let other = format!(
+            "mov.u32 %r1, %ctaid.x; setp.eq.u32 %p1, %r1, {waits}; @%p1 bra SPIN; {count} st.volatile.global.u32 [%rd0], 7; bra END;\n\
+             {spin} END:"
+        );
+        assert_eq!(Run::new(&other).shape(2, 32, 1).words(2), [7, 7]);
+    }
+}
+
+#[test]
 fn traps_and_bad_operands() {
     assert!(Run::new("trap;").fault().contains("`trap` was reached"));
     assert!(Run::new("bar.sync 16;").fault().contains("barrier 16: a CTA has 16"));

@@ -56,7 +56,7 @@ const fn seed(file: &'static str, edit: Edit, kind: ReportKind, at: Nth) -> Seed
 }
 
 use Edit::{Delete, Replace};
-use ReportKind::{Divergence, NotAwaited, NotCommitted, ProxyFence, Race, Registers, Uninitialized};
+use ReportKind::{Divergence, NotAwaited, NotCommitted, ProxyFence, Race, Registers, TensorFence, Uninitialized};
 
 const SEEDS: &[Seed] = &[
     // Barriers between generic accesses.
@@ -107,6 +107,13 @@ const SEEDS: &[Seed] = &[
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("bra.uni waitLoop", 3)), NotAwaited, Nth("tcgen05.ld", 0)),
     seed("matmul_bf16_tma.sm100.ptx", Delete(Nth("tcgen05.wait::st", 0)), NotAwaited, Nth("tcgen05.mma", 0)),
     seed("flash_bf16_d64_causal_tma.sm100.ptx", Delete(Nth("tcgen05.wait::ld", 1)), NotAwaited, Nth("tcgen05.st", 2)),
+    // A kernel that has one of the fences of tcgen05 is held to it everywhere.
+    seed(
+        "matmul_bf16_tma.sm100.ptx",
+        Replace(Nth("tcgen05.ld", 0), "tcgen05.ld", "tcgen05.fence::after_thread_sync; tcgen05.ld"),
+        TensorFence,
+        Nth("tcgen05.mma", 0),
+    ),
     // Instructions that want all threads of a warp.
     seed(
         "matmul_bf16_tma.sm90.ptx",

@@ -1,33 +1,6 @@
 // A program against cuda.h as others write them: devices, a module, launches, streams, events, captured and explicit graphs, copies
 // of every kind, and the errors that a driver has to give. Prints what differs, and ends with 1 then.
-#include <cuda.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static int failures = 0;
-
-#define EXPECT(condition) \
-    do { \
-        if (!(condition)) { \
-            printf("line %d: %s\n", __LINE__, #condition); \
-            failures++; \
-        } \
-    } while (0)
-
-#define RESULT(wanted, call) \
-    do { \
-        CUresult result = (call); \
-        if (result != (wanted)) { \
-            const char *name = "?"; \
-            cuGetErrorName(result, &name); \
-            printf("line %d: %s is %d (%s), not %s\n", __LINE__, #call, result, name, #wanted); \
-            failures++; \
-        } \
-    } while (0)
-
-#define OK(call) RESULT(CUDA_SUCCESS, call)
+#include "expect.h"
 
 enum { COUNT = 1000 };
 

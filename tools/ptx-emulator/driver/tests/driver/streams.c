@@ -1,33 +1,6 @@
 // Streams whose kernels wait for each other, what the legacy stream waits for, and launches that ask for too much. Prints what differs,
 // and ends with 1 then. With an argument it ends with a kernel that nothing lets go on.
-#include <cuda.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static int failures = 0;
-
-#define EXPECT(condition) \
-    do { \
-        if (!(condition)) { \
-            printf("line %d: %s\n", __LINE__, #condition); \
-            failures++; \
-        } \
-    } while (0)
-
-#define RESULT(wanted, call) \
-    do { \
-        CUresult result = (call); \
-        if (result != (wanted)) { \
-            const char *name = "?"; \
-            cuGetErrorName(result, &name); \
-            printf("line %d: %s is %d (%s), not %s\n", __LINE__, #call, result, name, #wanted); \
-            failures++; \
-        } \
-    } while (0)
-
-#define OK(call) RESULT(CUDA_SUCCESS, call)
+#include "expect.h"
 
 static const char *PTX =
     ".version 8.0\n"
@@ -290,6 +263,15 @@ int main(int count, char **arguments) {
         RESULT(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
         RESULT(CUDA_ERROR_LAUNCH_TIMEOUT, cuStreamSynchronize(stream));
         RESULT(CUDA_ERROR_LAUNCH_TIMEOUT, cuCtxSynchronize());
+        // A reset clears the error, and forgets what waits; a loop without a rest is a deadlock too.
+        OK(cuDevicePrimaryCtxReset(device));
+        OK(turns(stream, 77, 78, 1));
+        RESULT(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
+        OK(cuDevicePrimaryCtxReset(device));
+        OK(cuStreamQuery(stream));
+        OK(cuCtxSynchronize());
+        OK(spin(stream, 77, 78));
+        RESULT(CUDA_ERROR_LAUNCH_TIMEOUT, cuStreamSynchronize(stream));
     }
     return failures != 0;
 }
