@@ -19,7 +19,7 @@ use crate::memory::access::{Space, specific};
 
 /// Bytes of a granule.
 const GRANULE: u64 = 4;
-/// Granules of a page, which is made when it is first touched.
+/// Granules of a page.
 const PAGE: usize = 1024;
 /// Bit of the flags beside the bytes and [`STRONG`]: the access is that of a copy, which works on when its thread goes on.
 const COPY: u8 = 1 << 5;
@@ -90,11 +90,34 @@ impl Entry {
     }
 }
 
-/// Four bytes: the last write, and a read since.
+/// The last accesses of one kind of the granules of a page, from the first such access on: most memory is only read, or only written.
 #[derive(Debug, Default)]
-struct Granule {
-    write: Entry,
-    read: Entry,
+struct Entries(OnceLock<Box<[Entry]>>);
+
+impl Entries {
+    #[inline(always)]
+    fn get(&self, number: usize) -> Option<Past> {
+        self.0.get()?[number].get()
+    }
+
+    #[inline(always)]
+    fn put(&self, number: usize, past: Past) {
+        self.0.get_or_init(|| (0..PAGE).map(|_| Entry::default()).collect())[number].put(past);
+    }
+
+    #[inline(always)]
+    fn clear(&self, number: usize) {
+        if let Some(entries) = self.0.get() {
+            entries[number].clear();
+        }
+    }
+}
+
+/// For each four bytes the last write, and a read since.
+#[derive(Debug, Default)]
+struct Page {
+    writes: Entries,
+    reads: Entries,
 }
 
 /// An allocation.
@@ -102,19 +125,19 @@ struct Granule {
 struct Stretch {
     base: u64,
     length: u64,
-    pages: Box<[OnceLock<Box<[Granule]>>]>,
+    pages: Box<[Page]>,
 }
 
 impl Stretch {
     fn new(base: u64, length: u64) -> Stretch {
         let pages = length.div_ceil(GRANULE * PAGE as u64);
-        Stretch { base, length, pages: (0..pages).map(|_| OnceLock::new()).collect() }
+        Stretch { base, length, pages: (0..pages).map(|_| Page::default()).collect() }
     }
 
+    /// The page of a granule, and the granule's number there.
     #[inline(always)]
-    fn granule(&self, number: u64) -> Option<&Granule> {
-        let page = self.pages.get((number / PAGE as u64) as usize)?;
-        page.get_or_init(|| (0..PAGE).map(|_| Granule::default()).collect()).get((number % PAGE as u64) as usize)
+    fn page(&self, number: u64) -> Option<(&Page, usize)> {
+        Some((self.pages.get((number / PAGE as u64) as usize)?, (number % PAGE as u64) as usize))
     }
 }
 
@@ -251,9 +274,9 @@ impl Checker {
             let first = offset.saturating_sub(number * GRANULE);
             let last = (end - number * GRANULE).min(GRANULE);
             let part = 0xfu8 << first & 0xf >> (GRANULE - last);
-            let Some(granule) = stretch.granule(number) else { break };
+            let Some((page, at)) = stretch.page(number) else { break };
             now.flags = flags | part;
-            let write = granule.write.get();
+            let write = page.writes.get(at);
             if let Some(write) = write
                 && self.unordered(&now, &write)
             {
@@ -263,11 +286,11 @@ impl Checker {
                     self.global_conflict(touch, &write, "writes", stretch.base + number * GRANULE);
                 }
             }
-            let read = granule.read.get();
+            let read = page.reads.get(at);
             if !writes {
                 // Of several clusters that read, the first is remembered.
                 if read.is_none_or(|read| read.cluster == now.cluster) && read != Some(now) {
-                    granule.read.put(now);
+                    page.reads.put(at, now);
                 }
                 continue;
             }
@@ -277,8 +300,8 @@ impl Checker {
             {
                 self.global_conflict(touch, &read, "reads", stretch.base + number * GRANULE);
             }
-            granule.write.put(now);
-            granule.read.clear();
+            page.writes.put(at, now);
+            page.reads.clear(at);
         }
         self.others.stretch = Some(stretch);
     }
