@@ -50,10 +50,6 @@ impl WeightBytes {
     /// its weights share. Their address does not change while any clone lives.
     pub fn resident(&self) -> &[u8] {
         let Source::File(file) = &self.source else { return self.as_slice() };
-        let bytes = &file.resident()[self.range.clone()];
-        if bytes.as_ptr() == self.as_slice().as_ptr() {
-            file.populate(self.range.start, self.range.len());
-        }
-        bytes
+        &file.resident()[self.range.clone()]
     }
 }

@@ -1,9 +1,10 @@
 //! A file of weights, mapped, and where it pays a copy of it in huge pages.
 
-use std::sync::OnceLock;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
 use sysinfo::System;
 
 /// Files below this size fit the caches, or nearly: how they are mapped makes no difference.
@@ -11,6 +12,9 @@ const SMALLEST_COPIED: usize = 32 << 20;
 
 /// Bytes of all copies that live: a model is often many files, and together they must leave memory for its caches.
 static COPIED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of all files that are mapped.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Whether a copy of `bytes` bytes beside `copied` others leaves half of what was available before any of them.
 fn fits(bytes: u64, copied: u64, available: u64) -> bool {
@@ -23,89 +27,116 @@ const COPIED_AT_ONCE: usize = 8 << 20;
 /// A mapped file. What is read from it once, headers and uploads to devices, is read where it is mapped.
 #[derive(Debug)]
 pub(super) struct WeightFile {
+    file: File,
     map: Mmap,
     resident: OnceLock<Option<MmapMut>>,
 }
 
 impl WeightFile {
-    pub fn new(map: Mmap) -> WeightFile {
-        WeightFile { map, resident: OnceLock::new() }
+    /// Maps a file.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Mmap::map`]: nobody changes or truncates the file while it is mapped.
+    pub unsafe fn map(file: File) -> std::io::Result<WeightFile> {
+        // SAFETY: the caller's.
+        let map = unsafe { Mmap::map(&file) }?;
+        MAPPED.fetch_add(map.len() as u64, Ordering::Relaxed);
+        Ok(WeightFile { file, map, resident: OnceLock::new() })
     }
 
     pub fn mapped(&self) -> &[u8] {
         &self.map
     }
 
-    /// The contents for kernels that stream through them at every step. How a file's cached pages lie in memory is the system's choice,
-    /// mostly small ones; from huge pages a processor reads about a sixth faster. So the file is copied into such, once for all that
-    /// use it, if all such copies take no more than half of the memory that is available; else, and where the system gives none, it is read where it is mapped.
+    /// The contents for kernels that stream through them at every step. From huge pages a processor reads about a sixth faster than from small ones, and how a
+    /// file's cached pages lie in memory is the system's choice. Where they lie in small ones, the file is copied into huge ones, once for all that
+    /// use it, if all such copies take no more than half of the memory that is available; else, and where the system gives none, it is read where it is
+    /// mapped.
+    ///
+    /// Where all files that are mapped fit into memory, their pages are mapped at once, so that the first step does not fault them in one by one. Else
+    /// only what is touched comes into memory.
     pub fn resident(&self) -> &[u8] {
-        self.resident
-            .get_or_init(|| if self.is_worth_a_copy() { copied(&self.map) } else { None })
-            .as_deref()
-            .unwrap_or(&self.map)
+        self.resident.get_or_init(|| self.populated()).as_deref().unwrap_or(&self.map)
     }
 
-    fn is_worth_a_copy(&self) -> bool {
-        if !cfg!(target_os = "linux") || self.map.len() < SMALLEST_COPIED {
-            return false;
-        }
-        let mut system = System::new();
-        system.refresh_memory();
-        // In a container the limit of its group is what counts.
-        let free = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    /// Brings the file into memory; the copy, if one is to be used.
+    #[cfg(target_os = "linux")]
+    fn populated(&self) -> Option<MmapMut> {
         let bytes = self.map.len() as u64;
-        let before = COPIED.load(Ordering::Relaxed);
-        fits(bytes, before, system.available_memory().min(free))
+        let available = available();
+        if MAPPED.load(Ordering::Relaxed) > available {
+            return None;
+        }
+        // Only wishes: without them the pages come as they are touched, and small. What is not cached yet is then read into huge pages.
+        let _ = self.map.advise(Advice::HugePage);
+        let _ = self.map.advise(Advice::PopulateRead);
+        let copied = COPIED.load(Ordering::Relaxed);
+        let is_copied = self.map.len() >= SMALLEST_COPIED
+            && super::pages::bytes_in_huge_pages(&self.map).is_some_and(|huge| huge < bytes / 4 * 3)
+            && fits(bytes, copied, available);
+        if !is_copied {
+            return None;
+        }
+        // SAFETY: the mapping is of a file and read-only: whoever reads it again gets the same bytes from the file.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        self.copied()
     }
 
-    /// Asks the system to read a part of the file from disk now, so that the first step does not fault it in page by page.
-    pub fn populate(&self, start: usize, length: usize) {
-        #[cfg(target_os = "linux")]
-        {
-            // Only a wish: without it the pages come as they are touched.
-            let _ = self.map.advise_range(Advice::PopulateRead, start, length);
-        }
+    #[cfg(not(target_os = "linux"))]
+    fn populated(&self) -> Option<MmapMut> {
+        None
     }
+
+    /// A copy in huge pages. It is read from the file, not from the mapping, whose pages would stay beside it.
+    #[cfg(target_os = "linux")]
+    fn copied(&self) -> Option<MmapMut> {
+        use std::os::unix::fs::FileExt;
+
+        use super::super::host::HUGE_PAGE;
+        let length = self.map.len();
+        // Whole huge pages, so that the mapping starts at one.
+        let mut copy = MmapMut::map_anon(length.next_multiple_of(HUGE_PAGE)).ok()?;
+        let _ = copy.advise(Advice::HugePage);
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+        let parts = copy[..length].chunks_mut(COPIED_AT_ONCE).enumerate();
+        let parts = Mutex::new(parts);
+        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let read = || -> std::io::Result<()> {
+            while let Some((index, to)) = next() {
+                self.file.read_exact_at(to, (index * COPIED_AT_ONCE) as u64)?;
+            }
+            Ok(())
+        };
+        let is_read = std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
+            readers.into_iter().all(|reader| matches!(reader.join(), Ok(Ok(()))))
+        });
+        if !is_read {
+            return None;
+        }
+        COPIED.fetch_add(length as u64, Ordering::Relaxed);
+        Some(copy)
+    }
+}
+
+/// Memory that could be had now, in bytes.
+#[cfg(target_os = "linux")]
+fn available() -> u64 {
+    let mut system = System::new();
+    system.refresh_memory();
+    // In a container the limit of its group is what counts.
+    let free = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    system.available_memory().min(free)
 }
 
 impl Drop for WeightFile {
     fn drop(&mut self) {
+        MAPPED.fetch_sub(self.map.len() as u64, Ordering::Relaxed);
         if let Some(Some(_)) = self.resident.get() {
             COPIED.fetch_sub(self.map.len() as u64, Ordering::Relaxed);
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn copied(file: &Mmap) -> Option<MmapMut> {
-    use super::super::host::HUGE_PAGE;
-    // Whole huge pages, so that the mapping starts at one.
-    let mut copy = MmapMut::map_anon(file.len().next_multiple_of(HUGE_PAGE)).ok()?;
-    let _ = copy.advise(Advice::HugePage);
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-    let parts = copy[..file.len()].chunks_mut(COPIED_AT_ONCE).enumerate();
-    let parts = std::sync::Mutex::new(parts);
-    let next = || parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((index, to)) = next() {
-                    let start = index * COPIED_AT_ONCE;
-                    // In one request; page by page takes longer.
-                    let _ = file.advise_range(Advice::PopulateRead, start, to.len());
-                    to.copy_from_slice(&file[start..][..to.len()]);
-                }
-            });
-        }
-    });
-    COPIED.fetch_add(file.len() as u64, Ordering::Relaxed);
-    Some(copy)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn copied(_: &Mmap) -> Option<MmapMut> {
-    None
 }
 
 #[cfg(test)]

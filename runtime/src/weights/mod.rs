@@ -6,6 +6,8 @@
 mod bytes;
 mod file;
 mod open;
+#[cfg(target_os = "linux")]
+mod pages;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

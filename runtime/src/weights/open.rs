@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -76,7 +75,7 @@ impl Weights {
         let file = File::open(path).map_err(unreadable)?;
         // SAFETY: the mapping is read-only. Another process that changed the file meanwhile would change the weights, and one
         // that truncated it would end this process; that holds for every program that maps its data.
-        let file = Arc::new(WeightFile::new(unsafe { Mmap::map(&file) }.map_err(unreadable)?));
+        let file = Arc::new(unsafe { WeightFile::map(file) }.map_err(unreadable)?);
         let tensors = SafeTensors::deserialize(file.mapped()).map_err(|error| {
             malformed(truncation(file.mapped()).unwrap_or_else(|| format!("not safetensors: {error}")))
         })?;
