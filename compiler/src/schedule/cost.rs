@@ -271,8 +271,8 @@ const HOST_FEWEST_ROWS: u64 = 64;
 /// Longest part of an inner dimension that one product takes: practically all of it.
 const HOST_INNER: u64 = 1 << 20;
 
-/// Columns of an expert's matrix that a program multiplies with one row.
-const HOST_EXPERT_COLUMNS: u32 = 192;
+/// Columns of an expert's matrix that a program multiplies with one row at most: so many that preparing the row takes little of its time.
+const HOST_EXPERT_COLUMNS: u64 = 720;
 
 /// Tiles of the host: see the documentation of [`crate::target::host`] for what its products want.
 fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, threads: u64) -> Vec<Variant> {
@@ -291,7 +291,11 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             let tiling =
                 |rows, columns| Tiling { rows, columns, inner: HOST_INNER as u32, ..Tiling::new(Strategy::Experts) };
             let of_a_token = rows.iter().skip(1).filter_map(Dim::as_static).product::<u64>().max(1);
-            let few = tiling(1, HOST_EXPERT_COLUMNS);
+            let few = columns.map_or(HOST_EXPERT_COLUMNS, |columns| {
+                // Equal tiles.
+                columns.div_ceil(columns.div_ceil(HOST_EXPERT_COLUMNS).max(1)).next_multiple_of(16)
+            });
+            let few = tiling(1, few as u32);
             by_rows(rows, vec![(few, of_a_token)], tiling(64, HOST_WIDEST_PANEL as u32))
         }
         Strategy::Matmul | Strategy::Experts => {

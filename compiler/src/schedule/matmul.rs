@@ -201,7 +201,8 @@ impl Emitter<'_> {
             return Ok(if is_exact { Element::BF16 } else { Element::F32 });
         }
         Ok(match self.storage_element(value)? {
-            Element::Fp8E4M3 | Element::Fp8E5M2 => Element::BF16,
+            // So are all integers of eight bits.
+            Element::Fp8E4M3 | Element::Fp8E5M2 | Element::I8 => Element::BF16,
             element => element,
         })
     }

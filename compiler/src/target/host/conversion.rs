@@ -76,6 +76,9 @@ impl<'a> Converter<'_, 'a> {
                     self.narrow_f32(self.round_to_odd(value), to)
                 }
             }
+            (true, true) if to == Element::BF16 && matches!(from, Element::Fp8E4M3 | Element::Fp8E5M2) => {
+                self.upper_half(self.widen_f32(value, from))
+            }
             (true, true) => self.narrow_f32(self.widen_f32(value, from), to),
             (true, false) => {
                 let float = self.widen_arithmetic(value, from);
@@ -94,7 +97,12 @@ impl<'a> Converter<'_, 'a> {
                     Element::U32 | Element::U8 | Element::Bool => e.convert("uitofp", value, target),
                     _ => e.convert("sitofp", value, target),
                 };
-                if to == Element::F64 { float } else { self.narrow_f32(float, to) }
+                match (from, to) {
+                    (_, Element::F64) => float,
+                    // All integers of eight bits are numbers of bf16.
+                    (Element::I8 | Element::U8 | Element::Bool, Element::BF16) => self.upper_half(float),
+                    _ => self.narrow_f32(float, to),
+                }
             }
             (false, false) => {
                 let target = machine_of(to);
@@ -184,6 +192,13 @@ impl<'a> Converter<'_, 'a> {
             Element::Fp8E5M2 => self.f32_to_fp8(value, &E5M2),
             _ => value,
         }
+    }
+
+    /// bf16 of f32 that have no more digits.
+    fn upper_half(&self, value: Ssa<'a>) -> Ssa<'a> {
+        let e = self.emitter;
+        let bits = e.bitcast(value, Machine::I32, value.lanes);
+        e.convert("trunc", e.shift_right_logical(bits, self.int(bits, 16)), Machine::I16)
     }
 
     fn f32_to_bf16(&self, value: Ssa<'a>) -> Ssa<'a> {

@@ -1,16 +1,20 @@
 //! Matrix products.
 //!
-//! With few rows the right-hand side is read once, straight from memory ([`stream`]): the speed is that of the memory. With many rows it is packed into
+//! With few rows the right-hand side is read once, straight from memory ([`stream`], narrow ones by [`nibbles`] and [`bytes`]): the speed is that of the memory. With many rows it is packed into
 //! panels first and multiplied by a register-blocked kernel ([`blocked`], [`amx`]): the speed is that of the multipliers.
 
 mod amx;
 mod blocked;
+mod bytes;
+mod columns;
+mod digits;
 mod nibbles;
 mod pack;
 mod stream;
 
 pub(super) use pack::Packed;
 
+use digits::Packing;
 use smallvec::SmallVec;
 
 use super::{
@@ -163,16 +167,11 @@ impl<'p, 'a> Lowering<'p, 'a> {
             let rows = self.wanted(result, 0).or_else(|| self.rows_inside(lhs));
             let rows = rows.unwrap_or_else(|| e.index(i64::from(extents.rows)));
             let columns = self.wanted(result, 1);
-            if extents.rows <= STREAMED_ROWS
-                && self.has(Extension::Bf16)
-                && let Some(blocks) = self.nibbles_of(rhs)
-            {
-                if self.program.type_of(lhs).element == Element::BF16 {
-                    arithmetic = Arithmetic::Bf16Pairs;
-                }
-                let left = self.left_in_buffer(lhs, arithmetic);
-                let left = left.unwrap_or_else(|| self.stage(lhs, arithmetic, rows, extents));
-                return self.stream_nibbles(rhs, &blocks, &left, &sums, columns, extents, arithmetic);
+            if extents.rows <= STREAMED_ROWS {
+                self.prefetch_gathered(rhs);
+            }
+            if extents.rows <= STREAMED_ROWS && self.stream_narrow(lhs, rhs, &sums, rows, columns, extents) {
+                return;
             }
             if extents.rows <= STREAMED_ROWS {
                 let along_inner = self.runs_along_inner(rhs);
@@ -221,6 +220,45 @@ impl<'p, 'a> Lowering<'p, 'a> {
             }
         });
         self.buffers.borrow_mut().insert(result, sums);
+    }
+
+    /// sums += lhs · rhs for columns of four or eight bits that are read as they lie in memory. Whether they are such.
+    fn stream_narrow(
+        &self,
+        lhs: Value,
+        rhs: Value,
+        sums: &Buffer<'a>,
+        rows: Ssa<'a>,
+        columns: Option<Ssa<'a>>,
+        extents: Extents,
+    ) -> bool {
+        // Numbers of bf16 are staged as what they are, others as f32.
+        let narrow = match self.program.type_of(lhs).element {
+            Element::F64 => return false,
+            Element::BF16 => Arithmetic::Bf16Pairs,
+            _ => Arithmetic::F32,
+        };
+        let staged = |arithmetic: Arithmetic| {
+            let left = self.left_in_buffer(lhs, arithmetic);
+            left.unwrap_or_else(|| self.stage(lhs, arithmetic, rows, extents))
+        };
+        if self.multiplies_bytes(Packing::Pairs)
+            && let Some(blocks) = self.nibbles_of(rhs)
+        {
+            self.stream_nibbles(rhs, &blocks, &staged(narrow), sums, columns, extents, narrow);
+            return true;
+        }
+        match self.bytes_of(rhs) {
+            Some((stored, Element::I8)) if self.multiplies_bytes(Packing::Single) => {
+                self.stream_integers(rhs, stored, &staged(narrow), sums, columns, extents, narrow);
+                true
+            }
+            Some((stored, element)) if self.streams_floats(element) => {
+                self.stream_floats(rhs, stored, &staged(Arithmetic::F32), sums, columns, extents);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Of a left-hand side of gathered rows, how many there are up to the last that lies inside of its tensor: those after it are zeros, and

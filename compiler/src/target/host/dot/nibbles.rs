@@ -1,9 +1,8 @@
 //! MXFP4 as the right-hand side of a product.
 //!
-//! With few rows it is read once, and its elements become bf16 by a table in a register. 64 bytes of a column are 128 elements of four
-//! blocks. Seen as 32 words of four elements, a lookup by the low bits of each word gives every fourth element; three shifts give the
-//! others. So the left-hand side is put in that order first, as bf16, or as three bf16 that add up to the f32 exactly. Lanes of the sum belong
-//! to one block each, and are scaled once for the four.
+//! With few rows it is read once. Doubled, the numbers of E2M1 are integers up to 12, which a table in a register gives for the lower and
+//! for the upper halves of bytes; they are multiplied as such ([`super::digits`]). Lanes of the sums belong to one block each, and are scaled
+//! once for eight elements.
 //!
 //! With many rows it is packed as pairs of bf16. The two elements of a byte are a pair: words of 16 columns are transposed, and each byte of them is
 //! looked up twice.
@@ -11,138 +10,28 @@
 use super::{
     super::{
         dequantize::Blocks,
-        emitter::{Comparison, Machine, Ssa},
-        evaluate::{Guard, Index},
-        features::Level,
+        emitter::{Machine, Ssa},
+        features::Extension,
         lower::{Buffer, Lowering},
-        memory::Address,
     },
     Arithmetic, Extents, Staged,
+    digits::{Digits, Packing},
 };
-use crate::tile::{Coordinate, Dimension, Element, Operation, Value};
+use crate::tile::{Element, Operation, Value};
 
-/// Elements that one step takes.
-const STEP: i64 = 128;
-/// Bytes of a column in a step.
-const STEP_BYTES: i64 = STEP / 2;
 /// Elements that share a scale.
 const BLOCK: i64 = 32;
-/// Elements of a word of a column.
-const WORD: i64 = 4;
-/// The numbers of E2M1 as bf16.
-const CODES: [i64; 16] = [
-    0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, -0x8000, -0x4100, -0x4080, -0x4040, -0x4000,
-    -0x3fc0, -0x3f80, -0x3f40,
-];
+/// Twice the numbers of E2M1, raised by 12.
+const RAISED: [i64; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 impl<'a> Lowering<'_, 'a> {
     /// A right-hand side that is the transpose of MXFP4 in memory, every row of it as long as its tensor's or inside of it.
     pub(super) fn nibbles_of(&self, rhs: Value) -> Option<Blocks> {
-        if self.features.level() < Level::V4 {
-            return None;
-        }
-        let peeled = |mut value: Value| {
-            while let Some(Operation::Cast(inner)) = self.analysis.definition(value) {
-                value = *inner;
-            }
-            value
-        };
-        let Some(Operation::Transpose(stored)) = self.analysis.definition(peeled(rhs)) else { return None };
-        let blocks = self.blocks_of(peeled(*stored))?;
+        let Some(Operation::Transpose(stored)) = self.analysis.definition(self.peeled(rhs)) else { return None };
+        let blocks = self.blocks_of(self.peeled(*stored))?;
         let is_mxfp4 = blocks.is_packed && blocks.scale == Element::U8 && i64::from(blocks.block) == BLOCK;
-        let in_memory = |value: Value| {
-            let Some(Operation::Load { tensor, coordinates, mask: None, .. }) = self.analysis.definition(value) else {
-                return false;
-            };
-            let argument = self.analysis.tensor(*tensor);
-            let last = argument.extents.len() - 1;
-            let fits =
-                coordinates.iter().zip(&argument.extents).enumerate().all(|(position, (coordinate, &extent))| {
-                    match *coordinate {
-                        Coordinate::At(index) => self.analysis.always_at(index, extent),
-                        Coordinate::Block { start, length } => {
-                            position < last || self.analysis.always_inside(start, length, extent)
-                        }
-                        Coordinate::Gather(_) => false,
-                    }
-                });
-            let is_run = argument.strides.last() == Some(&Dimension::Constant(1));
-            fits && is_run && !self.buffers.borrow().contains_key(&value) && !self.analysis.is_materialized(value)
-        };
-        let shape = &self.program.type_of(blocks.elements).shape;
-        (is_mxfp4 && shape.len() == 2 && in_memory(blocks.elements) && in_memory(blocks.scales)).then_some(blocks)
-    }
-
-    /// Where a column starts in memory.
-    fn column_pointer(&self, value: Value, column: Ssa<'a>) -> Ssa<'a> {
-        let Some(Operation::Load { tensor, coordinates, .. }) = self.analysis.definition(value) else {
-            unreachable!("seen to be a load")
-        };
-        let indices = [Index::At(column), Index::At(self.emitter.index(0))];
-        match self.place(*tensor, coordinates, None, &indices, Guard::Unchecked).address {
-            Address::Contiguous(pointer) | Address::Scattered(pointer) => pointer,
-        }
-    }
-
-    /// The left-hand side as bf16 in the order that columns are looked up in: parts of all rows, one after another.
-    fn spread_left(&self, left: &Staged<'a>, arithmetic: Arithmetic, extents: Extents) -> Vec<Staged<'a>> {
-        let e = self.emitter;
-        let steps = i64::from(extents.inner).div_euclid(STEP) + i64::from(i64::from(extents.inner) % STEP > 0);
-        let row_bytes = steps * STEP * 2;
-        let is_wide = arithmetic == Arithmetic::F32;
-        let parts: Vec<Staged<'a>> = (0..if is_wide { 3 } else { 1 })
-            .map(|_| Staged { pointer: self.reserve((row_bytes * i64::from(extents.rows)) as u64), row_bytes })
-            .collect();
-        let lanes = i64::from(self.lanes);
-        let width = if is_wide { 4 } else { 2 };
-        let line: Vec<Ssa<'a>> = parts.iter().map(|_| self.reserve(STEP as u64 * 2)).collect();
-        let step = |row: Ssa<'a>, step: Ssa<'a>, valid: i64| {
-            let source = e.offset(left.pointer, e.multiply(row, e.index(left.row_bytes)));
-            let source = e.offset(source, e.multiply(step, e.index(STEP * width)));
-            for first in (0..STEP).step_by(lanes as usize) {
-                let place = |line: Ssa<'a>| e.offset(line, e.index(first * 2));
-                if first >= valid {
-                    line.iter().for_each(|&line| e.store(e.integer(Machine::I16, self.lanes, 0), place(line)));
-                    continue;
-                }
-                let from = e.offset(source, e.index(first * width));
-                if !is_wide {
-                    e.store(e.load(from, Machine::I16, self.lanes), place(line[0]));
-                    continue;
-                }
-                // Eight bits of the significand at a time: every difference is exact.
-                let mut rest = e.load(from, Machine::F32, self.lanes);
-                for &line in &line {
-                    let bits = e.bitcast(rest, Machine::I32, self.lanes);
-                    let upper = e.shift_right_logical(bits, e.integer(Machine::I32, self.lanes, 16));
-                    e.store(e.convert("trunc", upper, Machine::I16), place(line));
-                    let part = e.and(bits, e.integer(Machine::I32, self.lanes, -0x1_0000));
-                    rest = e.subtract(rest, e.bitcast(part, Machine::F32, self.lanes));
-                }
-            }
-            for (part, &line) in parts.iter().zip(&line) {
-                let words = e.load(line, Machine::I64, (STEP / WORD) as u32);
-                let target = e.offset(part.pointer, e.multiply(row, e.index(part.row_bytes)));
-                let target = e.offset(target, e.multiply(step, e.index(STEP * 2)));
-                for element in 0..WORD {
-                    let shifted = e.shift_right_logical(words, e.integer(Machine::I64, words.lanes, 16 * element));
-                    let every = e.convert("trunc", shifted, Machine::I16);
-                    e.store(every, e.offset(target, e.index(element * STEP / WORD * 2)));
-                }
-            }
-        };
-        let whole = i64::from(extents.inner) / STEP;
-        self.each(e.index(0), e.index(i64::from(extents.rows)), e.index(1), &[], |row, _| {
-            self.each(e.index(0), e.index(whole), e.index(1), &[], |index, _| {
-                step(row, index, STEP);
-                vec![]
-            });
-            if whole < steps {
-                step(row, e.index(whole), i64::from(extents.inner) % STEP);
-            }
-            vec![]
-        });
-        parts
+        let is_there = is_mxfp4 && self.rows_in_memory(blocks.elements) && self.rows_in_memory(blocks.scales);
+        is_there.then_some(blocks)
     }
 
     /// sums += staged · rhs.
@@ -157,41 +46,30 @@ impl<'a> Lowering<'_, 'a> {
         extents: Extents,
         arithmetic: Arithmetic,
     ) {
-        let e = self.emitter;
-        let parts = self.spread_left(left, arithmetic, extents);
-        // Columns outside of the tensor are zeros.
-        let mut total = columns.unwrap_or_else(|| e.index(i64::from(extents.columns)));
-        if let Some(count) = self.bounds_of(rhs)[1] {
-            total = e.integer_minimum(total, count);
-        }
+        let digits = self.digits_of(left, arithmetic, Packing::Pairs, extents);
+        let columns = self.columns_inside(rhs, columns, extents);
         let group = (4 / i64::from(extents.rows)).max(1);
-        let end = e.subtract(total, e.index(group - 1));
-        let done = self.each(e.index(0), end, e.index(group), &[e.index(0)], |column, _| {
-            self.nibble_columns(blocks, &parts, sums, column, group, extents);
-            vec![e.add(column, e.index(group))]
+        self.in_groups(columns, group, |column, count| {
+            self.nibble_columns(blocks, &digits, sums, column, count, extents);
         });
-        if group > 1 {
-            self.each(done[0], total, e.index(1), &[], |column, _| {
-                self.nibble_columns(blocks, &parts, sums, column, 1, extents);
-                vec![]
-            });
-        }
     }
 
     /// Sums of products of all rows with `count` columns.
     fn nibble_columns(
         &self,
         blocks: &Blocks,
-        parts: &[Staged<'a>],
+        digits: &Digits<'a>,
         sums: &Buffer<'a>,
         column: Ssa<'a>,
         count: i64,
         extents: Extents,
     ) {
         let e = self.emitter;
-        let rows = i64::from(extents.rows);
-        let table: Vec<i64> = CODES.iter().chain(&CODES).copied().collect();
-        let table = e.integers(Machine::I16, &table);
+        let (rows, lanes) = (i64::from(extents.rows), i64::from(self.lanes));
+        let step_bytes = self.step_bytes();
+        let step_elements = 2 * step_bytes;
+        // Scales are read for as many blocks as there are lanes.
+        let group_elements = lanes * BLOCK;
         let zero = e.float(Machine::F32, self.lanes, 0.0);
         let start = |value: Value, ahead: i64| self.column_pointer(value, e.add(column, e.index(ahead)));
         let pointers: Vec<[Ssa<'a>; 3]> = (0..count)
@@ -199,72 +77,75 @@ impl<'a> Lowering<'_, 'a> {
                 [start(blocks.elements, ahead), start(blocks.scales, ahead), start(blocks.elements, ahead + count)]
             })
             .collect();
-        let step = |index: Ssa<'a>, valid: i64, carried: &[Ssa<'a>]| {
+        let group = |index: Ssa<'a>, valid: i64, carried: &[Ssa<'a>]| {
             let at = |pointer: Ssa<'a>, bytes: i64| e.offset(pointer, e.multiply(index, e.index(bytes)));
-            let masked = |pointer: Ssa<'a>, lanes: i64, valid: i64| {
-                if valid == lanes {
-                    return e.load(pointer, Machine::I8, lanes as u32);
-                }
-                let inside = e.compare(
-                    Comparison::Less,
-                    e.iota(Machine::I8, lanes as u32),
-                    e.integer(Machine::I8, lanes as u32, valid),
-                );
-                e.masked_load(pointer, inside, e.integer(Machine::I8, lanes as u32, 0))
-            };
-            let mut next = Vec::new();
-            for [elements, scales, ahead] in &pointers {
-                let immediate = |value| e.integer(Machine::I32, 1, value);
-                let coming = at(*ahead, STEP_BYTES);
-                e.intrinsic_effect("llvm.prefetch", &[coming, immediate(0), immediate(2), immediate(1)]);
-                let words = masked(at(*elements, STEP_BYTES), STEP_BYTES, valid / 2);
-                let words = e.bitcast(words, Machine::I16, (STEP / WORD) as u32);
-                let numbers: Vec<Ssa<'a>> = (0..WORD)
-                    .map(|element| {
-                        let shift = e.integer(Machine::I16, words.lanes, 4 * element);
-                        let code = if element == 0 { words } else { e.shift_right_logical(words, shift) };
-                        let found =
-                            e.intrinsic("llvm.x86.avx512.permvar.hi.512", &[table, code], (Machine::I16, words.lanes));
-                        e.bitcast(found, Machine::F32, self.lanes)
-                    })
-                    .collect();
-                // A scale for every four lanes. The byte 0 gives 0 for 2^(−127), and 255 an infinity for NaN.
-                let scales = masked(at(*scales, STEP / BLOCK), STEP / BLOCK, valid / BLOCK);
-                let repeated: Vec<i32> = (0..self.lanes as i32).map(|lane| lane / 4).collect();
-                let scales = e.convert("zext", e.shuffle(scales, scales, &repeated), Machine::I32);
+            // For each column and row the factors of the blocks. The byte 0 gives 0 for 2^(−127), and 255 an infinity for NaN.
+            let mut factors = Vec::new();
+            for [_, scales, _] in &pointers {
+                let scales = self.column_bytes(at(*scales, lanes), lanes, valid / BLOCK);
+                let scales = e.convert("zext", scales, Machine::I32);
                 let scales = e.shift_left(scales, e.integer(Machine::I32, self.lanes, 23));
                 let scales = e.bitcast(scales, Machine::F32, self.lanes);
                 for row in 0..rows {
-                    let mut sum = zero;
-                    for part in parts {
-                        let left = at(e.offset(part.pointer, e.index(row * part.row_bytes)), STEP * 2);
-                        for (element, &number) in numbers.iter().enumerate() {
-                            let place = e.offset(left, e.index(element as i64 * STEP / WORD * 2));
-                            let left = e.load(place, Machine::F32, self.lanes);
-                            sum = e.dot_bf16_pairs(sum, left, number);
-                        }
-                    }
-                    let known = carried[next.len()];
-                    next.push(e.multiply_add(sum, scales, known));
+                    let units = at(e.offset(digits.units, e.index(row * digits.unit_row_bytes)), lanes * 4);
+                    factors.push(e.multiply(scales, e.load(units, Machine::F32, self.lanes)));
                 }
             }
-            next
+            let mut totals = carried.to_vec();
+            for step in 0..group_elements / step_elements {
+                let left = (valid - step * step_elements).min(step_elements);
+                if left <= 0 {
+                    break;
+                }
+                let number = e.add(e.multiply(index, e.index(group_elements / step_elements)), e.index(step));
+                let lane_factors: Vec<i32> = (0..lanes).map(|lane| ((step * lanes + lane) / 4) as i32).collect();
+                for (place, [elements, _, ahead]) in pointers.iter().enumerate() {
+                    let offset =
+                        |pointer: Ssa<'a>| e.offset(at(pointer, group_elements / 2), e.index(step * step_bytes));
+                    self.prefetch_line(offset(*ahead));
+                    let bytes = self.column_bytes(offset(*elements), step_bytes, left / 2);
+                    let halves = self.raised_halves(bytes);
+                    for row in 0..rows {
+                        let sum = self.digit_products(digits, row, number, &halves);
+                        let slot = place * rows as usize + row as usize;
+                        let factor = e.shuffle(factors[slot], factors[slot], &lane_factors);
+                        totals[slot] = e.multiply_add(sum, factor, totals[slot]);
+                    }
+                }
+            }
+            totals
         };
         let inner = i64::from(extents.inner);
         let mut totals = vec![zero; (count * rows) as usize];
-        if inner >= STEP {
-            totals = self.each(e.index(0), e.index(inner / STEP), e.index(1), &totals, |index, carried| {
-                step(index, STEP, carried)
+        if inner >= group_elements {
+            totals = self.each(e.index(0), e.index(inner / group_elements), e.index(1), &totals, |index, carried| {
+                group(index, group_elements, carried)
             });
         }
-        if inner % STEP > 0 {
-            totals = self.memo.scope(|| step(e.index(inner / STEP), inner % STEP, &totals));
+        if inner % group_elements > 0 {
+            totals = self.memo.scope(|| group(e.index(inner / group_elements), inner % group_elements, &totals));
         }
-        for (place, &total) in totals.iter().enumerate() {
-            let (ahead, row) = (place as i64 / rows, place as i64 % rows);
-            let pointer = self.buffer_pointer(sums, &[e.index(row), e.add(column, e.index(ahead))]);
-            e.store(e.add(e.load(pointer, Machine::F32, 1), self.add_lanes(total)), pointer);
-        }
+        self.add_totals(&totals, sums, column, rows);
+    }
+
+    /// Of bytes of two elements the lower and the upper ones, doubled and raised to be no less than 0.
+    fn raised_halves(&self, bytes: Ssa<'a>) -> [Ssa<'a>; 2] {
+        let e = self.emitter;
+        let lanes = bytes.lanes;
+        let words = e.bitcast(bytes, Machine::I16, lanes / 2);
+        let upper = e.shift_right_logical(words, e.integer(Machine::I16, words.lanes, 4));
+        let upper = e.bitcast(upper, Machine::I8, lanes);
+        let table: Vec<i64> = (0..lanes as usize).map(|lane| RAISED[lane % RAISED.len()]).collect();
+        let table = e.integers(Machine::I8, &table);
+        [bytes, upper].map(|codes| {
+            if self.has(Extension::Vnni) {
+                // Looks at six bits of each; the table repeats itself.
+                return e.intrinsic("llvm.x86.avx512.permvar.qi.512", &[table, codes], (Machine::I8, lanes));
+            }
+            let shuffle = if lanes == 64 { "llvm.x86.avx512.pshuf.b.512" } else { "llvm.x86.avx2.pshuf.b" };
+            let codes = e.and(codes, e.integer(Machine::I8, lanes, 15));
+            e.intrinsic(shuffle, &[table, codes], (Machine::I8, lanes))
+        })
     }
 
     /// Packs 16 columns from `first` on, fewer than `limit`, as pairs of bf16: for each two rows a word of each column, `row_bytes` after that

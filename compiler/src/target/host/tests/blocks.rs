@@ -168,7 +168,9 @@ fn weights_of_products_are_block_scaled() {
             let x = numbers.floats(element, (rows * inner) as usize, -1.0, 1.0);
             let [elements, scales] = MXFP4.data(&mut numbers, columns, inner);
             let arguments = [x, elements, scales, unwritten(Element::F32, (rows * columns) as usize)];
-            check(&product(element, case), &arguments, Tolerance { relative: 1e-5, absolute: 2e-4 });
+            // bf16 below a 64th of the largest of its block is rounded to 2^-14 of it.
+            let absolute = if element == Element::BF16 { 4e-3 } else { 2e-4 };
+            check(&product(element, case), &arguments, Tolerance { relative: 1e-5, absolute });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod blocks;
+mod bytes;
 mod elementwise;
 mod guarded;
 mod library;
@@ -37,11 +38,12 @@ pub(super) const fn ulps(count: f64) -> Tolerance {
 /// Levels to test: all that this machine runs.
 pub(super) fn levels() -> Vec<CpuFeatures> {
     let native = CpuFeatures::native().unwrap();
-    let mut levels: Vec<CpuFeatures> = ["x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4+avx512bf16"]
-        .iter()
-        .map(|name| CpuFeatures::parse(name).unwrap())
-        .filter(|features| features.runs_on(&native))
-        .collect();
+    let mut levels: Vec<CpuFeatures> =
+        ["x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4+avx512bf16", "x86-64-v4+avx512vnni"]
+            .iter()
+            .map(|name| CpuFeatures::parse(name).unwrap())
+            .filter(|features| features.runs_on(&native))
+            .collect();
     if !levels.contains(&native) {
         levels.push(native);
     }

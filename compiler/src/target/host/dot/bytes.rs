@@ -1,0 +1,258 @@
+//! Columns of eight bits as the right-hand side of a product with few rows: read once, as they lie in memory.
+//!
+//! Integers are multiplied as such ([`super::digits`]). Small floats become binary16, which holds all of theirs, and from that f32 by the processor: 32 of even
+//! place and 32 of odd place from 64 bytes, in the order of which the left-hand side is put before.
+
+use super::{
+    super::{
+        emitter::{Comparison, Machine, Ssa},
+        features::Level,
+        lower::{Buffer, Lowering},
+    },
+    Arithmetic, Extents, Staged,
+    digits::{Digits, Packing},
+};
+use crate::tile::{Element, Operation, Value};
+
+/// Columns that are read side by side, of one row.
+const GROUP: i64 = 4;
+/// An e4m3 over the binary16 that has its bits: their exponents are biased by 7 and 15.
+const E4M3_OF_HALF: f64 = 256.0;
+
+impl<'a> Lowering<'_, 'a> {
+    /// The rows in memory of which a right-hand side of eight-bit elements is the transpose, and their element.
+    pub(super) fn bytes_of(&self, rhs: Value) -> Option<(Value, Element)> {
+        let Some(Operation::Transpose(stored)) = self.analysis.definition(self.peeled(rhs)) else { return None };
+        let stored = self.peeled(*stored);
+        let element = self.program.type_of(stored).element;
+        let is_narrow = matches!(element, Element::I8 | Element::Fp8E4M3 | Element::Fp8E5M2);
+        (is_narrow && self.rows_in_memory(stored)).then_some((stored, element))
+    }
+
+    /// Whether [`Self::stream_floats`] takes an element.
+    pub(super) fn streams_floats(&self, element: Element) -> bool {
+        matches!(element, Element::Fp8E4M3 | Element::Fp8E5M2) && self.features.level() >= Level::V4
+    }
+
+    /// sums += staged · rhs, whose columns are signed bytes.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has them all")]
+    pub(super) fn stream_integers(
+        &self,
+        rhs: Value,
+        stored: Value,
+        left: &Staged<'a>,
+        sums: &Buffer<'a>,
+        columns: Option<Ssa<'a>>,
+        extents: Extents,
+        arithmetic: Arithmetic,
+    ) {
+        let digits = self.digits_of(left, arithmetic, Packing::Single, extents);
+        let columns = self.columns_inside(rhs, columns, extents);
+        let group = (GROUP / i64::from(extents.rows)).max(1);
+        self.in_groups(columns, group, |column, count| {
+            self.integer_columns(stored, &digits, sums, column, count, extents);
+        });
+    }
+
+    fn integer_columns(
+        &self,
+        stored: Value,
+        digits: &Digits<'a>,
+        sums: &Buffer<'a>,
+        column: Ssa<'a>,
+        count: i64,
+        extents: Extents,
+    ) {
+        let e = self.emitter;
+        let bytes = self.step_bytes();
+        let rows = i64::from(extents.rows);
+        let initial = vec![e.float(Machine::F32, self.lanes, 0.0); (count * rows) as usize];
+        let totals = self.column_steps(stored, column, count, extents, &initial, |step, columns, totals| {
+            for (place, &column) in columns.iter().enumerate() {
+                let raised = e.xor(column, e.integer(Machine::I8, bytes as u32, -128));
+                for row in 0..rows {
+                    let sum = self.digit_products(digits, row, step, &[raised]);
+                    let units = e.offset(digits.units, e.index(row * digits.unit_row_bytes));
+                    let units = e.load(e.offset(units, e.multiply(step, e.index(bytes))), Machine::F32, self.lanes);
+                    let total = &mut totals[place * rows as usize + row as usize];
+                    *total = e.multiply_add(sum, units, *total);
+                }
+            }
+        });
+        self.add_totals(&totals, sums, column, rows);
+    }
+
+    /// sums += staged · rhs, whose columns are floats of eight bits; the left-hand side is f32.
+    pub(super) fn stream_floats(
+        &self,
+        rhs: Value,
+        stored: Value,
+        left: &Staged<'a>,
+        sums: &Buffer<'a>,
+        columns: Option<Ssa<'a>>,
+        extents: Extents,
+    ) {
+        let left = self.parted(left, extents);
+        let columns = self.columns_inside(rhs, columns, extents);
+        let group = (GROUP / i64::from(extents.rows)).max(1);
+        self.in_groups(columns, group, |column, count| {
+            self.float_columns(stored, &left, sums, column, count, extents);
+        });
+    }
+
+    /// Rows of f32 with the elements of each step in another order: those of even place before the others.
+    fn parted(&self, left: &Staged<'a>, extents: Extents) -> Staged<'a> {
+        let e = self.emitter;
+        let lanes = i64::from(self.lanes);
+        let elements = self.step_bytes();
+        let inner = i64::from(extents.inner);
+        let (whole, steps) = (inner / elements, inner / elements + i64::from(inner % elements > 0));
+        let row_bytes = steps * elements * 4;
+        let pointer = self.reserve((row_bytes * i64::from(extents.rows)) as u64);
+        let step = |row: Ssa<'a>, step: Ssa<'a>, valid: i64| {
+            let place = |pointer: Ssa<'a>, row_bytes: i64| {
+                let row = e.offset(pointer, e.multiply(row, e.index(row_bytes)));
+                e.offset(row, e.multiply(step, e.index(elements * 4)))
+            };
+            let (source, target) = (place(left.pointer, left.row_bytes), place(pointer, row_bytes));
+            for part in 0..elements / (2 * lanes) {
+                let pairs = match part * 2 * lanes {
+                    first if first >= valid => e.integer(Machine::I64, self.lanes, 0),
+                    first => e.load(e.offset(source, e.index(first * 4)), Machine::I64, self.lanes),
+                };
+                let odd = e.shift_right_logical(pairs, e.integer(Machine::I64, self.lanes, 32));
+                for (half, words) in [pairs, odd].into_iter().enumerate() {
+                    let words = e.convert("trunc", words, Machine::I32);
+                    let first = half as i64 * elements / 2 + part * lanes;
+                    e.store(words, e.offset(target, e.index(first * 4)));
+                }
+            }
+        };
+        self.each(e.index(0), e.index(i64::from(extents.rows)), e.index(1), &[], |row, _| {
+            self.each(e.index(0), e.index(whole), e.index(1), &[], |index, _| {
+                step(row, index, elements);
+                vec![]
+            });
+            if whole < steps {
+                self.memo.scope(|| step(row, e.index(whole), inner % elements));
+            }
+            vec![]
+        });
+        Staged { pointer, row_bytes }
+    }
+
+    fn float_columns(
+        &self,
+        stored: Value,
+        left: &Staged<'a>,
+        sums: &Buffer<'a>,
+        column: Ssa<'a>,
+        count: i64,
+        extents: Extents,
+    ) {
+        let e = self.emitter;
+        let element = self.program.type_of(stored).element;
+        let bytes = self.step_bytes() as u32;
+        let rows = i64::from(extents.rows);
+        // The totals, and for each column its largest magnitude, by which a NaN is known.
+        let mut carried = vec![e.float(Machine::F32, self.lanes, 0.0); (count * rows) as usize];
+        let has_largest = element == Element::Fp8E4M3;
+        if has_largest {
+            carried.extend((0..count).map(|_| e.integer(Machine::I8, bytes, 0)));
+        }
+        let mut carried = self.column_steps(stored, column, count, extents, &carried, |step, columns, carried| {
+            let (totals, largest) = carried.split_at_mut((count * rows) as usize);
+            for (place, &column) in columns.iter().enumerate() {
+                let halves = self.halves_of(column, element);
+                if let Some(largest) = largest.get_mut(place) {
+                    let magnitude = e.and(column, e.integer(Machine::I8, bytes, 0x7f));
+                    *largest = e.integer_maximum(*largest, magnitude);
+                }
+                let numbers: Vec<Ssa<'a>> = halves.map(|half| e.half_extend(half)).collect();
+                for row in 0..rows {
+                    let total = &mut totals[place * rows as usize + row as usize];
+                    let left = e.offset(left.pointer, e.index(row * left.row_bytes));
+                    let left = e.offset(left, e.multiply(step, e.index(i64::from(bytes) * 4)));
+                    for (part, &number) in numbers.iter().enumerate() {
+                        let place = e.offset(left, e.index(part as i64 * i64::from(bytes)));
+                        *total = e.multiply_add(e.load(place, Machine::F32, self.lanes), number, *total);
+                    }
+                }
+            }
+        });
+        let largest = carried.split_off((count * rows) as usize);
+        for (place, largest) in largest.into_iter().enumerate() {
+            let is_nan = e.compare(Comparison::Equal, largest, e.integer(Machine::I8, bytes, 0x7f));
+            let any = e.bitcast(is_nan, Machine::I64, 1);
+            let any = e.compare(Comparison::NotEqual, any, e.integer(Machine::I64, 1, 0));
+            for total in &mut carried[place * rows as usize..][..rows as usize] {
+                let scaled = e.multiply(*total, e.float(Machine::F32, self.lanes, E4M3_OF_HALF));
+                *total = e.select(any, e.float(Machine::F32, self.lanes, f64::NAN), scaled);
+            }
+        }
+        self.add_totals(&carried, sums, column, rows);
+    }
+
+    /// Bytes of floats as binary16, of e4m3 [`E4M3_OF_HALF`] times too small: those of even place, then the others, in vectors of lanes.
+    fn halves_of(&self, bytes: Ssa<'a>, element: Element) -> impl Iterator<Item = Ssa<'a>> + use<'a> {
+        let e = self.emitter;
+        let words = e.bitcast(bytes, Machine::I16, bytes.lanes / 2);
+        let number = |value: i64| e.integer(Machine::I16, words.lanes, value);
+        let even = e.shift_left(words, number(8));
+        let halves = match element {
+            Element::Fp8E4M3 => {
+                // The sign is shifted into the first bit of the exponent too, which is cleared.
+                [even, words].map(|word| e.and(e.shift_right_arithmetic(word, number(1)), number(-0x4080)))
+            }
+            _ => [even, e.and(words, number(-0x100))],
+        };
+        let lanes = self.lanes as i32;
+        let vectors = halves.map(|half| {
+            [0, lanes].map(|first| {
+                let part: Vec<i32> = (first..first + lanes).collect();
+                e.shuffle(half, half, &part)
+            })
+        });
+        vectors.into_iter().flatten()
+    }
+
+    /// Carries values over the steps of `count` columns from `first` on. The body gets the number of the step and the bytes of each column.
+    fn column_steps(
+        &self,
+        stored: Value,
+        first: Ssa<'a>,
+        count: i64,
+        extents: Extents,
+        initial: &[Ssa<'a>],
+        body: impl Fn(Ssa<'a>, &[Ssa<'a>], &mut [Ssa<'a>]),
+    ) -> Vec<Ssa<'a>> {
+        let e = self.emitter;
+        let bytes = self.step_bytes();
+        let inner = i64::from(extents.inner);
+        let start = |ahead: i64| self.column_pointer(stored, e.add(first, e.index(ahead)));
+        let pointers: Vec<[Ssa<'a>; 2]> = (0..count).map(|ahead| [start(ahead), start(ahead + count)]).collect();
+        let step = |index: Ssa<'a>, valid: i64, carried: &[Ssa<'a>]| {
+            let at = |pointer: Ssa<'a>| e.offset(pointer, e.multiply(index, e.index(bytes)));
+            let columns: Vec<Ssa<'a>> = pointers
+                .iter()
+                .map(|[pointer, ahead]| {
+                    self.prefetch_line(at(*ahead));
+                    self.column_bytes(at(*pointer), bytes, valid)
+                })
+                .collect();
+            let mut next = carried.to_vec();
+            body(index, &columns, &mut next);
+            next
+        };
+        let mut carried = initial.to_vec();
+        if inner >= bytes {
+            carried = self.each(e.index(0), e.index(inner / bytes), e.index(1), &carried, |index, carried| {
+                step(index, bytes, carried)
+            });
+        }
+        if inner % bytes > 0 {
+            carried = self.memo.scope(|| step(e.index(inner / bytes), inner % bytes, &carried));
+        }
+        carried
+    }
+}

@@ -1,0 +1,143 @@
+//! Columns of a right-hand side that lie in memory as they are stored, each a run of bytes.
+
+use super::{
+    super::{
+        emitter::{Comparison, Machine, Ssa},
+        evaluate::{Guard, Index},
+        lower::{Buffer, Lowering},
+        memory::Address,
+    },
+    Extents,
+};
+use crate::tile::{Coordinate, Dimension, Operation, Value};
+
+/// Bytes that come from memory at a time.
+const LINE: usize = 64;
+
+impl<'a> Lowering<'_, 'a> {
+    /// What a value is cast from.
+    pub(super) fn peeled(&self, mut value: Value) -> Value {
+        while let Some(Operation::Cast(inner)) = self.analysis.definition(value) {
+            value = *inner;
+        }
+        value
+    }
+
+    /// Whether a tile of rows is loaded from memory, every row of it as long as its tensor's or inside of it.
+    pub(super) fn rows_in_memory(&self, value: Value) -> bool {
+        let Some(Operation::Load { tensor, coordinates, mask: None, .. }) = self.analysis.definition(value) else {
+            return false;
+        };
+        let argument = self.analysis.tensor(*tensor);
+        let Some(last) = argument.extents.len().checked_sub(1) else { return false };
+        let fits = coordinates.iter().zip(&argument.extents).enumerate().all(|(position, (coordinate, &extent))| {
+            match *coordinate {
+                Coordinate::At(index) => self.analysis.always_at(index, extent),
+                Coordinate::Block { start, length } => {
+                    position < last || self.analysis.always_inside(start, length, extent)
+                }
+                Coordinate::Gather(_) => false,
+            }
+        });
+        let is_run = argument.strides.last() == Some(&Dimension::Constant(1));
+        let is_elsewhere = self.buffers.borrow().contains_key(&value) || self.analysis.is_materialized(value);
+        self.program.type_of(value).shape.len() == 2 && fits && is_run && !is_elsewhere
+    }
+
+    /// Where a row of such a tile, which is a column of the right-hand side, starts in memory.
+    pub(super) fn column_pointer(&self, value: Value, column: Ssa<'a>) -> Ssa<'a> {
+        let Some(Operation::Load { tensor, coordinates, .. }) = self.analysis.definition(value) else {
+            unreachable!("seen to be a load")
+        };
+        let indices = [Index::At(column), Index::At(self.emitter.index(0))];
+        match self.place(*tensor, coordinates, None, &indices, Guard::Unchecked).address {
+            Address::Contiguous(pointer) | Address::Scattered(pointer) => pointer,
+        }
+    }
+
+    /// How many columns are wanted and lie inside of the tensor. The others are zeros, and add nothing.
+    pub(super) fn columns_inside(&self, rhs: Value, wanted: Option<Ssa<'a>>, extents: Extents) -> Ssa<'a> {
+        let e = self.emitter;
+        let wanted = wanted.unwrap_or_else(|| e.index(i64::from(extents.columns)));
+        self.bounds_of(rhs)[1].map_or(wanted, |count| e.integer_minimum(wanted, count))
+    }
+
+    /// Visits all columns, `group` at a time, and what is left one by one.
+    pub(super) fn in_groups(&self, columns: Ssa<'a>, group: i64, visit: impl Fn(Ssa<'a>, i64)) {
+        let e = self.emitter;
+        let end = e.subtract(columns, e.index(group - 1));
+        let done = self.each(e.index(0), end, e.index(group), &[e.index(0)], |column, _| {
+            visit(column, group);
+            vec![e.add(column, e.index(group))]
+        });
+        if group > 1 {
+            self.each(done[0], columns, e.index(1), &[], |column, _| {
+                visit(column, 1);
+                vec![]
+            });
+        }
+    }
+
+    /// `lanes` bytes of a column, those from `valid` on zero and not read.
+    pub(super) fn column_bytes(&self, pointer: Ssa<'a>, lanes: i64, valid: i64) -> Ssa<'a> {
+        let e = self.emitter;
+        if valid >= lanes {
+            return e.load(pointer, Machine::I8, lanes as u32);
+        }
+        let (number, zero) = (e.iota(Machine::I8, lanes as u32), e.integer(Machine::I8, lanes as u32, 0));
+        let inside = e.compare(Comparison::Less, number, e.integer(Machine::I8, lanes as u32, valid));
+        if self.has_masks() {
+            return e.masked_load(pointer, inside, zero);
+        }
+        // Without masks of bytes, one by one.
+        (0..valid).fold(zero, |vector, lane| {
+            let byte = e.load(e.offset(pointer, e.index(lane)), Machine::I8, 1);
+            e.insert(vector, lane as u32, byte)
+        })
+    }
+
+    /// Asks for all rows of a right-hand side that are gathered from memory: they lie too far from one another for a processor to foresee them.
+    pub(super) fn prefetch_gathered(&self, rhs: Value) {
+        let e = self.emitter;
+        let mut source = rhs;
+        while let Some(Operation::Cast(inner) | Operation::Transpose(inner)) = self.analysis.definition(source) {
+            source = *inner;
+        }
+        let Some(Operation::Load { tensor, coordinates, .. }) = self.analysis.definition(source) else { return };
+        let argument = self.analysis.tensor(*tensor);
+        let &[rows, length] = self.program.type_of(source).shape.as_slice() else { return };
+        let mut tile = coordinates.iter().zip(&argument.strides).filter(|(c, _)| !matches!(c, Coordinate::At(_)));
+        let is_gathered = matches!(tile.next(), Some((Coordinate::Gather(_), _)))
+            && matches!(tile.next(), Some((Coordinate::Block { .. }, &Dimension::Constant(1))));
+        if !is_gathered || self.buffers.borrow().contains_key(&source) || self.analysis.is_materialized(source) {
+            return;
+        }
+        let line = LINE / argument.element.bytes();
+        self.each(e.index(0), e.index(i64::from(rows)), e.index(1), &[], |row, _| {
+            for first in (0..length).step_by(line) {
+                let indices = [Index::At(row), Index::At(e.index(i64::from(first)))];
+                let (Address::Contiguous(pointer) | Address::Scattered(pointer)) =
+                    self.place(*tensor, coordinates, None, &indices, Guard::Unchecked).address;
+                self.prefetch_line(pointer);
+            }
+            vec![]
+        });
+    }
+
+    /// Asks for a line of memory.
+    pub(super) fn prefetch_line(&self, pointer: Ssa<'a>) {
+        let immediate = |value| self.emitter.integer(Machine::I32, 1, value);
+        let operands = [pointer, immediate(0), immediate(2), immediate(1)];
+        self.emitter.intrinsic_effect("llvm.prefetch", &operands);
+    }
+
+    /// Adds the lanes of totals to sums: for each column from `first` on those of all rows.
+    pub(super) fn add_totals(&self, totals: &[Ssa<'a>], sums: &Buffer<'a>, first: Ssa<'a>, rows: i64) {
+        let e = self.emitter;
+        for (place, &total) in totals.iter().enumerate() {
+            let (ahead, row) = (place as i64 / rows, place as i64 % rows);
+            let pointer = self.buffer_pointer(sums, &[e.index(row), e.add(first, e.index(ahead))]);
+            e.store(e.add(e.load(pointer, Machine::F32, 1), self.add_lanes(total)), pointer);
+        }
+    }
+}
