@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a model of gpt-oss-20b's shape with random weights as GGUF, for llama.cpp's llama-bench: a peer of the `gpt_oss` bench.
 
-    python gpt_oss_gguf.py q8_0|bf16 OUT.gguf
+    python gpt_oss_gguf.py q8_0|bf16 OUT.gguf [LAYERS]
 
 Experts are MXFP4; the rest of the matrices are as the first argument says. The layers hold the same numbers: what is timed is
 reading and multiplying them, and each layer's are their own bytes in the file. Needs `pip install gguf numpy`.
@@ -12,18 +12,19 @@ import sys
 import gguf
 import numpy as np
 
-WIDTH, LAYERS, HEADS, KEY_HEADS, HEAD, VOCABULARY, EXPERTS, CHOSEN = 2880, 24, 64, 8, 64, 201088, 32, 4
+WIDTH, HEADS, KEY_HEADS, HEAD, VOCABULARY, EXPERTS, CHOSEN = 2880, 64, 8, 64, 201088, 32, 4
 KINDS = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "bf16": gguf.GGMLQuantizationType.BF16}
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in KINDS:
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in KINDS:
         sys.exit(__doc__)
     kind, path = KINDS[sys.argv[1]], sys.argv[2]
+    layers = int(sys.argv[3]) if len(sys.argv) == 4 else 24
     writer = gguf.GGUFWriter(path, "gpt-oss")
     writer.add_context_length(131072)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KEY_HEADS)
     writer.add_key_length(HEAD)
@@ -71,7 +72,7 @@ def main():
     matrix("token_embd.weight", VOCABULARY, WIDTH)
     matrix("output.weight", VOCABULARY, WIDTH)
     vector("output_norm.weight", WIDTH)
-    for layer in range(LAYERS):
+    for layer in range(layers):
         block = f"blk.{layer}"
         vector(f"{block}.attn_norm.weight", WIDTH)
         vector(f"{block}.post_attention_norm.weight", WIDTH)

@@ -1,6 +1,7 @@
 //! Writes a model folder with random weights of a published shape: for benches, where the real weights are not at hand.
 //!
-//! `cargo run --release -p tessera-models --example random_model -- gpt-oss-20b DIR [LAYERS]`
+//! `cargo run --release -p tessera-models --example random_model -- gpt-oss-20b DIR [LAYERS] [STORAGE]`, where STORAGE is that of the
+//! matrices which belong to no expert: bf16 if it is left out, or fp8_e4m3, fp8_e5m2 or i8 for those of a gpt-oss.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,8 +13,16 @@ use tessera_models::{Gpt2Config, GptOssConfig, Model, ModelConfig};
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, folder, rest @ ..] = arguments.as_slice() else {
-        eprintln!("usage: random_model gpt2|gpt-oss-20b|gpt-oss-120b DIR [LAYERS]");
+        eprintln!("usage: random_model gpt2|gpt-oss-20b|gpt-oss-120b DIR [LAYERS] [STORAGE]");
         return ExitCode::FAILURE;
+    };
+    let storage = match rest.get(1).map(|storage| storage.parse::<Storage>()) {
+        None => Storage::Bf16,
+        Some(Ok(storage)) => storage,
+        Some(Err(error)) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
     };
     let layers = rest.first().and_then(|layers| layers.parse::<usize>().ok());
     let gpt_oss = |mut config: GptOssConfig| {
@@ -29,7 +38,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match Model::write_random(Path::new(folder), &config, Storage::Bf16, Initialization::default()) {
+    match Model::write_random(Path::new(folder), &config, storage, Initialization::default()) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -90,7 +90,8 @@ impl Model {
 
     /// Writes a model folder with random weights, and opens it: for tests, benches, and to train from.
     ///
-    /// `matrices` is the storage of a GPT-2's matrices; a GPT's weights are as its configuration says.
+    /// `matrices` is the storage of a GPT-2's matrices, and of those of a gpt-oss that belong to no expert; a GPT's weights are as its
+    /// configuration says.
     pub fn write_random(
         path: &Path,
         config: &ModelConfig,
@@ -99,6 +100,9 @@ impl Model {
     ) -> Result<Self> {
         let module = match config {
             ModelConfig::Gpt2(config) => gpt2::build(config, &Gpt2Layout { matrices, ..Gpt2Layout::default() })?,
+            ModelConfig::GptOss(config) => {
+                gpt_oss::build(config, &GptOssLayout { matrices, ..GptOssLayout::of(config) })?
+            }
             other => Self::module_of(other, Precision::default())?,
         };
         std::fs::create_dir_all(path).map_err(ModelError::file("make", path))?;
