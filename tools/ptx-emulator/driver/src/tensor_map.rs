@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_uint};
 
-use ptx_emulator::asynchronous::im2col::Pixels;
+use ptx_emulator::asynchronous::im2col::{Pixels, Unrolling};
 use ptx_emulator::asynchronous::tensor_map::{BYTES, MapElement, Swizzle, TensorMap};
 
 use crate::error::{CUresult, put};
@@ -104,7 +104,7 @@ calls! {
         if rank < 3 || lower.is_null() || upper.is_null() {
             return Err(CUresult::INVALID_VALUE);
         }
-        let mut corners = Pixels { lower: [0; 3], upper: [0; 3], count: pixels };
+        let mut corners = Pixels { lower: [0; 3], upper: [0; 3], count: pixels, unrolling: Unrolling::Filter };
         for at in 0..rank as usize - 2 {
             corners.lower[at] = *lower.add(at);
             corners.upper[at] = *upper.add(at);
@@ -112,6 +112,28 @@ calls! {
         unrolled.box_extents[0] = channels;
         unrolled.pixels = Some(corners);
         put(map, encoded(&unrolled, tf32, "cuTensorMapEncodeIm2col")?)
+    }
+
+    /// Encodes the map of a tensor of which pixels along its width are copied.
+    fn cuTensorMapEncodeIm2colWide(
+        map: *mut [u8; BYTES], kind: c_int, rank: c_uint, address: u64, dimensions: *const u64, strides: *const u64,
+        lower: c_int, upper: c_int, channels: c_uint, pixels: c_uint, element_strides: *const u32,
+        interleave: c_int, mode: c_int, swizzle: c_int, _promotion: c_int, fill: c_int
+    ) {
+        let tensor = Tensor { kind, rank, address, dimensions, strides, element_strides, interleave, swizzle, fill };
+        let (mut unrolled, tf32) = tensor.map("cuTensorMapEncodeIm2colWide")?;
+        // The number of pixels is 128 in the second mode, whatever the caller says.
+        let (unrolling, count) = match mode {
+            0 => (Unrolling::Width, pixels),
+            1 => (Unrolling::Width128, 128),
+            _ => return Err(CUresult::INVALID_VALUE),
+        };
+        if rank < 3 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        unrolled.box_extents[0] = channels;
+        unrolled.pixels = Some(Pixels { lower: [lower, 0, 0], upper: [upper, 0, 0], count, unrolling });
+        put(map, encoded(&unrolled, tf32, "cuTensorMapEncodeIm2colWide")?)
     }
 
     /// Sets the address of a map's tensor.

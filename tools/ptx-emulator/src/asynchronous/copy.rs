@@ -64,6 +64,11 @@ pub const FORMS: &[Form] = &[
         build: bulk_load,
     },
     Form {
+        pattern: "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes.ignore_oob[.L2::cache_hint]",
+        section: "9.7.9.25.4.1 cp.async.bulk",
+        build: bulk_load,
+    },
+    Form {
         pattern: "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes",
         section: "9.7.9.25.4.1 cp.async.bulk",
         build: bulk_exchange,
@@ -77,6 +82,22 @@ pub const FORMS: &[Form] = &[
         pattern: "cp.reduce.async.bulk.global.shared::cta.bulk_group[.L2::cache_hint].and|or|xor|add|inc|dec|min|max[.noftz].f16|bf16|b32|u32|s32|b64|u64|s64|f32|f64",
         section: "9.7.9.25.4.2 cp.reduce.async.bulk",
         build: bulk_reduce,
+    },
+    // There is one GPU's memory behind an address of several: what the emulated driver can map.
+    Form {
+        pattern: "multimem.cp.async.bulk.global.shared::cta.bulk_group[.cp_mask]",
+        section: "9.7.9.25.4.4 multimem.cp.async.bulk",
+        build: bulk_store,
+    },
+    Form {
+        pattern: "multimem.cp.reduce.async.bulk.global.shared::cta.bulk_group.and|or|xor|add|inc|dec|min|max[.noftz].f16|bf16|b32|u32|s32|b64|u64|s64|f32|f64",
+        section: "9.7.9.25.4.5 multimem.cp.reduce.async.bulk",
+        build: bulk_reduce,
+    },
+    Form {
+        pattern: "cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.and|or|xor|add|inc|dec|min|max.b32|u32|s32|u64",
+        section: "9.7.9.25.4.2 cp.reduce.async.bulk",
+        build: bulk_reduce_shared,
     },
     Form {
         pattern: "cp.async.bulk.prefetch.L2.global[.L2::cache_hint]",
@@ -289,6 +310,11 @@ fn bulk_load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         put_address(b, operand)?;
     }
     b.source::<u32>()?;
+    if b.has("ignore_oob") {
+        b.source::<u32>()?;
+        b.source::<u32>()?;
+        b.made.modifiers |= 2;
+    }
     let operand = b.take()?;
     put_address(b, operand)?;
     if b.has("multicast::cluster") {
@@ -308,11 +334,24 @@ fn bulk_load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 Ok(bytes) => bytes,
                 Err(step) => return step,
             };
+            // How many bytes at both ends may be out of bounds, and are not copied.
+            let mut ends = [0; 2];
+            if instruction.modifiers & 2 != 0 {
+                ends = [1, 2].map(|operand| context.row(instruction.operands[operand]).0[lane] as usize);
+                if ends.iter().any(|end| *end > 15) || ends[0] + ends[1] > bytes {
+                    let message =
+                        format!("{} and {} bytes of {bytes} are ignored: 15 can be at each end", ends[0], ends[1]);
+                    return context.fail(FaultKind::IllegalInstruction, lane, message);
+                }
+            }
+            let [left, right] = ends;
             let targets = multicast(context, instruction.modifiers & 1 != 0, instruction.operands[1], lane);
             for offset in targets.into_iter().flatten() {
                 let place = |address: u64| offset.map_or(address, |rank| address & 0xff_ffff | rank << 24);
                 issue_load(context, lane, place(barrier));
-                if let Err(refused) = transfer(context, (Space::Generic, from), (Space::Shared, place(to)), bytes) {
+                let (source, target) = (from.wrapping_add(left as u64), place(to) + left as u64);
+                let inside = bytes - left - right;
+                if let Err(refused) = transfer(context, (Space::Generic, source), (Space::Shared, target), inside) {
                     return context.refuse(lane, refused, "bulk copy");
                 }
                 if let Err(step) = mbarrier::complete(context, lane, place(barrier), bytes) {
@@ -450,25 +489,25 @@ impl Reduction {
         }
     }
 
-    /// Combines the element at an address of global memory with one.
+    /// Combines the element at an address with one.
     pub fn apply(
         self,
         context: &mut Context<'_>,
-        address: u64,
+        (space, address): (Space, u64),
         element: &[u8],
     ) -> Result<(), crate::memory::access::Refused> {
         match self {
             Reduction::Half(combine) => {
                 let value = u16::from_bytes(element);
-                context.update(Space::Generic, 0, address, |old| combine(old, value)).map(drop)
+                context.update(space, 0, address, |old| combine(old, value)).map(drop)
             }
             Reduction::Single(combine) => {
                 let value = u32::from_bytes(element);
-                context.update(Space::Generic, 0, address, |old| combine(old, value)).map(drop)
+                context.update(space, 0, address, |old| combine(old, value)).map(drop)
             }
             Reduction::Double(combine) => {
                 let value = u64::from_bytes(element);
-                context.update(Space::Generic, 0, address, |old| combine(old, value)).map(drop)
+                context.update(space, 0, address, |old| combine(old, value)).map(drop)
             }
         }
     }
@@ -477,6 +516,39 @@ impl Reduction {
 /// The operations and types of bulk reductions, by the numbers that instructions keep.
 const OPERATIONS: [&str; 8] = ["and", "or", "xor", "add", "inc", "dec", "min", "max"];
 const KINDS: [&str; 10] = ["f16", "bf16", "b32", "u32", "s32", "b64", "u64", "s64", "f32", "f64"];
+
+/// The modifiers that keep an instruction's reduction.
+fn reduction(b: &Builder<'_, '_>) -> Result<u32, Problem> {
+    let operation = OPERATIONS.iter().position(|name| b.has(name)).unwrap_or(0);
+    let kind = KINDS.iter().position(|name| *name == b.last()).unwrap_or(0);
+    if Reduction::named(OPERATIONS[operation], KINDS[kind]).is_none() {
+        return b.problem(format!("`{}` does not take .{}", OPERATIONS[operation], KINDS[kind]));
+    }
+    Ok(operation as u32 | (kind as u32) << 4)
+}
+
+/// The reduction that [`reduction`] kept.
+fn reduction_of(instruction: &Instruction) -> Option<Reduction> {
+    let modifiers = instruction.modifiers as usize;
+    Reduction::named(OPERATIONS[modifiers & 7], KINDS[(modifiers >> 4) % KINDS.len()])
+}
+
+/// Combines elements that are in shared memory with those of a stretch.
+fn reduce(
+    context: &mut Context<'_>,
+    reduction: Reduction,
+    from: u64,
+    (space, to): (Space, u64),
+    bytes: usize,
+) -> Result<(), crate::memory::access::Refused> {
+    for at in (0..bytes).step_by(reduction.bytes()) {
+        let mut element = [0; 8];
+        let element = &mut element[..reduction.bytes()];
+        context.copy_out(Space::Shared, from + at as u64, element)?;
+        reduction.apply(context, (space, to + at as u64), element)?;
+    }
+    Ok(())
+}
 
 fn bulk_reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     for _ in 0..2 {
@@ -487,17 +559,9 @@ fn bulk_reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("L2::cache_hint") {
         b.source::<u64>()?;
     }
-    let operation = OPERATIONS.iter().position(|name| b.has(name)).unwrap_or(0);
-    let kind = KINDS.iter().position(|name| *name == b.last()).unwrap_or(0);
-    if Reduction::named(OPERATIONS[operation], KINDS[kind]).is_none() {
-        return b.problem(format!("`{}` does not take .{}", OPERATIONS[operation], KINDS[kind]));
-    }
-    b.made.modifiers = operation as u32 | (kind as u32) << 4;
+    b.made.modifiers = reduction(b)?;
     Ok(|context, instruction| {
-        let modifiers = instruction.modifiers as usize;
-        let Some(reduction) = Reduction::named(OPERATIONS[modifiers & 7], KINDS[(modifiers >> 4) % KINDS.len()]) else {
-            return Step::Next;
-        };
+        let Some(reduction) = reduction_of(instruction) else { return Step::Next };
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
             let to = listed_address(context, list, lane);
@@ -507,13 +571,42 @@ fn bulk_reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 Err(step) => return step,
             };
             issue_store(context, lane);
-            for at in (0..bytes).step_by(reduction.bytes()) {
-                let mut element = [0; 8];
-                let element = &mut element[..reduction.bytes()];
-                let read = context.copy_out(Space::Shared, from + at as u64, element);
-                if let Err(refused) = read.and_then(|()| reduction.apply(context, to + at as u64, element)) {
-                    return context.refuse(lane, refused, "bulk reduction");
-                }
+            if let Err(refused) = reduce(context, reduction, from, (Space::Generic, to), bytes) {
+                return context.refuse(lane, refused, "bulk reduction");
+            }
+        }
+        Step::Next
+    })
+}
+
+/// Into another CTA's shared memory, whose mbarrier is told.
+fn bulk_reduce_shared(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    for _ in 0..2 {
+        let operand = b.take()?;
+        put_address(b, operand)?;
+    }
+    b.source::<u32>()?;
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    b.made.modifiers = reduction(b)?;
+    if b.last() == "u64" && !b.has("add") {
+        return b.problem("shared memory takes only `.add` of .u64");
+    }
+    Ok(|context, instruction| {
+        let Some(reduction) = reduction_of(instruction) else { return Step::Next };
+        let list = context.list(instruction);
+        for lane in lanes(context.mask) {
+            let [to, from, barrier] = [0, 3, 6].map(|at| shared(listed_address(context, &list[at..], lane)));
+            let bytes = match bulk_size(context, lane, instruction.operands[0], [to, from]) {
+                Ok(bytes) => bytes,
+                Err(step) => return step,
+            };
+            issue_load(context, lane, barrier);
+            if let Err(refused) = reduce(context, reduction, from, (Space::Shared, to), bytes) {
+                return context.refuse(lane, refused, "bulk reduction");
+            }
+            if let Err(step) = mbarrier::complete(context, lane, barrier, bytes) {
+                return step;
             }
         }
         Step::Next

@@ -84,7 +84,9 @@ fn reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 context.check_tells(Space::Generic, &[address; LANES]);
                 context.check_race(lane, address, reduction.bytes(), true, true);
             }
-            if let Err(refused) = reduction.apply(context, address, &value.to_le_bytes()[..reduction.bytes()]) {
+            if let Err(refused) =
+                reduction.apply(context, (Space::Generic, address), &value.to_le_bytes()[..reduction.bytes()])
+            {
                 return context.refuse(lane, refused, "reduction");
             }
             if tells {

@@ -3,6 +3,7 @@
 use super::copy::{
     Reduction, issue_load, issue_store, listed_address, multicast, put_address, put_address_part, shared,
 };
+use super::im2col::Unrolling;
 use super::mbarrier;
 use super::tensor_map::{self, BYTES, MapElement, TensorMap};
 use crate::decode::builder::Builder;
@@ -19,7 +20,7 @@ use crate::parse::ast::Operand;
 /// The forms.
 pub const FORMS: &[Form] = &[
     Form {
-        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.shared::cluster|shared::cta.global[.tile|tile::gather4|im2col].mbarrier::complete_tx::bytes[.multicast::cluster][.cta_group::1|cta_group::2][.L2::cache_hint]",
+        pattern: "cp.async.bulk.tensor.1d|2d|3d|4d|5d.shared::cluster|shared::cta.global[.tile|tile::gather4|im2col|im2col::w|im2col::w::128].mbarrier::complete_tx::bytes[.multicast::cluster][.cta_group::1|cta_group::2][.L2::cache_hint]",
         section: "9.7.9.27.1.2 cp.async.bulk.tensor",
         build: load,
     },
@@ -34,11 +35,11 @@ pub const FORMS: &[Form] = &[
         build: store,
     },
     Form {
-        pattern: "cp.async.bulk.prefetch.tensor.1d|2d|3d|4d|5d.L2.global[.tile|tile::gather4|im2col][.L2::cache_hint]",
+        pattern: "cp.async.bulk.prefetch.tensor.1d|2d|3d|4d|5d.L2.global[.tile|tile::gather4|im2col|im2col::w|im2col::w::128][.L2::cache_hint]",
         section: "9.7.9.27.1.4 cp.async.bulk.prefetch.tensor",
         build: |b| {
             let coordinates = map_and_coordinates(b)?;
-            if b.has("im2col") {
+            if unrolling(b).is_some() {
                 offsets(b, coordinates)?;
             }
             if b.has("L2::cache_hint") {
@@ -153,18 +154,24 @@ fn map_and_coordinates(b: &mut Builder<'_, '_>) -> Result<usize, Problem> {
     if found != wanted || rows && rank != 2 {
         return b.problem(format!("{found} coordinates, the instruction wants {wanted}"));
     }
-    if rank < 3 && (b.has("im2col") || b.has("im2col_no_offs")) {
+    if rank < 3 && unrolling(b).is_some() {
         return b.problem("im2col copies are of tensors of three to five dimensions");
     }
     Ok(found)
 }
 
-/// Reads the offsets of an im2col copy into the list: two fewer than there are coordinates.
+/// The im2col mode, if it is one.
+fn unrolling(b: &Builder<'_, '_>) -> Option<Unrolling> {
+    b.modifiers.iter().find_map(|modifier| Unrolling::named(modifier))
+}
+
+/// Reads the offsets of an im2col copy into the list: two fewer than there are coordinates; or the halo and the offset along W.
 fn offsets(b: &mut Builder<'_, '_>, coordinates: usize) -> Result<(), Problem> {
     let operand = b.take()?;
     let found = b.vector(operand, 2, Kind::Integer, false)?;
-    if found + 2 != coordinates {
-        return b.problem(format!("{found} offsets, the instruction wants {}", coordinates.saturating_sub(2)));
+    let wanted = if unrolling(b) == Some(Unrolling::Filter) { coordinates.saturating_sub(2) } else { 2 };
+    if found != wanted {
+        return b.problem(format!("{found} offsets, the instruction wants {wanted}"));
     }
     Ok(())
 }
@@ -173,8 +180,13 @@ fn offsets(b: &mut Builder<'_, '_>, coordinates: usize) -> Result<(), Problem> {
 const ROWS: u32 = 1;
 const MULTICAST: u32 = 2;
 const REDUCE: u32 = 4;
-/// Pixels around which a filter is moved.
-const PIXELS: u32 = 16;
+/// Pixels around which a filter is moved: from here on the mode, counted from one.
+const PIXELS_AT: u32 = 4;
+
+/// The im2col mode of an instruction, if it is one.
+fn mode_of(instruction: &Instruction) -> Option<Unrolling> {
+    (instruction.modifiers >> PIXELS_AT & 3).checked_sub(1).map(Unrolling::from_code)
+}
 /// The barrier of a copy of a pair of CTAs may be the other one's.
 const PAIR: u32 = 8;
 
@@ -184,9 +196,9 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let coordinates = map_and_coordinates(b)?;
     let barrier = b.take()?;
     put_address(b, barrier)?;
-    if b.has("im2col") {
+    if let Some(unrolling) = unrolling(b) {
         offsets(b, coordinates)?;
-        b.made.modifiers |= PIXELS;
+        b.made.modifiers |= (unrolling as u32 + 1) << PIXELS_AT;
     }
     if b.has("multicast::cluster") {
         b.source::<u16>()?;
@@ -210,7 +222,7 @@ fn read_map(
     lane: usize,
     address: u64,
     rank: usize,
-    of_pixels: bool,
+    wanted: Option<Unrolling>,
 ) -> Result<TensorMap, Step> {
     if !address.is_multiple_of(64) {
         let message = format!("the tensor map at 0x{address:x} has to be aligned to 64 bytes");
@@ -229,9 +241,9 @@ fn read_map(
         let message = format!("the tensor map has {} dimensions, the instruction {rank}", map.rank);
         return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
     }
-    if map.pixels.is_some() != of_pixels {
-        let mode = |of_pixels| if of_pixels { "im2col" } else { "tile" };
-        let (made, used) = (mode(!of_pixels), mode(of_pixels));
+    let made = map.pixels.map(|pixels| pixels.unrolling);
+    if made != wanted {
+        let [made, used] = [made, wanted].map(|mode| mode.map_or("tile", Unrolling::name));
         let message = format!("the tensor map is encoded for {made} mode, the instruction is for {used} mode");
         return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
     }
@@ -250,21 +262,30 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let list = context.list(instruction);
     let count = instruction.immediate as usize;
     let rows = instruction.modifiers & ROWS != 0;
-    let of_pixels = instruction.modifiers & PIXELS != 0;
+    let mode = mode_of(instruction);
     for lane in lanes(context.mask) {
         let to = shared(listed_address(context, list, lane));
         let map_address = listed_address(context, &list[3..], lane);
         let coordinates = read_coordinates(context, &list[6..6 + count], lane);
         let barrier = shared(listed_address(context, &list[6 + count..], lane));
-        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, of_pixels) {
+        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, mode) {
             Ok(map) => map,
             Err(step) => return step,
         };
         let mut offsets = [0; 3];
-        if of_pixels {
+        if mode.is_some() {
             for (offset, slot) in offsets.iter_mut().zip(&list[9 + count..]) {
                 *offset = i64::from(context.row(*slot).0[lane] & 0xffff);
             }
+        }
+        let halos = match mode {
+            Some(Unrolling::Width) => 512,
+            Some(Unrolling::Width128) => 32,
+            _ => i64::MAX,
+        };
+        if offsets[0] >= halos {
+            let message = format!("a halo of {} pixels: there can be {} at most", offsets[0], halos - 1);
+            return context.fail(FaultKind::IllegalInstruction, lane, message);
         }
         let targets = multicast(context, instruction.modifiers & MULTICAST != 0, instruction.operands[0], lane);
         for target in targets.into_iter().flatten() {
@@ -303,13 +324,15 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
 fn rows(map: &TensorMap, coordinates: [i32; 5], offsets: [i64; 3]) -> impl Iterator<Item = [i64; 5]> {
     let start = coordinates.map(i64::from);
     let strides = map.element_strides.map(i64::from);
-    let (pixels, tiles) = match map.pixels {
-        Some(pixels) => (Some(pixels.walk(map, start, offsets)), None),
-        None => (None, Some(Rows::of(map))),
+    let (pixels, wide, tiles) = match map.pixels {
+        Some(pixels) if pixels.unrolling == Unrolling::Filter => (Some(pixels.walk(map, start, offsets)), None, None),
+        // The halo comes first among the operands, then the offset.
+        Some(pixels) => (None, Some(pixels.walk_wide(map, start, offsets[0], offsets[1])), None),
+        None => (None, None, Some(Rows::of(map))),
     };
     let tiles = tiles.into_iter().flatten();
     let tiles = tiles.map(move |row| std::array::from_fn(|at| start[at] + row[at] as i64 * strides[at]));
-    pixels.into_iter().flatten().chain(tiles)
+    pixels.into_iter().flatten().chain(wide.into_iter().flatten()).chain(tiles)
 }
 
 /// The rows of a box: for each, the indices of the outer dimensions.
@@ -447,8 +470,8 @@ fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if b.has("tile::scatter4") {
         b.made.modifiers |= ROWS;
     }
-    if b.has("im2col_no_offs") {
-        b.made.modifiers |= PIXELS;
+    if let Some(unrolling) = unrolling(b) {
+        b.made.modifiers |= (unrolling as u32 + 1) << PIXELS_AT;
     }
     if let Some(operation) = OPERATIONS.iter().position(|name| b.has(name)) {
         b.made.modifiers |= REDUCE | (operation as u32) << 8;
@@ -488,12 +511,12 @@ fn execute_store(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let list = context.list(instruction);
     let count = instruction.immediate as usize;
     let modifiers = instruction.modifiers;
-    let (rows, of_pixels) = (modifiers & ROWS != 0, modifiers & PIXELS != 0);
+    let (rows, mode) = (modifiers & ROWS != 0, mode_of(instruction));
     for lane in lanes(context.mask) {
         let map_address = listed_address(context, list, lane);
         let coordinates = read_coordinates(context, &list[3..3 + count], lane);
         let from = shared(listed_address(context, &list[3 + count..], lane));
-        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, of_pixels) {
+        let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, mode) {
             Ok(map) => map,
             Err(step) => return step,
         };
@@ -563,7 +586,7 @@ fn store_box(
         let stored = match combine {
             None => context.copy_in(Space::Global, address, part),
             Some(reduction) => part.chunks_exact(reduction.bytes()).enumerate().try_for_each(|(at, element)| {
-                reduction.apply(context, address + (at * reduction.bytes()) as u64, element)
+                reduction.apply(context, (Space::Generic, address + (at * reduction.bytes()) as u64), element)
             }),
         };
         if let Err(refused) = stored {

@@ -293,6 +293,7 @@ pub fn replace(bytes: &mut [u8; BYTES], field: &str, index: usize, value: u64) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::im2col::Unrolling;
     use super::*;
 
     fn sample() -> TensorMap {
@@ -314,7 +315,7 @@ mod tests {
     fn maps_survive_their_encoding() {
         let map = sample();
         let bytes = map.encode(false, 0);
-        let pixels = Some(Pixels { lower: [-3, 0, 0], upper: [-1, 0, 0], count: 1024 });
+        let pixels = Some(Pixels { lower: [-3, 0, 0], upper: [-1, 0, 0], count: 1024, unrolling: Unrolling::Width });
         let unrolled = TensorMap { pixels, box_extents: [64, 1, 1, 1, 1], ..map };
         assert_eq!(TensorMap::decode(&unrolled.encode(false, 0)), unrolled);
         assert_eq!(unrolled.validate(), Ok(()));

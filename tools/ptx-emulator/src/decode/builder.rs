@@ -701,6 +701,12 @@ impl<'b, 'a> Builder<'b, 'a> {
         matches!(self.scopes.find(name), Some(Binding::Predicate(_)))
     }
 
+    /// Whether a name is a special register's that has components.
+    pub fn is_special_vector(&self, name: &str) -> bool {
+        let special = name.strip_prefix('%').and_then(|name| Special::named(name, Some("x")));
+        special.is_some() && self.scopes.find(name).is_none()
+    }
+
     /// Reads the name of something declared.
     pub fn binding(&mut self) -> Read<Binding> {
         match self.take()? {

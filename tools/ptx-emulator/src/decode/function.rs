@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::builder::{Builder, Draft, Surroundings, rows_of, signature, stretch};
 use super::call_graph::CallGraph;
-use super::form::{Prepared, prepared};
+use super::form::{Prepared, find, prepared};
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;
 use crate::machine::fault;
@@ -411,8 +411,7 @@ impl<'a> Decoder<'_, 'a> {
             }
             return Err(Problem::new(written.span.clone(), format!("unknown instruction `{}`", full())));
         };
-        let candidates = forms.iter().filter_map(|form| Some((form, form.matches(&written.modifiers)?)));
-        let Some((form, modifiers)) = candidates.into_iter().next() else {
+        let Some((form, modifiers)) = find(forms, &written.modifiers) else {
             return Err(unknown_modifiers(written, forms, &full()));
         };
         let place = self.spans.len() as u32;

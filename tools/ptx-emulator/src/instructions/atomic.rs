@@ -19,29 +19,8 @@ pub const FORMS: &[Form] = &[
         section: "9.7.13.5 atom",
         build: |b| atomic(b, true),
     },
-    // The space may come first, as in PTX before 6.0.
-    Form {
-        pattern: "atom[.global|shared|shared::cta|shared::cluster][.relaxed|acquire|release|acq_rel][.SCOPE].and|or|xor|exch|cas|add|inc|dec|min|max[.noftz][.L2::cache_hint].b16|b32|b64|b128|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64",
-        section: "9.7.13.5 atom",
-        build: |b| atomic(b, true),
-    },
-    Form {
-        pattern: "atom[.global|shared|shared::cta|shared::cluster][.SCOPE][.relaxed|acquire|release|acq_rel].and|or|xor|exch|cas|add|inc|dec|min|max[.noftz][.L2::cache_hint].b16|b32|b64|b128|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64",
-        section: "9.7.13.5 atom",
-        build: |b| atomic(b, true),
-    },
     Form {
         pattern: "red[.relaxed|release][.SCOPE][.global|shared|shared::cta|shared::cluster].and|or|xor|add|inc|dec|min|max[.noftz][.L2::cache_hint].b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64",
-        section: "9.7.13.6 red",
-        build: |b| atomic(b, false),
-    },
-    Form {
-        pattern: "red[.global|shared|shared::cta|shared::cluster][.relaxed|release][.SCOPE].and|or|xor|add|inc|dec|min|max[.noftz][.L2::cache_hint].b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64",
-        section: "9.7.13.6 red",
-        build: |b| atomic(b, false),
-    },
-    Form {
-        pattern: "red[.global|shared|shared::cta|shared::cluster][.SCOPE][.relaxed|release].and|or|xor|add|inc|dec|min|max[.noftz][.L2::cache_hint].b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64",
         section: "9.7.13.6 red",
         build: |b| atomic(b, false),
     },

@@ -105,22 +105,31 @@ pub const FORMS: &[Form] = &[
             ("lo", "u32") => lanes!(b; (x: u32, y: u32) -> u32 { (x & 0xff_ffff).wrapping_mul(y & 0xff_ffff) }),
             ("lo", _) => lanes!(b; (x: i32, y: i32) -> i32 { (x << 8 >> 8).wrapping_mul(y << 8 >> 8) }),
             (_, "u32") => {
-                lanes!(b; (x: u32, y: u32) -> u32 { ((u64::from(x & 0xff_ffff) * u64::from(y & 0xff_ffff)) >> 16) as u32 })
+                lanes!(b; (x: u32, y: u32) -> u32 { high24(x, y) })
             }
             _ => {
-                lanes!(b; (x: i32, y: i32) -> i32 { ((i64::from(x << 8 >> 8) * i64::from(y << 8 >> 8)) >> 16) as i32 })
+                lanes!(b; (x: i32, y: i32) -> i32 { signed_high24(x, y) })
             }
         },
     },
     Form {
-        pattern: "mad24.lo.u32|s32",
+        pattern: "mad24.lo|hi.u32|s32",
         section: "9.7.1.6 mad24",
-        build: |b| match b.last() {
-            "u32" => {
+        build: |b| match (b.modifier(0), b.last()) {
+            ("lo", "u32") => {
                 lanes!(b; (x: u32, y: u32, z: u32) -> u32 { (x & 0xff_ffff).wrapping_mul(y & 0xff_ffff).wrapping_add(z) })
             }
-            _ => lanes!(b; (x: i32, y: i32, z: i32) -> i32 { (x << 8 >> 8).wrapping_mul(y << 8 >> 8).wrapping_add(z) }),
+            ("lo", _) => {
+                lanes!(b; (x: i32, y: i32, z: i32) -> i32 { (x << 8 >> 8).wrapping_mul(y << 8 >> 8).wrapping_add(z) })
+            }
+            (_, "u32") => lanes!(b; (x: u32, y: u32, z: u32) -> u32 { high24(x, y).wrapping_add(z) }),
+            _ => lanes!(b; (x: i32, y: i32, z: i32) -> i32 { signed_high24(x, y).wrapping_add(z) }),
         },
+    },
+    Form {
+        pattern: "mad24.hi.sat.s32",
+        section: "9.7.1.6 mad24",
+        build: |b| lanes!(b; (x: i32, y: i32, z: i32) -> i32 { signed_high24(x, y).saturating_add(z) }),
     },
     Form {
         pattern: "sad.INTEGER",
@@ -304,6 +313,16 @@ pub const FORMS: &[Form] = &[
         },
     },
 ];
+
+/// The high 32 of the 48 bits of a product of 24 bits.
+fn high24(x: u32, y: u32) -> u32 {
+    ((u64::from(x & 0xff_ffff) * u64::from(y & 0xff_ffff)) >> 16) as u32
+}
+
+/// The same with signs.
+fn signed_high24(x: i32, y: i32) -> i32 {
+    ((i64::from(x << 8 >> 8) * i64::from(y << 8 >> 8)) >> 16) as i32
+}
 
 /// Bits `at..at + length`.
 fn field(at: u32, length: u32) -> u64 {

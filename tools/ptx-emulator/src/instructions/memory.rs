@@ -49,6 +49,11 @@ pub const FORMS: &[Form] = &[
         build: policy,
     },
     Form {
+        pattern: "createpolicy.cvt.L2.b64",
+        section: "9.7.9.18 createpolicy",
+        build: |b| lanes!(b; (policy: u64) -> u64 { policy }),
+    },
+    Form {
         pattern: "createpolicy.range[.global].L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged[.L2::evict_first|L2::evict_unchanged].b64",
         section: "9.7.9.18 createpolicy",
         build: policy,

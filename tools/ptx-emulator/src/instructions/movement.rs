@@ -21,6 +21,14 @@ pub const FORMS: &[Form] = &[
         section: "9.7.9.3 mov",
         build: |b| {
             b.predicate_destination()?;
+            if let [Operand::Name("%is_explicit_cluster")] = b.rest() {
+                b.source::<u32>()?;
+                return Ok(|context, instruction| {
+                    let value = context.row(instruction.operands[1]).0[0];
+                    context.set_predicate(instruction.predicate(0), if value == 0 { 0 } else { u32::MAX });
+                    Step::Next
+                });
+            }
             b.predicate_source()?;
             Ok(|context, instruction| {
                 let value = super::logic::predicate_value(context, instruction.operands[1]);
@@ -30,6 +38,11 @@ pub const FORMS: &[Form] = &[
         },
     },
     Form { pattern: "mov.b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64|b128", section: "9.7.9.3 mov", build: mov },
+    Form {
+        pattern: "mov.v2|v4.b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64",
+        section: "9.7.9.3 mov",
+        build: move_vector,
+    },
     Form {
         pattern: "cvta.global|const|shared|shared::cta|shared::cluster|local|param|param::entry.u64",
         section: "9.7.9.20 cvta",
@@ -96,6 +109,43 @@ fn mov(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         "b128" => lanes!(b; (x: u128) -> u128 { x }),
         _ => lanes!(b; (x: u32) -> u32 { x }),
     }
+}
+
+/// Moves a vector of registers, or the four components of a special register such as `%tid`.
+fn move_vector(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let count = if b.has("v2") { 2 } else { 4 };
+    let bytes = match b.last() {
+        "b16" | "u16" | "s16" => 2,
+        "b64" | "u64" | "s64" | "f64" => 8,
+        _ => 4,
+    };
+    b.registers(count, bytes, Kind::Integer, true)?;
+    match b.rest() {
+        [Operand::Name(name)] if count == 4 && b.is_special_vector(name) => {
+            b.take()?;
+            let components = ["x", "y", "z", "w"].map(|component| Operand::Component(name, component));
+            b.vector(&Operand::Vector(components.to_vec()), bytes, Kind::Integer, false)?;
+        }
+        _ => b.registers(count, bytes, Kind::Integer, false)?,
+    }
+    b.made.modifiers = bytes;
+    Ok(|context, instruction| {
+        let list = context.list(instruction);
+        let (to, from) = list.split_at(list.len() / 2);
+        // All are read before one is written: they may be the same registers in another order.
+        let mut values = [[0u64; 32]; 4];
+        for (values, slot) in values.iter_mut().zip(from) {
+            *values = read_part(context, *slot, instruction.modifiers);
+        }
+        for (values, slot) in values.iter().zip(to) {
+            match instruction.modifiers {
+                8 => context.write(*slot, values),
+                4 => context.write(*slot, &values.map(|value| value as u32)),
+                _ => context.write(*slot, &values.map(|value| value as u16)),
+            }
+        }
+        Step::Next
+    })
 }
 
 /// Special registers that change while a thread runs.

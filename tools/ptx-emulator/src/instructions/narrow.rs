@@ -13,30 +13,22 @@ const CVT: &str = "9.7.9.21 cvt";
 
 /// The forms.
 pub const FORMS: &[Form] = &[
-    Form { pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].f16|bf16.f32", section: CVT, build: narrow },
-    Form { pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].f16x2|bf16x2.f32", section: CVT, build: narrow },
-    Form { pattern: "cvt.rs[.satfinite][.relu][.satfinite].f16x2|bf16x2.f32", section: CVT, build: stochastic },
-    Form { pattern: "cvt.rn|rz[.satfinite][.relu][.satfinite].tf32.f32", section: CVT, build: narrow },
+    Form { pattern: "cvt.rn|rz[.satfinite][.relu].f16|bf16.f32", section: CVT, build: narrow },
+    Form { pattern: "cvt.rn|rz[.satfinite][.relu].f16x2|bf16x2.f32", section: CVT, build: narrow },
+    Form { pattern: "cvt.rs[.satfinite][.relu].f16x2|bf16x2.f32", section: CVT, build: stochastic },
+    Form { pattern: "cvt.rn|rz[.satfinite][.relu].tf32.f32", section: CVT, build: narrow },
     Form { pattern: "cvt.rna[.satfinite].tf32.f32", section: CVT, build: narrow },
     Form {
-        pattern: "cvt.rn[.relu].satfinite[.relu].e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2.f32|f16x2|bf16x2",
+        pattern: "cvt.rn.satfinite[.relu].e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2.f32|f16x2|bf16x2",
         section: CVT,
         build: narrow,
     },
-    Form {
-        pattern: "cvt.rs[.relu].satfinite[.relu].e4m3x4|e5m2x4|e2m1x4|e2m3x4|e3m2x4.f32",
-        section: CVT,
-        build: stochastic,
-    },
+    Form { pattern: "cvt.rs.satfinite[.relu].e4m3x4|e5m2x4|e2m1x4|e2m3x4|e3m2x4.f32", section: CVT, build: stochastic },
     Form { pattern: "cvt.rz|rp[.satfinite].ue8m0x2.f32|bf16x2", section: CVT, build: narrow },
-    Form {
-        pattern: "cvt.rn[.relu].satfinite[.relu][.scaled::n2::ue8m0].s2f6x2.f32|bf16x2",
-        section: CVT,
-        build: narrow,
-    },
+    Form { pattern: "cvt.rn.satfinite[.relu][.scaled::n2::ue8m0].s2f6x2.f32|bf16x2", section: CVT, build: narrow },
     Form { pattern: "cvt.rn[.relu].f16x2.e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2", section: CVT, build: widen },
     Form {
-        pattern: "cvt.rn[.satfinite][.relu][.satfinite][.scaled::n2::ue8m0].bf16x2.e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2|s2f6x2",
+        pattern: "cvt.rn[.satfinite][.relu][.scaled::n2::ue8m0].bf16x2.e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2|s2f6x2",
         section: CVT,
         build: widen,
     },

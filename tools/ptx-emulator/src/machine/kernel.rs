@@ -207,7 +207,7 @@ pub enum Special {
     DynamicShared,
     /// `%total_smem_size`, `%aggr_smem_size`
     TotalShared,
-    /// Always zero: `%reserved_smem_offset_*` and `%envreg*`.
+    /// Always zero: `%reserved_smem_offset_*`, `%envreg*`, `%pm*`, which nobody programs to count, and `%current_graph_exec`.
     Zero,
 }
 
@@ -218,6 +218,8 @@ impl Special {
             Some("x") => 0,
             Some("y") => 1,
             Some("z") => 2,
+            // The fourth component of each.
+            Some("w") => return Special::named(name, Some("x")).map(|_| Special::Zero),
             Some(_) => return None,
             None => {
                 return Some(match name {
@@ -237,7 +239,10 @@ impl Special {
                     "is_explicit_cluster" => Special::IsExplicitCluster,
                     "dynamic_smem_size" => Special::DynamicShared,
                     "total_smem_size" | "aggr_smem_size" => Special::TotalShared,
-                    _ if name.starts_with("envreg") || name.starts_with("reserved_smem_offset") => Special::Zero,
+                    "current_graph_exec" => Special::Zero,
+                    _ if ["envreg", "reserved_smem_offset", "pm"].iter().any(|start| name.starts_with(start)) => {
+                        Special::Zero
+                    }
                     _ => return None,
                 });
             }

@@ -29,9 +29,10 @@ pub enum Token {
     #[regex(r"0[bB][01]+U?", priority = 7)]
     #[regex(r"[0-9]+U?", priority = 6)]
     Integer,
-    /// `1.5e-3`; also the number of `.version`.
+    /// `1.5e-3`, `.5`; also the number of `.version`.
     #[regex(r"[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?", priority = 7)]
     #[regex(r"[0-9]+[eE][+-]?[0-9]+", priority = 6)]
+    #[regex(r"\.[0-9]+([eE][+-]?[0-9]+)?", priority = 6)]
     Decimal,
     /// `"nounroll"`.
     #[regex(r#""[^"\n]*""#)]

@@ -85,7 +85,7 @@ const PACKING_AT: u32 = 2;
 
 /// How 16 numbers lie in the 16 bytes of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Packing {
+pub enum Packing {
     /// A byte each.
     Bytes,
     /// `.b6x16_p32`: six bits each, without gaps, and 32 bits of padding.
@@ -95,7 +95,8 @@ enum Packing {
 }
 
 impl Packing {
-    fn named(name: &str) -> Packing {
+    /// By the modifier that says it; one that says another thing is for bytes.
+    pub fn named(name: &str) -> Packing {
         match name {
             "b6x16_p32" => Packing::Six,
             "b4x16_p64" => Packing::Four,
@@ -103,8 +104,15 @@ impl Packing {
         }
     }
 
-    fn from_code(code: u32) -> Packing {
+    /// From a number that an instruction keeps.
+    pub fn from_code(code: u32) -> Packing {
         [Packing::Bytes, Packing::Six, Packing::Four, Packing::Four][code as usize & 3]
+    }
+
+    /// The numbers where tensor cores look for them in a byte: fp4 in the four bits in the middle, fp6 in the low ones.
+    pub fn in_containers(self, bytes: [u8; 16]) -> [u8; 16] {
+        let shift = if self == Packing::Four { 2 } else { 0 };
+        self.unpacked(bytes).map(|number| number << shift)
     }
 
     /// The numbers in the low bits of a byte each.

@@ -1,5 +1,6 @@
 //! `tcgen05.ld`, `st`, `cp` and `shift`: tensor memory and registers, and shared memory.
 
+use super::matrix::Packing;
 use super::shared_matrix::{Descriptor, read_bytes};
 use super::tcgen05::group;
 use super::tensor_memory::{COLUMNS, ROWS};
@@ -22,18 +23,22 @@ pub const FORMS: &[Form] = &[
         build: load,
     },
     Form {
+        pattern: "tcgen05.ld.red.sync.aligned.32x32b|16x32bx2.x2|x4|x8|x16|x32|x64|x128.min|max[.abs][.NaN].f32",
+        section: "9.7.16.8.3 tcgen05.ld",
+        build: load_reduced,
+    },
+    Form {
+        pattern: "tcgen05.ld.red.sync.aligned.32x32b|16x32bx2.x2|x4|x8|x16|x32|x64|x128.min|max.u32|s32",
+        section: "9.7.16.8.3 tcgen05.ld",
+        build: load_reduced,
+    },
+    Form {
         pattern: "tcgen05.st.sync.aligned.32x32b|16x64b|16x128b|16x256b|16x32bx2.x1|x2|x4|x8|x16|x32|x64|x128[.unpack::16b].b32",
         section: "9.7.16.8.4 tcgen05.st",
         build: store,
     },
     Form {
-        pattern: "tcgen05.cp.cta_group::1|cta_group::2.128x256b|4x256b|128x128b|64x128b|32x128b[.warpx2::02_13|warpx2::01_23|warpx4]",
-        section: "9.7.16.9.2 tcgen05.cp",
-        build: copy,
-    },
-    // The other order, which ptxas takes too.
-    Form {
-        pattern: "tcgen05.cp.cta_group::1|cta_group::2.warpx2::02_13|warpx2::01_23|warpx4.64x128b|32x128b",
+        pattern: "tcgen05.cp.cta_group::1|cta_group::2.128x256b|4x256b|128x128b|64x128b|32x128b[.warpx2::02_13|warpx2::01_23|warpx4][.b8x16][.b6x16_p32|b4x16_p64]",
         section: "9.7.16.9.2 tcgen05.cp",
         build: copy,
     },
@@ -109,11 +114,12 @@ fn count(name: &str) -> usize {
     name.strip_prefix('x').and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
-fn common(b: &mut Builder<'_, '_>) -> (Shape, usize) {
-    let shape = Shape::named(b.modifier(3));
+/// The shape and the number of registers, of which the modifiers stand at a place and after it.
+fn common(b: &mut Builder<'_, '_>, at: usize) -> (Shape, usize) {
+    let shape = Shape::named(b.modifier(at));
     let packed = b.has("pack::16b") || b.has("unpack::16b");
     b.made.modifiers = shape.code() | if packed { PACK } else { 0 };
-    (shape, count(b.modifier(4)) * shape.registers())
+    (shape, count(b.modifier(at + 1)) * shape.registers())
 }
 
 /// The offset of the second half's columns, for `.16x32bx2`.
@@ -128,7 +134,7 @@ fn second(b: &mut Builder<'_, '_>, shape: Shape) -> Result<(), Problem> {
 }
 
 fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let (shape, registers) = common(b);
+    let (shape, registers) = common(b, 3);
     b.registers(registers, 4, Kind::Integer, true)?;
     let operand = b.take()?;
     put_address(b, operand)?;
@@ -149,8 +155,69 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     })
 }
 
+const LARGER: u32 = 1 << 17;
+const MAGNITUDE: u32 = 1 << 18;
+const NAN: u32 = 1 << 19;
+const SIGNED: u32 = 1 << 20;
+const FLOAT: u32 = 1 << 21;
+
+/// The smaller or the larger of two registers.
+fn reduced(x: u32, y: u32, modifiers: u32) -> u32 {
+    let larger = modifiers & LARGER != 0;
+    if modifiers & FLOAT != 0 {
+        let (x, y) = (f32::from_bits(x), f32::from_bits(y));
+        let result = if modifiers & NAN != 0 && (x.is_nan() || y.is_nan()) {
+            f32::NAN
+        } else if larger {
+            x.max(y)
+        } else {
+            x.min(y)
+        };
+        return if result.is_nan() { 0x7fff_ffff } else { result.to_bits() };
+    }
+    match (modifiers & SIGNED != 0, larger) {
+        (true, true) => (x as i32).max(y as i32) as u32,
+        (true, false) => (x as i32).min(y as i32) as u32,
+        (false, true) => x.max(y),
+        (false, false) => x.min(y),
+    }
+}
+
+/// `.red`: each thread also gets the least or the largest of what it loads.
+fn load_reduced(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let (shape, registers) = common(b, 4);
+    for (name, bit) in [("max", LARGER), ("abs", MAGNITUDE), ("NaN", NAN), ("s32", SIGNED), ("f32", FLOAT)] {
+        if b.has(name) {
+            b.made.modifiers |= bit;
+        }
+    }
+    b.registers(registers, 4, Kind::Integer, true)?;
+    b.destination::<u32>()?;
+    let operand = b.take()?;
+    put_address(b, operand)?;
+    second(b, shape)?;
+    Ok(|context, instruction| {
+        let modifiers = instruction.modifiers;
+        let list = context.list(instruction);
+        let (registers, address) = list.split_at(list.len() - 3);
+        let mut result = [0; LANES];
+        let put = |context: &mut Context<'_>, register: usize, words: &[u32; LANES]| {
+            context.write(registers[register], words);
+            for (all, word) in result.iter_mut().zip(words) {
+                let word = if modifiers & MAGNITUDE != 0 { word & 0x7fff_ffff } else { *word };
+                *all = reduced(if register == 0 { word } else { *all }, word, modifiers);
+            }
+        };
+        let step = transfer(context, instruction, address, registers.len(), put, None);
+        if step == Step::Next {
+            context.write(instruction.operands[0], &result);
+        }
+        step
+    })
+}
+
 fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let (shape, registers) = common(b);
+    let (shape, registers) = common(b, 3);
     let operand = b.take()?;
     put_address(b, operand)?;
     second(b, shape)?;
@@ -264,9 +331,22 @@ fn copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         (0..=2, 0) | (3, 2 | 3) | (4, 1) => {}
         _ => return b.problem("this shape does not go with this multicast"),
     }
-    b.made.modifiers = shape as u32 | (spread as u32) << 4 | if b.has("cta_group::2") { 1 << 8 } else { 0 };
+    let narrow = ["b6x16_p32", "b4x16_p64"].into_iter().find(|name| b.has(name));
+    if b.has("b8x16") != narrow.is_some() {
+        return b.problem("`.b8x16` stands with the format that is unpacked, `.b6x16_p32` or `.b4x16_p64`");
+    }
+    let packing = Packing::named(narrow.unwrap_or_default());
+    b.made.modifiers = shape as u32
+        | (spread as u32) << 4
+        | if b.has("cta_group::2") { PAIR } else { 0 }
+        | (packing as u32) << PACKING_AT;
     Ok(execute_copy)
 }
+
+/// Both CTAs of a pair copy.
+const PAIR: u32 = 1 << 8;
+/// Where the number of a [`Packing`] starts.
+const PACKING_AT: u32 = 9;
 
 fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let modifiers = instruction.modifiers;
@@ -279,6 +359,7 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         _ if rows == 4 => &[(0, 1, 0), (1, 1, 32), (2, 1, 64), (3, 1, 96)],
         _ => &[(0, 128, 0)],
     };
+    let packing = Packing::from_code(modifiers >> PACKING_AT);
     for lane in lanes(context.mask) {
         let address = listed_address(context, context.list(instruction), lane) as usize;
         let (first_lane, first) = (address >> 16, address & 0xffff);
@@ -291,7 +372,7 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                 "the matrix descriptor has a swizzle that does not exist",
             );
         };
-        for cta in group(context, modifiers >> 8 != 0) {
+        for cta in group(context, modifiers & PAIR != 0) {
             if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, words)) {
                 return unallocated(context, lane, first, words);
             }
@@ -309,6 +390,9 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
                         read_bytes(context, cta, &descriptor, first_row + row, &mut bytes[..4 * words])
                     {
                         return context.refuse(lane, refused, "tcgen05.cp");
+                    }
+                    for numbers in bytes.as_chunks_mut().0 {
+                        *numbers = packing.in_containers(*numbers);
                     }
                     if let Some(tensor) = &mut context.cluster.ctas[cta].tensor {
                         let into = &mut tensor.lane_mut((first_lane + start + row) % ROWS)[first..first + words];

@@ -34,7 +34,7 @@ pub const FORMS: &[Form] = &[
         build,
     },
     Form {
-        pattern: "wgmma.mma_async.sync.aligned.m64n*[.satfinite].s32.s8|u8.s8|u8[.satfinite]",
+        pattern: "wgmma.mma_async.sync.aligned.m64n*.s32.s8|u8.s8|u8[.satfinite]",
         section: "9.7.15.5.2 wgmma.mma_async",
         build,
     },
@@ -64,7 +64,7 @@ pub const FORMS: &[Form] = &[
         build,
     },
     Form {
-        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*[.satfinite].s32.s8|u8.s8|u8[.satfinite]",
+        pattern: "wgmma.mma_async.sp.sync.aligned.m64n*.s32.s8|u8.s8|u8[.satfinite]",
         section: "9.7.15.6.3 wgmma.mma_async.sp",
         build,
     },

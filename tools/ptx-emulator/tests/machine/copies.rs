@@ -13,6 +13,9 @@ pub const TESTS: &[fn()] = &[
     bulk_copies_between_ctas,
     bulk_copies_into_global_memory,
     bulk_reductions,
+    bulk_reductions_into_the_shared_memory_of_another_cta,
+    ends_of_bulk_copies_may_be_out_of_bounds,
+    bulk_copies_and_reductions_of_several_gpus,
     bulk_sums_of_floats,
     stores_into_other_ctas,
 ];
@@ -269,6 +272,104 @@ fn bulk_reductions() {
             }
             assert_eq!(from_shared(&text, &target, &source), expected, "{text}");
         }
+    }
+}
+
+/// Each CTA combines 96 bytes of its own with 96 of the other.
+#[test]
+fn bulk_reductions_into_the_shared_memory_of_another_cta() {
+    type Operation = fn(u32, u32) -> u32;
+    let cases: [(&str, &str, Operation); 11] = [
+        ("and", "b32", |x, y| x & y),
+        ("or", "b32", |x, y| x | y),
+        ("xor", "b32", |x, y| x ^ y),
+        ("add", "u32", u32::wrapping_add),
+        ("add", "s32", u32::wrapping_add),
+        ("inc", "u32", |x, y| if x >= y { 0 } else { x + 1 }),
+        ("dec", "u32", |x, y| if x == 0 || x > y { y } else { x - 1 }),
+        ("min", "u32", u32::min),
+        ("max", "u32", u32::max),
+        ("min", "s32", |x, y| x.cast_signed().min(y.cast_signed()).cast_unsigned()),
+        ("max", "s32", |x, y| x.cast_signed().max(y.cast_signed()).cast_unsigned()),
+    ];
+    let (source, target) = (|at: u32| (3 * at).wrapping_sub(30), |at: u32| 10u32.wrapping_sub(at));
+    let result = |operation: &str, kind: &str| {
+        let text = format!(
+            "mad.lo.u32 %r6, %r0, 4, %r1; setp.lt.u32 %p3, %r0, 24; mad.lo.u32 %r7, %r0, 3, -30; sub.u32 %r8, 10, %r0;\n\
+             @%p3 st.shared.u32 [%r6], %r7; @%p3 st.shared.u32 [%r6+112], %r8; fence.proxy.async; xor.b32 %r9, %r3, 1;\n\
+             mapa.shared::cluster.u32 %r10, %r1, %r9; mapa.shared::cluster.u32 %r11, %r2, %r9;\n\
+             barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;\n\
+             @%p1 cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.{operation}.{kind} [%r10+112], [%r1], 96, [%r11];"
+        );
+        bulk(&text, 2)
+    };
+    let both = |result: Vec<u8>| {
+        let sources: Vec<u8> = (0..24).flat_map(|at| source(at).to_le_bytes()).collect();
+        let mut one = image(112, &result);
+        one[..96].copy_from_slice(&sources);
+        [one.clone(), one].concat()
+    };
+    for (operation, kind, combine) in cases {
+        let expected = (0..24).flat_map(|at| combine(target(at), source(at)).to_le_bytes()).collect();
+        assert_eq!(result(operation, kind), both(expected), "{operation}.{kind}");
+    }
+    let wide = |number: fn(u32) -> u32, at: u32| u64::from(number(2 * at)) | u64::from(number(2 * at + 1)) << 32;
+    let sums = (0..12).flat_map(|at| wide(target, at).wrapping_add(wide(source, at)).to_le_bytes()).collect();
+    assert_eq!(result("add", "u64"), both(sums));
+    let load = Run::new("cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.min.u64 [%r1], [%r2], 16, [%r3];").load();
+    assert!(load.err().is_some_and(|message| message.contains("takes only `.add` of .u64")));
+}
+
+/// What is said to be out of bounds at both ends is not copied, but counted.
+#[test]
+fn ends_of_bulk_copies_may_be_out_of_bounds() {
+    for (hint, policy) in [("", ""), (".L2::cache_hint", ", %rd6")] {
+        let text = |left: u32| {
+            format!(
+                "mov.u32 %r6, {left}; @%p1 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes.ignore_oob{hint} [%r1+64], [%rd0+32], 96, %r6, 9, [%r2]{policy};"
+            )
+        };
+        assert_eq!(bulk(&text(5), 1), image(69, &pattern(512)[37..119]));
+        let body = format!("{PREPARE}{}{FINISH}", text(16));
+        let run = Run::new(&body).declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;");
+        assert!(run.fault().contains("16 and 9 bytes of 96 are ignored: 15 can be at each end"));
+    }
+}
+
+/// Behind an address of several GPUs there is the memory of one.
+#[test]
+fn bulk_copies_and_reductions_of_several_gpus() {
+    let (source, start) = (pattern(512), vec![0; 512]);
+    for (masked, mask, bits) in [("", "", 0xffff), (".cp_mask", ", %rs1", 0x8421u32)] {
+        let text = format!(
+            "mov.b16 %rs1, {bits}; multimem.cp.async.bulk.global.shared::cta.bulk_group{masked} [%rd0+48], [%r1+16], 320{mask};"
+        );
+        for (at, byte) in from_shared(&text, &start, &source).into_iter().enumerate() {
+            let copied = (48..368).contains(&at) && bits >> (at % 16) & 1 != 0;
+            assert_eq!(byte, if copied { source[at - 32] } else { 0 }, "{text} byte {at}");
+        }
+    }
+    // The same as of one GPU, whose results other tests know.
+    let (target, source) = (pattern(512), pattern(1024)[300..812].to_vec());
+    let kinds: [(&str, &[&str]); 9] = [
+        ("add", &["u32", "s32", "u64", "f32", "f64"]),
+        ("add.noftz", &["f16", "bf16"]),
+        ("min", &["u32", "s32", "u64", "s64", "f16", "bf16"]),
+        ("max", &["u32", "s32", "u64", "s64", "f16", "bf16"]),
+        ("inc", &["u32"]),
+        ("dec", &["u32"]),
+        ("and", &["b32", "b64"]),
+        ("or", &["b32", "b64"]),
+        ("xor", &["b32", "b64"]),
+    ];
+    for (operation, kind) in kinds.iter().flat_map(|(operation, kinds)| kinds.iter().map(move |kind| (operation, kind)))
+    {
+        let text =
+            |name: &str| format!("{name}.global.shared::cta.bulk_group.{operation}.{kind} [%rd0+16], [%r1], 480;");
+        let [several, one] = ["multimem.cp.reduce.async.bulk", "cp.reduce.async.bulk"]
+            .map(|name| from_shared(&text(name), &target, &source));
+        assert_eq!(several, one, "{operation}.{kind}");
+        assert_ne!(several, target, "{operation}.{kind}");
     }
 }
 

@@ -9,8 +9,8 @@ use ptx_emulator::decode::form::{coverage, unused};
 
 use super::{
     PROLOGUE, Ran, arithmetic, atomics, barriers, control, copies, halves, matrices, memory, narrow, not_run, products,
-    recorded, remote, scalars, spaces, tensor_copies, tensor_memory, tensor_memory_moves, video, warpgroup, warps,
-    wmma,
+    recorded, remote, scalars, spaces, spellings, tensor_copies, tensor_memory, tensor_memory_moves, tensor_moves,
+    video, warpgroup, warps, wmma,
 };
 
 #[test]
@@ -45,9 +45,11 @@ fn instructions() -> &'static [Ran] {
             products::TESTS,
             remote::TESTS,
             spaces::TESTS,
+            spellings::TESTS,
             tensor_copies::TESTS,
             tensor_memory::TESTS,
             tensor_memory_moves::TESTS,
+            tensor_moves::TESTS,
             video::TESTS,
             warpgroup::TESTS,
             warps::TESTS,

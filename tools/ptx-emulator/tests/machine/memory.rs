@@ -281,6 +281,7 @@ fn hints_and_fences_change_no_value() {
         "createpolicy.fractional.L2::evict_first.L2::evict_unchanged.b64 %rd5, 0.5;",
         "createpolicy.fractional.L2::evict_normal.b64 %rd5;",
         "createpolicy.fractional.L2::evict_unchanged.L2::evict_first.b64 %rd5, 0.25;",
+        "createpolicy.cvt.L2.b64 %rd5, 0x14f0000000000000;",
         "createpolicy.range.L2::evict_first.b64 %rd5, [%rd0], 64, 128;",
         "createpolicy.range.global.L2::evict_last.L2::evict_unchanged.b64 %rd5, [%rd0], 64, 128;",
         "createpolicy.range.L2::evict_normal.L2::evict_first.b64 %rd5, [%rd0], 64, 128;",

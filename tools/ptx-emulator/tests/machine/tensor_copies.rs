@@ -1,6 +1,6 @@
 //! Copies of boxes of tensors, against what their definition says, element by element.
 
-use ptx_emulator::asynchronous::im2col::Pixels;
+use ptx_emulator::asynchronous::im2col::{Pixels, Unrolling};
 use ptx_emulator::asynchronous::tensor_map::{MapElement, Swizzle, TensorMap};
 
 use super::Run;
@@ -13,6 +13,7 @@ pub const TESTS: &[fn()] = &[
     tiles_are_stored_and_reduced,
     boxes_of_every_rank_are_stored_and_reduced,
     pixels_are_loaded_and_stored,
+    pixels_along_the_width_have_halos,
     copies_to_several_ctas,
     padding_of_packed_elements_is_not_counted,
     maps_are_built_field_by_field,
@@ -310,6 +311,60 @@ fn boxes_of_every_rank_are_stored_and_reduced() {
     }
 }
 
+/// Section 5.5.5 of the PTX ISA: of W alone, from image to image, and a halo of what comes next.
+#[test]
+fn pixels_along_the_width_have_halos() {
+    let dimensions = [8u64, 9, 2, 28];
+    for (unrolling, count, halo) in [(Unrolling::Width, 40, 3), (Unrolling::Width128, 128, 2)] {
+        for (lower, upper, offset, step, first) in
+            [(0i64, 0i64, 0, 1, 3i64), (-1, 0, 0, 2, -1), (-1, 0, 1, 2, -1), (-1, -1, 2, 3, 2), (2, -2, 0, 1, 0)]
+        {
+            let pixels = Pixels { lower: [lower as i32, 0, 0], upper: [upper as i32, 0, 0], count, unrolling };
+            let mut map = TensorMap { pixels: Some(pixels), fill_nan: true, ..tensor(&dimensions, &[4]) };
+            map.element_strides[1] = step as u32;
+            // The places along W and the images, one after the other.
+            let mut places: Vec<(i64, i64)> = (first..9 + upper).step_by(step).map(|x| (x, 1)).collect();
+            for image in 2..60 {
+                places.extend((lower..9 + upper).step_by(step).map(|x| (x, image)));
+            }
+            let parts = if unrolling == Unrolling::Width128 { 4 } else { 1 };
+            let part = count as usize / parts;
+            let order: Vec<usize> = (0..parts).flat_map(|number| part * number..part * (number + 1) + halo).collect();
+            let mode = unrolling.name();
+            let body = format!(
+                "mov.u16 %rs1, {halo}; mov.u16 %rs2, {offset};\n\
+                 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r2], {};\n\
+                 cp.async.bulk.prefetch.tensor.4d.L2.global.{mode} [%rd1, {{4, {first}, 1, 1}}], {{%rs1, %rs2}};\n\
+                 cp.async.bulk.tensor.4d.shared::cta.global.{mode}.mbarrier::complete_tx::bytes [%r1], [%rd1, {{4, {first}, 1, 1}}], [%r2], {{%rs1, %rs2}};",
+                16 * halo * parts
+            );
+            let (found, _) = copied(&map, &body);
+            for (row, pixel) in order.into_iter().enumerate() {
+                let (x, image) = places[pixel];
+                for channel in 0..4 {
+                    let wanted = element(&map, [4 + channel, x + offset, 1, image, 0]).unwrap_or(NAN);
+                    assert_eq!(
+                        found[4 * row + channel as usize],
+                        wanted,
+                        "{mode} {lower} {step} row {row}, pixel {pixel}"
+                    );
+                }
+            }
+        }
+    }
+    let pixels = Pixels { lower: [0; 3], upper: [0; 3], count: 8, unrolling: Unrolling::Width };
+    let map = TensorMap { pixels: Some(pixels), ..tensor(&dimensions, &[4]) };
+    let load = |mode: &str| {
+        let text = load_text(&map, mode, &[0, 0, 0, 0], ", {%rs1, %rs1}");
+        let (run, mut words) = prepared(&map, &format!("mov.u16 %rs1, 512; {text}"));
+        run.try_on(&mut words).expect_err("a fault").to_string()
+    };
+    assert!(load(".im2col::w").contains("a halo of 512 pixels: there can be 511 at most"));
+    assert!(
+        load(".im2col::w::128").contains("is encoded for im2col::w mode, the instruction is for im2col::w::128 mode")
+    );
+}
+
 /// The first CTA of four loads a row for each CTA of a mask. Which barrier is told is the row's own CTA's, or with `.cta_group::2` that of
 /// its pair whose rank is even or odd as the barrier's that the instruction names.
 #[test]
@@ -404,7 +459,7 @@ fn padding_of_packed_elements_is_not_counted() {
 fn pixels_are_loaded_and_stored() {
     // The first example of section 5.5.4.1 of the PTX ISA, on a smaller image: a 3x3 filter with a border of one.
     let dimensions = [16u64, 9, 7, 4];
-    let pixels = Pixels { lower: [-1, -1, 0], upper: [-1, -1, 0], count: 64 };
+    let pixels = Pixels { lower: [-1, -1, 0], upper: [-1, -1, 0], count: 64, unrolling: Unrolling::Filter };
     for (offsets, step) in [([0i64, 0], 1), ([1, 1], 1), ([2, 1], 1), ([1, 2], 2)] {
         let mut map = TensorMap { pixels: Some(pixels), fill_nan: true, ..tensor(&dimensions, &[8]) };
         (map.element_strides[1], map.element_strides[2]) = (step, step);
@@ -435,7 +490,7 @@ fn pixels_are_loaded_and_stored() {
         }
     }
     // A column of pixels goes back to other channels of the same pixels.
-    let pixels = Pixels { lower: [0; 3], upper: [0; 3], count: 63 };
+    let pixels = Pixels { lower: [0; 3], upper: [0; 3], count: 63, unrolling: Unrolling::Filter };
     let map = TensorMap { pixels: Some(pixels), element: MapElement(2), ..tensor(&dimensions, &[8]) };
     let body = "mov.u16 %rs1, 0;\n\
         cp.async.bulk.tensor.4d.shared::cta.global.im2col.mbarrier::complete_tx::bytes [%r1], [%rd1, {0, 0, 0, 0}], [%r2], {%rs1, %rs1};\n\

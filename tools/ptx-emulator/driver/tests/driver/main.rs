@@ -4,6 +4,7 @@ mod c_program;
 mod corpus;
 mod cudarc_program;
 mod random_calls;
+mod tensor_maps;
 mod triton;
 
 use std::path::{Path, PathBuf};

@@ -77,7 +77,12 @@ fn integers_of_every_type() {
         assert_eq!(three(&format!("mul24.lo.{name} d, a, b"), a, b, 0) as u32, product as u32);
         assert_eq!(three(&format!("mul24.hi.{name} d, a, b"), a, b, 0) as u32, (product >> 16) as u32);
         assert_eq!(three(&format!("mad24.lo.{name} d, a, b, c"), a, b, 3) as u32, product as u32 + 3);
+        assert_eq!(
+            three(&format!("mad24.hi.{name} d, a, b, c"), a, b, 3) as u32,
+            ((product >> 16) as u32).wrapping_add(3)
+        );
     }
+    assert_eq!(three("mad24.hi.sat.s32 d, a, b, c", 0x7f_ffff, 0x7f_ffff, i32::MAX), i32::MAX);
 }
 
 #[test]
