@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::copy::{issue_load, listed_address, put_address, shared};
+use super::bulk::issue_load;
 use super::mbarrier;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -12,7 +12,7 @@ use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::Kind;
-use crate::memory::access::Space;
+use crate::memory::access::{Space, shared};
 
 /// The forms.
 pub const FORMS: &[Form] = &[
@@ -61,17 +61,15 @@ pub const FORMS: &[Form] = &[
 const ALL_CTAS: u32 = 1;
 
 fn try_cancel(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    for _ in 0..2 {
-        let operand = b.take()?;
-        put_address(b, operand)?;
-    }
+    b.listed_address()?;
+    b.listed_address()?;
     if b.has("multicast::cluster::all") {
         b.made.modifiers = ALL_CTAS;
     }
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let (to, barrier) = (listed_address(context, list, lane), listed_address(context, &list[3..], lane));
+            let (to, barrier) = (context.listed_address(list, lane), context.listed_address(&list[3..], lane));
             let response = cancel(context).to_le_bytes();
             let targets = if instruction.modifiers & ALL_CTAS != 0 { context.cluster.ctas.len() } else { 1 };
             for rank in 0..targets as u64 {

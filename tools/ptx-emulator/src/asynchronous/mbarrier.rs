@@ -3,7 +3,6 @@
 //! The 64 bits of an object: the phase's parity (63), the bytes still expected (42–62, signed), the arrivals still pending in this
 //! phase (20–39) and expected in each (0–19). An object that is zero has not been initialized.
 
-use super::copy::{listed_address, put_address, shared};
 use crate::checker::clock::Work;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -12,7 +11,7 @@ use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::LANES;
-use crate::memory::access::Space;
+use crate::memory::access::{Space, shared};
 use crate::parse::ast::Operand;
 
 /// The forms.
@@ -176,13 +175,12 @@ fn arrive_times(barrier: &mut Barrier, times: u64) -> Result<(), String> {
 }
 
 fn init(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     b.source::<u32>()?;
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             let count = u64::from(context.row(instruction.operands[0]).0[lane]);
             if count == 0 || count > COUNT {
                 let message = format!("an mbarrier for {count} arrivals: it can have 1 to 2^20 - 1");
@@ -201,12 +199,11 @@ fn init(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn invalidate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             if let Some((cta, offset)) = context.shared_place(address) {
                 context.check(|checker, _| checker.mbarrier_invalidated(cta, offset));
             }
@@ -219,14 +216,13 @@ fn invalidate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn transaction(b: &mut Builder<'_, '_>, expect: bool) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     b.source::<u32>()?;
     b.made.modifiers = u32::from(expect);
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             let bytes = i64::from(context.row(instruction.operands[0]).0[lane]);
             let bytes = if instruction.modifiers != 0 { bytes } else { -bytes };
             let changed = change(context, lane, address, |barrier| {
@@ -262,8 +258,7 @@ fn arrive(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             b.made.modifiers |= RETURNS;
         }
     }
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     if b.has("expect_tx") {
         b.made.modifiers |= EXPECT;
         b.source::<u32>()?;
@@ -289,7 +284,7 @@ fn execute_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step 
     let mut states = [0u64; LANES];
     let mut arrived_at = None;
     for lane in lanes(context.mask) {
-        let address = shared(listed_address(context, list, lane));
+        let address = shared(context.listed_address(list, lane));
         // The threads of a warp have the same to tell.
         if modifiers & RELAXED == 0 && arrived_at.replace(address) != Some(address) {
             check_arrival(context, lane, address, Work::Threads);
@@ -323,13 +318,12 @@ fn execute_arrive(context: &mut Context<'_>, instruction: &Instruction) -> Step 
 
 /// Copies are done already: their arrival is due. Without `.noinc` the pending count grows by what then arrives.
 fn arrive_copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     b.made.modifiers = u32::from(b.has("noinc"));
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             check_arrival(context, lane, address, Work::Copies);
             if instruction.modifiers == 0 {
                 continue;
@@ -345,8 +339,7 @@ fn arrive_copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 fn wait(b: &mut Builder<'_, '_>, parity: bool) -> Result<Execute, Problem> {
     let try_wait = b.has("try_wait");
     b.predicate_destination()?;
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     if parity {
         b.source::<u32>()?;
     } else {
@@ -361,7 +354,7 @@ fn wait(b: &mut Builder<'_, '_>, parity: bool) -> Result<Execute, Problem> {
         let list = context.list(instruction);
         let mut holds = 0;
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             let bits = match context.load::<u64>(Space::Shared, lane, address) {
                 Ok(bits) => bits,
                 Err(refused) => return context.refuse(lane, refused, "mbarrier wait"),

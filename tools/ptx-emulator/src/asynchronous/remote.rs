@@ -1,7 +1,8 @@
 //! Stores and reductions that complete by themselves: into the shared memory of another CTA, which an mbarrier is told, or into global
 //! memory.
 
-use super::copy::{Reduction, issue_load, listed_address, put_address, shared};
+use super::bulk::issue_load;
+use super::bulk_reduction::Reduction;
 use super::mbarrier;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -10,7 +11,7 @@ use crate::machine::context::lanes;
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Step};
 use crate::machine::row::{Kind, LANES};
-use crate::memory::access::Space;
+use crate::memory::access::{Space, shared};
 
 /// The forms.
 pub const FORMS: &[Form] = &[
@@ -28,6 +29,11 @@ pub const FORMS: &[Form] = &[
         pattern: "st.async[.mmio].release.gpu|sys[.global].b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64",
         section: "9.7.9.12 st.async",
         build: store,
+    },
+    Form {
+        pattern: "st.async[.weak][.cluster][.shared::cluster].mbarrier::complete_tx::bytes[.v2|v4].b32|b64|u32|u64|s32|s64|f32|f64",
+        section: "9.7.9.12 st.async",
+        build: store_async,
     },
     Form { pattern: "st.bulk[.weak][.shared::cta]", section: "9.7.9.13 st.bulk", build: clear },
 ];
@@ -54,13 +60,11 @@ fn reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     if Reduction::named(NAMES[operation], KINDS[kind]).is_none() {
         return b.problem(format!("`{}` does not take .{}", NAMES[operation], KINDS[kind]));
     }
-    let address = b.take()?;
-    put_address(b, address)?;
+    b.listed_address()?;
     put_value(b, bytes_of(KINDS[kind]))?;
     b.made.modifiers = operation as u32 | (kind as u32) << 4;
     if b.has("relaxed") {
-        let barrier = b.take()?;
-        put_address(b, barrier)?;
+        b.listed_address()?;
         b.made.modifiers |= TELLS;
     }
     Ok(|context, instruction| {
@@ -74,10 +78,10 @@ fn reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             } else {
                 u64::from(context.row(list[3]).0[lane])
             };
-            let address = listed_address(context, list, lane);
+            let address = context.listed_address(list, lane);
             let address = if tells { crate::memory::window::SHARED + shared(address) } else { address };
             if tells {
-                issue_load(context, lane, shared(listed_address(context, &list[4..], lane)));
+                issue_load(context, lane, shared(context.listed_address(&list[4..], lane)));
                 let place = context.shared_of(Space::Generic, address);
                 context.check_reduced(place, reduction.bytes());
             } else {
@@ -90,7 +94,7 @@ fn reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
                 return context.refuse(lane, refused, "reduction");
             }
             if tells {
-                let barrier = shared(listed_address(context, &list[4..], lane));
+                let barrier = shared(context.listed_address(&list[4..], lane));
                 if let Err(step) = mbarrier::complete(context, lane, barrier, reduction.bytes()) {
                     return step;
                 }
@@ -102,14 +106,13 @@ fn reduce(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 
 fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let bytes = bytes_of(b.last());
-    let address = b.take()?;
-    put_address(b, address)?;
+    b.listed_address()?;
     put_value(b, bytes)?;
     b.made.modifiers = bytes;
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = listed_address(context, list, lane);
+            let address = context.listed_address(list, lane);
             let narrow = context.row(list[3]).0[lane];
             context.check_tells(Space::Generic, &[address; LANES]);
             context.check_race(lane, address, instruction.modifiers as usize, true, true);
@@ -130,12 +133,50 @@ fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     })
 }
 
+fn store_async(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
+    let bytes = if b.last().ends_with("64") { 8 } else { 4 };
+    b.listed_address()?;
+    let values = b.take()?;
+    let before = b.made.list_length;
+    b.vector(values, bytes, Kind::Integer, false)?;
+    let count = b.made.list_length - before;
+    b.listed_address()?;
+    b.made.modifiers = count | bytes << 8;
+    Ok(|context, instruction| {
+        let (count, bytes) = ((instruction.modifiers & 0xff) as usize, (instruction.modifiers >> 8) as usize);
+        let list = context.list(instruction);
+        for lane in lanes(context.mask) {
+            let to = shared(context.listed_address(list, lane));
+            let barrier = shared(context.listed_address(&list[3 + count..], lane));
+            issue_load(context, lane, barrier);
+            let place = context.shared_place(to);
+            context.check_stretch(place, count * bytes, Some(false));
+            for at in 0..count {
+                let address = to + (at * bytes) as u64;
+                let stored = if bytes == 8 {
+                    let value = context.read::<u64>(list[3 + at])[lane];
+                    context.store(Space::Shared, lane, address, value)
+                } else {
+                    let value = context.row(list[3 + at]).0[lane];
+                    context.store(Space::Shared, lane, address, value)
+                };
+                if let Err(refused) = stored {
+                    return context.refuse(lane, refused, "write");
+                }
+            }
+            if let Err(step) = mbarrier::complete(context, lane, barrier, count * bytes) {
+                return step;
+            }
+        }
+        Step::Next
+    })
+}
+
 /// The most bytes that `st.bulk` clears.
 const MOST: u64 = 1 << 24;
 
 fn clear(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let address = b.take()?;
-    put_address(b, address)?;
+    b.listed_address()?;
     let size = b.take()?;
     let bytes = b.register_bytes(size).unwrap_or(8);
     b.vector(size, bytes, Kind::Integer, false)?;
@@ -146,7 +187,7 @@ fn clear(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             let size = match instruction.modifiers {
                 8 => context.read::<u64>(list[3])[lane],
                 _ => u64::from(context.row(list[3]).0[lane]),

@@ -1,8 +1,7 @@
 //! Copies of boxes of tensors: TMA.
 
-use super::copy::{
-    Reduction, issue_load, issue_store, listed_address, multicast, put_address, put_address_part, shared,
-};
+use super::bulk::{issue_load, issue_store, multicast, transfer};
+use super::bulk_reduction::Reduction;
 use super::im2col::Unrolling;
 use super::mbarrier;
 use super::tensor_map::{self, BYTES, MapElement, TensorMap};
@@ -14,7 +13,7 @@ use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Execute, Instruction, Step};
 use crate::machine::row::{Kind, Slot};
-use crate::memory::access::{Space, specific};
+use crate::memory::access::{Space, shared, specific};
 use crate::parse::ast::Operand;
 
 /// The forms.
@@ -42,9 +41,7 @@ pub const FORMS: &[Form] = &[
             if unrolling(b).is_some() {
                 offsets(b, coordinates)?;
             }
-            if b.has("L2::cache_hint") {
-                b.source::<u64>()?;
-            }
+            b.cache_policy()?;
             Ok(|_, _| Step::Next)
         },
     },
@@ -57,10 +54,8 @@ pub const FORMS: &[Form] = &[
         pattern: "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.SCOPE.sync.aligned",
         section: "9.7.13.16 tensormap.cp_fenceproxy",
         build: |b| {
-            for _ in 0..2 {
-                let operand = b.take()?;
-                put_address(b, operand)?;
-            }
+            b.listed_address()?;
+            b.listed_address()?;
             if b.integer()? != BYTES as i64 {
                 return b.problem("a tensor map has 128 bytes");
             }
@@ -70,10 +65,10 @@ pub const FORMS: &[Form] = &[
                 }
                 let list = context.list(instruction);
                 let lane = context.leader();
-                let to = listed_address(context, list, lane);
-                let from = shared(listed_address(context, &list[3..], lane));
+                let to = context.listed_address(list, lane);
+                let from = shared(context.listed_address(&list[3..], lane));
                 context.issue(lane, |_, _| None);
-                match super::copy::transfer(context, (Space::Shared, from), (Space::Generic, to), BYTES) {
+                match transfer(context, (Space::Shared, from), (Space::Generic, to), BYTES) {
                     Ok(()) => Step::Next,
                     Err(refused) => context.refuse(lane, refused, "copy of a tensor map"),
                 }
@@ -99,8 +94,7 @@ const FIELDS: [&str; 11] = [
 
 fn replace(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let field = FIELDS.iter().position(|field| b.has(field)).unwrap_or(0);
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     let indexed = matches!(FIELDS[field], "box_dim" | "global_dim" | "global_stride" | "element_stride");
     if indexed {
         let index = b.integer()?;
@@ -121,7 +115,7 @@ fn replace(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         let modifiers = instruction.modifiers;
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = listed_address(context, list, lane);
+            let address = context.listed_address(list, lane);
             let place = if modifiers >> 9 != 0 { (Space::Shared, shared(address)) } else { specific(address) };
             let value = if modifiers >> 8 & 1 != 0 {
                 context.read::<u64>(instruction.operands[0])[lane]
@@ -146,7 +140,7 @@ fn replace(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 fn map_and_coordinates(b: &mut Builder<'_, '_>) -> Result<usize, Problem> {
     let Operand::Address(parts) = b.take()? else { return b.problem("expected `[map, {coordinates}]`") };
     let [map, coordinates] = parts.as_slice() else { return b.problem("expected `[map, {coordinates}]`") };
-    put_address_part(b, map)?;
+    b.listed_address_part(map)?;
     let found = b.vector(coordinates, 4, Kind::Integer, false)?;
     let rank = b.modifiers.iter().find_map(|modifier| modifier.strip_suffix('d')?.parse().ok()).unwrap_or(1usize);
     let rows = b.has("tile::gather4") || b.has("tile::scatter4");
@@ -191,11 +185,9 @@ fn mode_of(instruction: &Instruction) -> Option<Unrolling> {
 const PAIR: u32 = 8;
 
 fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let destination = b.take()?;
-    put_address(b, destination)?;
+    b.listed_address()?;
     let coordinates = map_and_coordinates(b)?;
-    let barrier = b.take()?;
-    put_address(b, barrier)?;
+    b.listed_address()?;
     if let Some(unrolling) = unrolling(b) {
         offsets(b, coordinates)?;
         b.made.modifiers |= (unrolling as u32 + 1) << PIXELS_AT;
@@ -204,9 +196,7 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         b.source::<u16>()?;
         b.made.modifiers |= MULTICAST;
     }
-    if b.has("L2::cache_hint") {
-        b.source::<u64>()?;
-    }
+    b.cache_policy()?;
     for (name, bit) in [("tile::gather4", ROWS), ("cta_group::2", PAIR)] {
         if b.has(name) {
             b.made.modifiers |= bit;
@@ -264,10 +254,10 @@ fn execute_load(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let rows = instruction.modifiers & ROWS != 0;
     let mode = mode_of(instruction);
     for lane in lanes(context.mask) {
-        let to = shared(listed_address(context, list, lane));
-        let map_address = listed_address(context, &list[3..], lane);
+        let to = shared(context.listed_address(list, lane));
+        let map_address = context.listed_address(&list[3..], lane);
         let coordinates = read_coordinates(context, &list[6..6 + count], lane);
-        let barrier = shared(listed_address(context, &list[6 + count..], lane));
+        let barrier = shared(context.listed_address(&list[6 + count..], lane));
         let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, mode) {
             Ok(map) => map,
             Err(step) => return step,
@@ -462,11 +452,8 @@ fn write_row(context: &mut Context<'_>, lane: usize, map: &TensorMap, to: u64, r
 
 fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let coordinates = map_and_coordinates(b)?;
-    let source = b.take()?;
-    put_address(b, source)?;
-    if b.has("L2::cache_hint") {
-        b.source::<u64>()?;
-    }
+    b.listed_address()?;
+    b.cache_policy()?;
     if b.has("tile::scatter4") {
         b.made.modifiers |= ROWS;
     }
@@ -513,9 +500,9 @@ fn execute_store(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     let modifiers = instruction.modifiers;
     let (rows, mode) = (modifiers & ROWS != 0, mode_of(instruction));
     for lane in lanes(context.mask) {
-        let map_address = listed_address(context, list, lane);
+        let map_address = context.listed_address(list, lane);
         let coordinates = read_coordinates(context, &list[3..3 + count], lane);
-        let from = shared(listed_address(context, &list[3 + count..], lane));
+        let from = shared(context.listed_address(&list[3 + count..], lane));
         let map = match read_map(context, lane, map_address, if rows { 2 } else { count }, mode) {
             Ok(map) => map,
             Err(step) => return step,

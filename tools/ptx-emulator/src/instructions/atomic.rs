@@ -177,9 +177,7 @@ pub fn atomic(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
         for _ in 0..sources {
             b.source::<T>()?;
         }
-        if b.has("L2::cache_hint") {
-            b.source::<u64>()?;
-        }
+        b.cache_policy()?;
         Ok(())
     }
     b.made.modifiers |= number(&OPERATIONS, operation) | number(&KINDS, kind) << 4 | (space(b) as u32) << 8;
@@ -337,9 +335,7 @@ pub fn vector(b: &mut Builder<'_, '_>, returns: bool) -> Result<Execute, Problem
     }
     b.address()?;
     b.registers(count, bytes, if kind == "f32" { Kind::F32 } else { Kind::Integer }, false)?;
-    if b.has("L2::cache_hint") {
-        b.source::<u64>()?;
-    }
+    b.cache_policy()?;
     b.made.modifiers |= number(&OPERATIONS, operation) | number(&KINDS, kind) << 4 | if returns { RETURNS } else { 0 };
     b.made.modifiers |= ordering(b);
     Ok(|context, instruction| {

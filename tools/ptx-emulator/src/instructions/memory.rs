@@ -151,9 +151,7 @@ pub fn load(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Resul
         return b.problem(format!("{found} registers for {count} elements"));
     }
     b.address()?;
-    if b.has("L2::cache_hint") {
-        b.source::<u64>()?;
-    }
+    b.cache_policy()?;
     if kind.starts_with('s') {
         b.made.modifiers |= SIGNED;
     }
@@ -262,9 +260,7 @@ pub fn store(b: &mut Builder<'_, '_>, vector_at: usize, space_at: usize) -> Resu
     if found != count {
         return b.problem(format!("{found} registers for {count} elements"));
     }
-    if b.has("L2::cache_hint") {
-        b.source::<u64>()?;
-    }
+    b.cache_policy()?;
     b.made.modifiers |= register << 8 | strength(b);
     Ok(by_word!(bytes, space, execute_store))
 }

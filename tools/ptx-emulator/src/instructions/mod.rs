@@ -74,6 +74,8 @@ pub fn forms() -> impl Iterator<Item = (&'static Form, Undefined)> {
         (multimem::FORMS, Decides),
         (video::FORMS, Spreads),
         (crate::asynchronous::copy::FORMS, Decides),
+        (crate::asynchronous::bulk::FORMS, Decides),
+        (crate::asynchronous::bulk_reduction::FORMS, Decides),
         (crate::asynchronous::mbarrier::FORMS, Decides),
         (crate::asynchronous::remote::FORMS, Decides),
         (crate::asynchronous::cluster_launch::FORMS, Decides),

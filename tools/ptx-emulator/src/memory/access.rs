@@ -274,3 +274,11 @@ pub fn specific(address: u64) -> (Space, u64) {
         (Space::Global, address)
     }
 }
+
+/// An address of shared memory, which may be a generic one.
+pub fn shared(address: u64) -> u64 {
+    match specific(address) {
+        (Space::Shared, offset) => offset,
+        _ => address,
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod global;
+pub mod operand;
 pub mod shared;
 mod word;
 

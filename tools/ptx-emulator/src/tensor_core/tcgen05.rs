@@ -1,7 +1,6 @@
 //! `tcgen05`: allocation of tensor memory, and waiting for what uses it.
 
 use super::tensor_memory::COLUMNS;
-use crate::asynchronous::copy::{listed_address, put_address, shared};
 use crate::asynchronous::mbarrier;
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -9,7 +8,7 @@ use crate::diagnostic::Problem;
 use crate::machine::context::{Context, lanes};
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Awaited, Execute, Step};
-use crate::memory::access::Space;
+use crate::memory::access::{Space, shared};
 
 /// The forms.
 pub const FORMS: &[Form] = &[
@@ -77,8 +76,7 @@ fn columns_allowed(columns: usize) -> bool {
 }
 
 fn allocate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     b.source::<u32>()?;
     b.made.modifiers = u32::from(b.has("cta_group::2"));
     b.traits.awaited = Awaited::TensorMemory;
@@ -94,7 +92,7 @@ fn allocate(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             return context.fail(FaultKind::IllegalInstruction, lane, message);
         }
         // A pair allocates once: the second of the two finds what the first took for both.
-        let address = shared(listed_address(context, context.list(instruction), lane));
+        let address = shared(context.listed_address(context.list(instruction), lane));
         let pair = instruction.modifiers != 0;
         let own = context.cta;
         if pair
@@ -159,8 +157,7 @@ fn release(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 }
 
 fn commit(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     if b.has("multicast::cluster") {
         b.source::<u16>()?;
         b.made.modifiers = 1;
@@ -168,7 +165,7 @@ fn commit(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     Ok(|context, instruction| {
         let list = context.list(instruction);
         for lane in lanes(context.mask) {
-            let address = shared(listed_address(context, list, lane));
+            let address = shared(context.listed_address(list, lane));
             if instruction.modifiers == 0 {
                 if let Err(step) = mbarrier::arrive_at(context, lane, address) {
                     return step;

@@ -4,7 +4,6 @@ use super::matrix::Packing;
 use super::shared_matrix::{Descriptor, read_bytes};
 use super::tcgen05::group;
 use super::tensor_memory::{COLUMNS, ROWS};
-use crate::asynchronous::copy::{listed_address, put_address};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -136,8 +135,7 @@ fn second(b: &mut Builder<'_, '_>, shape: Shape) -> Result<(), Problem> {
 fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let (shape, registers) = common(b, 3);
     b.registers(registers, 4, Kind::Integer, true)?;
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     second(b, shape)?;
     Ok(|context, instruction| {
         let list = context.list(instruction);
@@ -193,8 +191,7 @@ fn load_reduced(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     }
     b.registers(registers, 4, Kind::Integer, true)?;
     b.destination::<u32>()?;
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     second(b, shape)?;
     Ok(|context, instruction| {
         let modifiers = instruction.modifiers;
@@ -218,8 +215,7 @@ fn load_reduced(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 
 fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let (shape, registers) = common(b, 3);
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     second(b, shape)?;
     b.registers(registers, 4, Kind::Integer, false)?;
     Ok(|context, instruction| {
@@ -242,7 +238,7 @@ fn transfer(
         return Step::Converge;
     }
     let lane = context.leader();
-    let address = listed_address(context, address, lane) as usize;
+    let address = context.listed_address(address, lane) as usize;
     let (first_lane, first_column) = (address >> 16, address & 0xffff);
     let shape = Shape::from_code(instruction.modifiers & 0xffff);
     let packed = instruction.modifiers & PACK != 0;
@@ -320,8 +316,7 @@ pub fn unallocated(context: &mut Context<'_>, lane: usize, first: usize, columns
 }
 
 fn copy(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     b.source::<u64>()?;
     let shape =
         ["128x256b", "4x256b", "128x128b", "64x128b", "32x128b"].iter().position(|name| b.has(name)).unwrap_or(0);
@@ -361,7 +356,7 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
     };
     let packing = Packing::from_code(modifiers >> PACKING_AT);
     for lane in lanes(context.mask) {
-        let address = listed_address(context, context.list(instruction), lane) as usize;
+        let address = context.listed_address(context.list(instruction), lane) as usize;
         let (first_lane, first) = (address >> 16, address & 0xffff);
         let bits = context.read::<u64>(instruction.operands[0])[lane];
         context.issue(lane, |checker, actor| Some(checker.tensor_product(actor)));
@@ -409,12 +404,11 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
 
 /// Moves lanes down by one: each gets what the next one has, 32 bytes of it.
 fn shift(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
-    let operand = b.take()?;
-    put_address(b, operand)?;
+    b.listed_address()?;
     b.made.modifiers = u32::from(b.has("cta_group::2"));
     Ok(|context, instruction| {
         let lane = context.leader();
-        let address = listed_address(context, context.list(instruction), lane) as usize;
+        let address = context.listed_address(context.list(instruction), lane) as usize;
         let (first_lane, first) = (address >> 16, address & 0xffff);
         if first_lane % 32 != 0 {
             let message = format!("`tcgen05.shift` starts at lane {first_lane}: it has to be a multiple of 32");

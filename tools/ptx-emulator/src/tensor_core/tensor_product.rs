@@ -10,7 +10,6 @@ use super::shared_matrix::{Descriptor, Matrix, Packing};
 use super::tcgen05::group;
 use super::tensor_memory_access::{show, unallocated};
 use super::tensor_shape::{KINDS, Lanes, Shape, Variant, zero_columns};
-use crate::asynchronous::copy::{listed_address, put_address};
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
 use crate::diagnostic::Problem;
@@ -73,12 +72,10 @@ fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             b.made.modifiers |= bit;
         }
     }
-    let d = b.take()?;
-    put_address(b, d)?;
+    b.listed_address()?;
     if let [Operand::Address(_), ..] = b.rest() {
         b.made.modifiers |= A_IN_TENSOR_MEMORY;
-        let a = b.take()?;
-        put_address(b, a)?;
+        b.listed_address()?;
         b.put(Slot::register(0));
     } else if b.has("ashift") {
         return b.problem("`.ashift` wants A in tensor memory");
@@ -87,14 +84,12 @@ fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     }
     b.source::<u64>()?;
     if b.has("sp") {
-        let metadata = b.take()?;
-        put_address(b, metadata)?;
+        b.listed_address()?;
     }
     b.source::<u32>()?;
     if kind >= 4 {
         for _ in 0..2 {
-            let scales = b.take()?;
-            put_address(b, scales)?;
+            b.listed_address()?;
         }
         let per_16 = b.has("scale_vec::4X") || b.has("block16");
         // How many scales a row has, whatever its depth.
@@ -181,7 +176,7 @@ impl Places {
     fn read<'k>(context: &Context<'k>, instruction: &Instruction, lane: usize) -> (Places, &'k [Slot]) {
         let mut list = context.list(instruction);
         let mut next = || {
-            let address = listed_address(context, list, lane);
+            let address = context.listed_address(list, lane);
             list = &list[3..];
             address
         };

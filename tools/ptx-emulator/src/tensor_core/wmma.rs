@@ -201,12 +201,6 @@ fn stride(b: &mut Builder<'_, '_>, rows: usize, columns: usize) -> Result<(), Pr
     Ok(())
 }
 
-/// Reads an address into the list: its base, its offset, and whether it has 64 bits.
-fn address(b: &mut Builder<'_, '_>) -> Result<(), Problem> {
-    let operand = b.take()?;
-    crate::asynchronous::copy::put_address(b, operand)
-}
-
 fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let ([m, n, k], kind) = (shape(b), b.last());
     let which = b.modifier(1);
@@ -218,7 +212,7 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     memory(b, rows, columns, kind)?;
     let count = registers(rows * columns, kind, which != "c");
     b.registers(count, if kind == "f64" { 8 } else { 4 }, Kind::Integer, true)?;
-    address(b)?;
+    b.listed_address()?;
     stride(b, rows, columns)?;
     Ok(|context, instruction| {
         if !context.assembled(u32::MAX) {
@@ -254,7 +248,7 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
 fn store(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
     let ([m, n, _], kind) = (shape(b), b.last());
     memory(b, m, n, kind)?;
-    address(b)?;
+    b.listed_address()?;
     let wide = kind == "f64";
     b.registers(registers(m * n, kind, false), if wide { 8 } else { 4 }, Kind::Integer, false)?;
     stride(b, m, n)?;
@@ -306,7 +300,7 @@ fn transfer(
     let packed = instruction.immediate as usize;
     let (rows, columns, bits) = (packed & 0xffff, packed >> 16 & 0xffff, packed >> 32);
     let lane = context.leader();
-    let base = crate::asynchronous::copy::listed_address(context, address, lane);
+    let base = context.listed_address(address, lane);
     let space = match instruction.modifiers & 3 {
         SHARED => Space::Shared,
         GLOBAL => Space::Global,
