@@ -99,10 +99,19 @@ impl Context<'_> {
 
     /// A call has put a value into a lane's local memory.
     pub fn check_passed(&mut self, lane: usize, address: u32, bytes: u32) {
+        self.check_stack(lane, address, bytes, true);
+    }
+
+    /// A lane has allocated local memory, which holds nothing yet.
+    pub fn check_allocated(&mut self, lane: usize, address: u32, bytes: u32) {
+        self.check_stack(lane, address, bytes, false);
+    }
+
+    fn check_stack(&mut self, lane: usize, address: u32, bytes: u32, holds: bool) {
         let kernel = self.kernel;
         self.check(|checker, actor| {
             if let Some(first) = place(kernel, lane, u64::from(address), bytes as usize) {
-                checker.locals[actor.warp].set(kernel, first, bytes as usize, true);
+                checker.locals[actor.warp].set(kernel, first, bytes as usize, holds);
             }
         });
     }

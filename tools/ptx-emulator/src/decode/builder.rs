@@ -9,7 +9,7 @@ use crate::diagnostic::Problem;
 use crate::machine::instruction::{Alignment, CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE, Traits};
 use crate::machine::kernel::{Callable, Destination, Frame, Preset, Register, Source, Special};
 use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
-use crate::parse::ast::{self, Operand};
+use crate::parse::ast::{self, Operand, Sizes};
 
 /// A kernel while it is decoded.
 #[derive(Debug, Default)]
@@ -72,25 +72,22 @@ impl Draft {
     }
 
     /// What a call of a function needs to know.
-    pub fn callable(&mut self, number: usize, (parameters, results): (Sizes, Sizes), recursive: bool) -> Callable {
+    pub fn callable(&mut self, number: usize, (parameters, results): (Sizes, Sizes), frames: bool) -> Callable {
         if let Some(callable) = self.called.get(&number) {
             return callable.clone();
         }
         let mut frame_bytes = 0;
         let mut place = |list: Sizes| -> Vec<(u32, u32)> {
             let place = |(bytes, alignment): (u32, u32)| {
-                let offset = if recursive {
-                    stretch(&mut frame_bytes, bytes, alignment)
-                } else {
-                    self.new_local(bytes, alignment)
-                };
+                let offset =
+                    if frames { stretch(&mut frame_bytes, bytes, alignment) } else { self.new_local(bytes, alignment) };
                 (offset, bytes)
             };
             list.into_iter().map(place).collect()
         };
         let (parameters, results) = (place(parameters), place(results));
         let (entry, link) = (self.new_label(), self.new_rows(1));
-        let frame = recursive.then(|| {
+        let frame = frames.then(|| {
             let base = self.new_rows(1);
             let registers = [link, base].map(|row| Register::Rows { row, bytes: 4 });
             Frame { base, bytes: frame_bytes, registers: registers.to_vec() }
@@ -157,7 +154,7 @@ pub struct Builder<'b, 'a> {
     pub scopes: &'b Scopes<'a>,
     /// The number of the function that the instruction is in, if it is one that is called.
     pub function: Option<usize>,
-    calls: &'b CallGraph,
+    calls: &'b CallGraph<'a>,
     functions: &'b [ast::Function<'a>],
     written: &'b ast::Instruction<'a>,
     next: usize,
@@ -166,9 +163,6 @@ pub struct Builder<'b, 'a> {
 
 type Read<T> = Result<T, Problem>;
 
-/// Bytes and alignment of variables.
-pub type Sizes = Vec<(u32, u32)>;
-
 /// What is around an instruction while it is decoded.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'b, 'a> {
@@ -176,8 +170,8 @@ pub struct Surroundings<'b, 'a> {
     pub scopes: &'b Scopes<'a>,
     /// The module's functions.
     pub functions: &'b [ast::Function<'a>],
-    /// Which of them are recursive.
-    pub calls: &'b CallGraph,
+    /// Who calls whom.
+    pub calls: &'b CallGraph<'a>,
     /// In a function that is called: its number.
     pub function: Option<usize>,
 }
@@ -443,8 +437,8 @@ impl<'b, 'a> Builder<'b, 'a> {
 
     /// What a call of a function needs to know.
     pub fn callable(&mut self, number: usize) -> Callable {
-        let signature = self.signature(number);
-        self.draft.callable(number, signature, self.calls.is_recursive(number))
+        let signature = self.functions.get(number).map(ast::Function::signature).unwrap_or_default();
+        self.draft.callable(number, signature, self.calls.has_frames(number))
     }
 
     /// The bits of an immediate operand.
@@ -691,11 +685,6 @@ impl<'b, 'a> Builder<'b, 'a> {
         }
     }
 
-    /// Bytes and alignment of a function's parameters, and of its results.
-    fn signature(&self, function: usize) -> (Sizes, Sizes) {
-        self.functions.get(function).map(signature).unwrap_or_default()
-    }
-
     /// Whether a name is a predicate's.
     pub fn is_predicate(&self, name: &str) -> bool {
         matches!(self.scopes.find(name), Some(Binding::Predicate(_)))
@@ -717,14 +706,6 @@ impl<'b, 'a> Builder<'b, 'a> {
             _ => self.problem("expected a name"),
         }
     }
-}
-
-/// Bytes and alignment of a function's parameters, and of its results.
-pub fn signature(function: &ast::Function<'_>) -> (Sizes, Sizes) {
-    let sizes = |variables: &[ast::Variable<'_>]| {
-        variables.iter().map(|variable| (variable.bytes() as u32, variable.aligned())).collect()
-    };
-    (sizes(&function.parameters), sizes(&function.results))
 }
 
 /// The rows of a register.

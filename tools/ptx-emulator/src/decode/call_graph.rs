@@ -6,19 +6,20 @@ use crate::parse::ast::{Initializer, Module, Operand, Statement};
 
 /// Who calls whom.
 #[derive(Debug, Default)]
-pub struct CallGraph {
+pub struct CallGraph<'a> {
+    /// What functions' names stand for.
+    numbers: HashMap<&'a str, usize>,
     /// For each function those that it may reach, by any number of calls.
     reached: Vec<HashSet<usize>>,
+    /// Which of them allocate memory on the stack.
+    allocates: Vec<bool>,
     /// Functions whose addresses are taken, in order: what a call through a register may reach.
     taken: Vec<usize>,
 }
 
-impl CallGraph {
-    /// Of a module.
-    pub fn of(module: &Module<'_>) -> CallGraph {
-        // A definition comes after its declaration, and counts.
-        let numbers: HashMap<&str, usize> =
-            module.functions.iter().zip(0..).map(|(function, number)| (function.name, number)).collect();
+impl<'a> CallGraph<'a> {
+    /// Of a module, whose functions' names stand for these.
+    pub fn of(module: &Module<'a>, numbers: HashMap<&'a str, usize>) -> CallGraph<'a> {
         let mut uses: Vec<Uses> = Vec::with_capacity(module.functions.len());
         for function in &module.functions {
             let mut one = Uses::default();
@@ -40,19 +41,29 @@ impl CallGraph {
             reached
         });
         let reached = reached.collect();
+        let allocates = uses.iter().map(|one| one.allocates).collect();
         let mut taken: Vec<usize> = taken.into_iter().collect();
         taken.sort_unstable();
-        CallGraph { reached, taken }
+        CallGraph { numbers, reached, allocates, taken }
     }
 
-    /// Whether a function may be called again before a call of it is over.
-    pub fn is_recursive(&self, function: usize) -> bool {
-        self.reached.get(function).is_some_and(|reached| reached.contains(&function))
+    /// What functions' names stand for.
+    pub fn names(&self) -> impl Iterator<Item = (&'a str, usize)> {
+        self.numbers.iter().map(|(name, number)| (*name, *number))
     }
 
-    /// Whether a kernel reaches a recursive function.
-    pub fn recurs(&self, kernel: usize) -> bool {
-        self.reached.get(kernel).is_some_and(|reached| reached.iter().any(|one| self.is_recursive(*one)))
+    /// Whether calls of a function have frames: it may be called again before a call of it is over, or it allocates memory, which
+    /// is given back when it returns.
+    pub fn has_frames(&self, function: usize) -> bool {
+        self.allocates.get(function).is_some_and(|allocates| *allocates)
+            || self.reached.get(function).is_some_and(|reached| reached.contains(&function))
+    }
+
+    /// Whether a kernel allocates memory on the stack, or reaches a function whose calls have frames there.
+    pub fn has_stack(&self, kernel: usize) -> bool {
+        let reached = self.reached.get(kernel).into_iter().flatten().copied();
+        self.allocates.get(kernel).is_some_and(|allocates| *allocates)
+            || reached.into_iter().any(|one| self.has_frames(one))
     }
 
     /// What a call through a register may reach.
@@ -67,6 +78,7 @@ struct Uses {
     called: HashSet<usize>,
     taken: HashSet<usize>,
     through_registers: bool,
+    allocates: bool,
 }
 
 impl Uses {
@@ -85,6 +97,7 @@ impl Uses {
                     }
                 }
                 Statement::Instruction(instruction) => {
+                    self.allocates |= instruction.name == "alloca";
                     let names = instruction.operands.iter().filter_map(|operand| match operand {
                         Operand::Name(name) => numbers.get(name),
                         _ => None,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::builder::{Builder, Draft, Surroundings, rows_of, signature, stretch};
+use super::builder::{Builder, Draft, Surroundings, rows_of, stretch};
 use super::call_graph::CallGraph;
 use super::form::{Prepared, find, prepared};
 use super::scope::{Binding, Place, Scopes};
@@ -30,7 +30,7 @@ pub fn kernel(
     module: &Module<'_>,
     number: usize,
     globals: &HashMap<String, (u64, u64)>,
-    calls: &CallGraph,
+    calls: &CallGraph<'_>,
 ) -> Decoded<Kernel> {
     let function = &module.functions[number];
     let mut decoder = Decoder {
@@ -46,7 +46,7 @@ pub fn kernel(
         calls,
         function: None,
     };
-    if calls.recurs(number) {
+    if calls.has_stack(number) {
         decoder.draft.new_local(STACK, 16);
     }
     decoder.scopes.open();
@@ -72,8 +72,8 @@ pub fn kernel(
     loop {
         if decoder.draft.calls_through_registers {
             for number in calls.reached_through_registers() {
-                let signature = signature(&module.functions[*number]);
-                decoder.draft.callable(*number, signature, calls.is_recursive(*number));
+                let signature = module.functions[*number].signature();
+                decoder.draft.callable(*number, signature, calls.has_frames(*number));
             }
         }
         let called = decoder.draft.called.iter().filter(|(number, _)| !done.contains(*number));
@@ -210,7 +210,7 @@ struct Decoder<'m, 'a> {
     traits: Vec<Traits>,
     destinations: Vec<Vec<Destination>>,
     sources: Vec<Vec<Source>>,
-    calls: &'m CallGraph,
+    calls: &'m CallGraph<'a>,
     function: Option<usize>,
 }
 
@@ -233,9 +233,8 @@ impl<'a> Decoder<'_, 'a> {
                 self.scopes.bind(variable.name, Binding::Variable { space, address });
             }
         }
-        for (number, function) in self.module.functions.iter().enumerate() {
-            // A definition comes after its declaration, and counts.
-            self.scopes.bind(function.name, Binding::Function(number));
+        for (name, number) in self.calls.names() {
+            self.scopes.bind(name, Binding::Function(number));
         }
         Ok(())
     }
@@ -294,7 +293,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// Notes a register that belongs to a call of a recursive function.
+    /// Notes a register that belongs to a call of a function that has frames.
     fn keep(&mut self, register: Register) {
         let frame = self.function.and_then(|number| self.draft.called.get_mut(&number)?.frame.as_mut());
         if let Some(frame) = frame {

@@ -48,22 +48,18 @@ impl Module {
     pub fn load(file: &str, source: &str, memory: &Arc<Memory>, device: u32) -> Result<Module, Box<LoadError>> {
         let attempt = || -> Result<Module, Problem> {
             let syntax = parse::module(source)?;
+            let numbers = syntax.function_numbers()?;
             let mut module = Module {
                 kernels: HashMap::new(),
                 variables: HashMap::new(),
                 version: syntax.version,
                 target: syntax.target.into(),
                 allocations: vec![],
-                functions: syntax
-                    .functions
-                    .iter()
-                    .zip(0..)
-                    .map(|(one, number)| (one.name.into(), address(number)))
-                    .collect(),
+                functions: numbers.iter().map(|(name, number)| ((*name).into(), address(*number))).collect(),
                 memory: memory.clone(),
             };
             module.place_variables(&syntax, device)?;
-            let calls = CallGraph::of(&syntax);
+            let calls = CallGraph::of(&syntax, numbers);
             for (number, function) in syntax.functions.iter().enumerate() {
                 if function.entry && function.body.is_some() {
                     let kernel = function::kernel(file, source, &syntax, number, &module.variables, &calls)?;

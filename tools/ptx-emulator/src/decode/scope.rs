@@ -45,7 +45,7 @@ pub enum Place {
     Shared,
     /// Local memory of the thread: local variables, and parameters of functions.
     Local,
-    /// The frame of a recursive function's call.
+    /// The frame of a call, on the stack.
     Frame,
     /// Parameters of the kernel.
     Parameter,

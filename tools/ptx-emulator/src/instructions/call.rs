@@ -1,8 +1,8 @@
 //! Calls of functions, by name and through registers, and returns.
 //!
 //! A function has registers and local memory of its own, at places that are known when it is decoded. One that may be called again
-//! before a call of it is over also has a frame for each call: its variables are on a stack, and its registers are saved when it is
-//! called, and restored when it returns.
+//! before a call of it is over, or that allocates memory, also has a frame for each call: its variables are on a stack, its registers
+//! are saved when it is called, and restored when it returns, which gives back what it allocated.
 
 use crate::decode::builder::Builder;
 use crate::decode::form::Form;
@@ -238,8 +238,8 @@ fn push(context: &mut Context<'_>, lane: usize, frame: &Frame) {
 /// Gives a frame back, and restores the registers of the call before.
 fn pop(context: &mut Context<'_>, lane: usize, frame: &Frame) {
     let warp = &mut *context.warp;
-    let pointer = &mut warp.registers[context.kernel.stack_pointer as usize].0[lane];
-    *pointer = pointer.saturating_sub(frame.bytes);
+    let base = warp.registers[frame.base as usize].0[lane];
+    warp.registers[context.kernel.stack_pointer as usize].0[lane] = base;
     let saved = &mut warp.saved[lane];
     let mut next = || saved.pop().unwrap_or_default();
     for register in frame.registers.iter().rev() {

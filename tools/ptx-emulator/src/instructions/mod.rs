@@ -44,6 +44,7 @@ pub mod movement;
 pub mod multimem;
 pub mod narrow;
 pub mod packed;
+pub mod stack;
 pub mod video;
 pub mod warp;
 
@@ -72,6 +73,7 @@ pub fn forms() -> impl Iterator<Item = (&'static Form, Undefined)> {
         (warp::FORMS, Vanishes),
         (atomic::FORMS, Decides),
         (multimem::FORMS, Decides),
+        (stack::FORMS, Decides),
         (video::FORMS, Spreads),
         (crate::asynchronous::copy::FORMS, Decides),
         (crate::asynchronous::bulk::FORMS, Decides),

@@ -30,9 +30,14 @@ pub const FORMS: &[Form] = &[
         section: "9.7.4.4 fma",
         build: |b| half(b, Operation::Fused, 3),
     },
-    Form { pattern: "fma.rn[.relu].bf16|bf16x2", section: "9.7.4.4 fma", build: |b| half(b, Operation::Fused, 3) },
     Form {
-        pattern: "fma.rn.oob[.relu].f16|f16x2|bf16|bf16x2",
+        pattern: "fma.ROUNDING[.relu].bf16|bf16x2",
+        section: "9.7.4.4 fma",
+        build: |b| half(b, Operation::Fused, 3),
+    },
+    Form { pattern: "fma.rn.oob[.relu].f16|f16x2", section: "9.7.4.4 fma", build: |b| half(b, Operation::Fused, 3) },
+    Form {
+        pattern: "fma.ROUNDING.oob[.relu].bf16|bf16x2",
         section: "9.7.4.4 fma",
         build: |b| half(b, Operation::Fused, 3),
     },
@@ -143,6 +148,8 @@ const RELU: u32 = 1 << 10;
 const NAN: u32 = 1 << 11;
 const XOR_SIGN: u32 = 1 << 12;
 const OUT_OF_BOUNDS: u32 = 1 << 13;
+/// Where the direction of rounding starts.
+const ROUNDING: u32 = 16;
 
 /// A 16-bit floating-point type, kept as bits.
 trait Half {
@@ -198,7 +205,7 @@ fn half(b: &mut Builder<'_, '_>, operation: Operation, sources: usize) -> Result
         let destination = b.made.operands[0];
         b.put(destination);
     }
-    b.made.modifiers = operation as u32;
+    b.made.modifiers = operation as u32 | Rounding::named(b.modifier(0)).code() << ROUNDING;
     let extras = [
         ("ftz", FLUSH),
         ("sat", SATURATE),
@@ -257,8 +264,14 @@ fn one<H: Half>(modifiers: u32, a: u16, b: u16, c: u16) -> u16 {
         if modifiers & OUT_OF_BOUNDS != 0 && (a == 0xffff || b == 0xffff) {
             0
         } else {
-            let sum = odd_sum(f64::from(x) * f64::from(y), f64::from(z));
-            H::FORMAT.encode(sum, Rounding::Nearest, false) as u16
+            let rounding = Rounding::from_code(modifiers >> ROUNDING);
+            let (product, z) = (f64::from(x) * f64::from(y), f64::from(z));
+            let sum = odd_sum(product, z);
+            // An exact zero sum of opposite numbers is -0 when rounding down.
+            let below = rounding == Rounding::Down
+                && sum == 0.0
+                && (product != 0.0 || product.is_sign_negative() != z.is_sign_negative());
+            H::FORMAT.encode(if below { -0.0 } else { sum }, rounding, false) as u16
         }
     } else if operation == Operation::Negate as u32 {
         a ^ 0x8000

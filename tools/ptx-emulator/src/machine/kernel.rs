@@ -77,7 +77,7 @@ impl Kernel {
     }
 }
 
-/// The bytes of local memory that frames of a thread can take, in kernels that have recursive functions.
+/// The bytes of local memory that frames of a thread and what it allocates can take, in kernels that have a stack.
 pub const STACK: u32 = 64 << 10;
 
 /// A function that a kernel may call.
@@ -91,11 +91,11 @@ pub struct Callable {
     pub parameters: Vec<(u32, u32)>,
     /// Where its results are.
     pub results: Vec<(u32, u32)>,
-    /// What is kept of a call while the function is called again: only recursive functions have frames.
+    /// What is kept of a call while the function is called again, or allocates memory.
     pub frame: Option<Frame>,
 }
 
-/// A recursive function's frame on the stack, which starts local memory.
+/// A frame of a call on the stack, which starts local memory.
 #[derive(Clone, Debug, Default)]
 pub struct Frame {
     /// The row that holds where the frame starts.

@@ -1,6 +1,9 @@
 //! A module as it is written: names are not resolved, instructions are not understood.
 
+use std::collections::HashMap;
+
 use super::lexer::Span;
+use crate::diagnostic::Problem;
 
 /// A PTX module.
 #[derive(Clone, Debug)]
@@ -13,6 +16,51 @@ pub struct Module<'a> {
     pub variables: Vec<Variable<'a>>,
     /// Kernels and functions, in order; a function that is declared and then defined is here twice.
     pub functions: Vec<Function<'a>>,
+    /// `.alias`: other names of functions, in order.
+    pub aliases: Vec<Alias<'a>>,
+}
+
+/// Another name of a function: `.alias name, function;`.
+#[derive(Clone, Debug)]
+pub struct Alias<'a> {
+    /// The other name, which is declared.
+    pub name: &'a str,
+    /// The function's own name.
+    pub function: &'a str,
+    /// Where it is.
+    pub span: Span,
+}
+
+impl<'a> Module<'a> {
+    /// What functions' names stand for: the last of that name, as a definition comes after its declaration, and for an alias the
+    /// function that it names.
+    pub fn function_numbers(&self) -> Result<HashMap<&'a str, usize>, Problem> {
+        let mut numbers: HashMap<&str, usize> =
+            self.functions.iter().zip(0..).map(|(function, number)| (function.name, number)).collect();
+        for Alias { name, function, span } in &self.aliases {
+            let problem = |message: String| Err(Problem::new(span.clone(), message));
+            let Some(number) = numbers.get(function).copied().filter(|at| self.functions[*at].body.is_some()) else {
+                return problem(format!("`{name}` is an alias of `{function}`, which is not defined here"));
+            };
+            let aliased = &self.functions[number];
+            let Some(declared) = numbers.get(name).map(|at| &self.functions[*at]) else {
+                return problem(format!("the alias `{name}` is not declared: a `.func` of that name comes before it"));
+            };
+            if aliased.entry || declared.entry {
+                return problem(format!(
+                    "`{name}` is an alias of `{function}`; only functions have aliases, not kernels"
+                ));
+            }
+            if declared.body.is_some() {
+                return problem(format!("`{name}` has a body, and cannot be an alias"));
+            }
+            if declared.signature() != aliased.signature() {
+                return problem(format!("`{name}` and `{function}` have other parameters or results"));
+            }
+            numbers.insert(*name, number);
+        }
+        Ok(numbers)
+    }
 }
 
 /// The width and kind of a register's or variable's element. Arithmetic reads more than that into a type; here only the size matters,
@@ -143,6 +191,19 @@ pub struct Function<'a> {
     pub body: Option<Vec<Statement<'a>>>,
     /// Where its name is.
     pub span: Span,
+}
+
+/// Bytes and alignment of variables.
+pub type Sizes = Vec<(u32, u32)>;
+
+impl Function<'_> {
+    /// Bytes and alignment of its parameters, and of its results.
+    pub fn signature(&self) -> (Sizes, Sizes) {
+        let sizes = |variables: &[Variable<'_>]| {
+            variables.iter().map(|variable| (variable.bytes() as u32, variable.aligned())).collect()
+        };
+        (sizes(&self.parameters), sizes(&self.results))
+    }
 }
 
 /// The performance-tuning directives that a launch must honour.

@@ -9,7 +9,7 @@ mod operand;
 mod statement;
 
 use crate::diagnostic::Problem;
-use ast::{Function, Initializer, Linkage, Module, Requirements, Space, Variable, Width};
+use ast::{Alias, Function, Initializer, Linkage, Module, Requirements, Space, Variable, Width};
 pub use lexer::Span;
 use lexer::Token;
 
@@ -108,7 +108,7 @@ impl<'a> Parser<'a> {
     }
 
     fn module(mut self) -> Parsed<Module<'a>> {
-        let mut module = Module { version: (0, 0), target: "", variables: vec![], functions: vec![] };
+        let mut module = Module { version: (0, 0), target: "", variables: vec![], functions: vec![], aliases: vec![] };
         while let Some(token) = self.peek() {
             if token != Token::Dotted {
                 return self.expected("a directive");
@@ -134,7 +134,16 @@ impl<'a> Parser<'a> {
                 }
                 ".file" | ".loc" => self.skip_line(),
                 ".section" => self.skip_section()?,
-                ".pragma" | ".alias" => {
+                ".alias" => {
+                    self.advance();
+                    let name = self.word("the alias's name")?;
+                    self.expect(Token::Comma, "`,`")?;
+                    let function = self.word("a function's name")?;
+                    let end = self.span().start;
+                    self.expect(Token::Semicolon, "`;`")?;
+                    module.aliases.push(Alias { name, function, span: span.start..end });
+                }
+                ".pragma" => {
                     while !self.eat(Token::Semicolon) {
                         if self.peek().is_none() {
                             return self.expected("`;`");

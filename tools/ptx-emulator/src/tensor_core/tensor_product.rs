@@ -125,10 +125,13 @@ fn build(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
         b.made.modifiers |= ZERO_COLUMNS;
     } else if b.left() > 0 {
         let shift = b.integer()?;
-        if !(0..=15).contains(&shift) || kind > 1 {
-            return b.problem("scale-input-d is from 0 to 15, and of .kind::f16 and .kind::tf32");
+        if !(0..=15).contains(&shift) || !matches!(KINDS[kind], "kind::f16" | "kind::tf32" | "kind::i8") {
+            return b.problem("scale-input-d is from 0 to 15, and of .kind::f16, .kind::tf32 and .kind::i8");
         }
-        b.made.modifiers |= SCALED_DOWN | (shift as u32) << 16;
+        // The ISA scales floating-point accumulators only; for integers ptxas takes the operand, and leaves it out of its code.
+        if KINDS[kind] != "kind::i8" {
+            b.made.modifiers |= SCALED_DOWN | (shift as u32) << 16;
+        }
     }
     Ok(execute)
 }

@@ -11,6 +11,8 @@ pub const TESTS: &[fn()] = &[
     functions_are_called_through_registers,
     functions_call_themselves,
     functions_call_each_other,
+    functions_have_aliases,
+    memory_is_allocated_on_the_stack,
     clusters_reach_each_other,
     grids_may_synchronize_through_memory,
 ];
@@ -152,4 +154,78 @@ fn functions_call_each_other() {
     let body = "{ .param .b32 a; .param .b32 b; st.param.b32 [a], 1000000; call.uni (b), even, (a); }";
     let message = Run::new(body).declare(declarations).fault();
     assert!(message.contains("the stack is full"), "{message}");
+}
+
+const INCREMENT: &str = ".visible .func (.param .b32 result) increment(.param .b32 x) {\n\
+    .reg .b32 %r<4>; ld.param.b32 %r1, [x]; add.u32 %r2, %r1, 1; st.param.b32 [result], %r2; ret; }\n\
+    .visible .func (.param .b32 result) next(.param .b32 x);\n.visible .func (.param .b32 result) after(.param .b32 x);\n";
+
+#[test]
+fn functions_have_aliases() {
+    let declarations =
+        format!("{INCREMENT}.alias next, increment;\n.alias after, increment;\n.global .u64 pointer = after;\n");
+    let body = format!(
+        "P: .callprototype (.param .b32 _) _ (.param .b32 _);\n\
+         {{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; call.uni (b), next, (a); ld.param.b32 %r1, [b]; }}\n\
+         ld.global.u64 %rd2, [pointer]; mov.u64 %rd3, next; setp.ne.u64 %p1, %rd2, %rd3; @%p1 trap;\n\
+         {{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r1; call (b), %rd2, (a), P; ld.param.b32 %r1, [b]; }}\n{STORE}"
+    );
+    let words = Run::new(&body).declare(&declarations).words(32);
+    assert_eq!(words, (0..32).map(|lane| lane + 2).collect::<Vec<_>>());
+}
+
+/// Each thread allocates as much as it likes; what a function allocates is given back when it returns.
+#[test]
+fn memory_is_allocated_on_the_stack() {
+    // The sum of the numbers below `x`, from an array of them.
+    let declarations = ".func (.param .b32 result) sum(.param .b32 x) {\n\
+        .reg .b32 %r<8>; .reg .b64 %rd<6>; .reg .pred %p; .local .b32 count;\n\
+        ld.param.b32 %r1, [x]; st.local.b32 [count], %r1; mul.wide.u32 %rd1, %r1, 4; alloca.u64 %rd2, %rd1, 64;\n\
+        and.b64 %rd3, %rd2, 63; setp.ne.u64 %p, %rd3, 0; @%p trap;\n\
+        mov.b32 %r2, 0; mov.b64 %rd4, %rd2;\n\
+        FILL: setp.ge.u32 %p, %r2, %r1; @%p bra FILLED; st.local.b32 [%rd4], %r2; add.u64 %rd4, %rd4, 4; add.u32 %r2, %r2, 1; bra FILL;\n\
+        FILLED: ld.local.b32 %r1, [count]; mov.b32 %r3, 0;\n\
+        ADD: setp.eq.u32 %p, %r2, 0; @%p bra DONE; sub.u32 %r2, %r2, 1; sub.u64 %rd4, %rd4, 4; ld.local.b32 %r4, [%rd4]; add.u32 %r3, %r3, %r4; bra ADD;\n\
+        DONE: st.param.b32 [result], %r3; ret; }";
+    let body = format!(
+        "stacksave.u64 %rd2; add.u32 %r2, %r0, 1; alloca.u32 %r3, %r2; st.local.b8 [%r3], %rs0; alloca.u32 %r4, 8;\n\
+         cvt.u64.u32 %rd4, %r4; cvta.local.u64 %rd4, %rd4; add.u32 %r6, %r0, 100; st.u32 [%rd4], %r6;\n\
+         mov.b32 %r9, 0;\n\
+         AGAIN: {{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r0; call.uni (b), sum, (a); ld.param.b32 %r1, [b]; }}\n\
+         add.u32 %r9, %r9, 1; setp.lt.u32 %p1, %r9, 2000; @%p1 bra AGAIN;\n\
+         ld.local.u32 %r5, [%r4]; stackrestore.u64 %rd2; stacksave.u32 %r7; cvt.u32.u64 %r8, %rd2; setp.ne.u32 %p1, %r7, %r8; @%p1 trap;\n\
+         stackrestore.u32 %r7; alloca.u64 %rd3, 16, 8; cvt.u32.u64 %r8, %rd3; setp.ne.u32 %p1, %r3, %r8; @%p1 trap;\n\
+         add.u32 %r1, %r1, %r5;\n{STORE}"
+    );
+    let words = Run::new(&body).declare(declarations).words(32);
+    assert_eq!(words, (0..32u64).map(|lane| lane * lane.saturating_sub(1) / 2 + 100 + lane).collect::<Vec<_>>());
+    let message = Run::new("AGAIN: alloca.u64 %rd1, 4096; bra AGAIN;").fault();
+    assert!(message.contains("the stack is full") && message.contains("65536 are in use"), "{message}");
+    let message =
+        Run::new("stacksave.u64 %rd1; add.u64 %rd1, %rd1, 16; stackrestore.u64 %rd1; alloca.u64 %rd1, 16;").fault();
+    assert!(message.contains("it is not what stacksave gave"), "{message}");
+}
+
+#[test]
+fn aliases_that_are_refused() {
+    let message = |aliases: &str| {
+        let declarations =
+            format!("{INCREMENT}.func undefined(.param .b32 x);\n.func other(.param .b64 x);\n{aliases}");
+        Run::new("").declare(&declarations).load().map(drop).expect_err("an error")
+    };
+    for (aliases, what) in [
+        (".alias next, undefined;", "`next` is an alias of `undefined`, which is not defined here"),
+        (".alias next, missing;", "`next` is an alias of `missing`, which is not defined here"),
+        (".alias missing, increment;", "the alias `missing` is not declared"),
+        (
+            ".alias increment, next;\n.alias next, increment;",
+            "`increment` is an alias of `next`, which is not defined here",
+        ),
+        (".func own(.param .b32 x) { ret; }\n.alias own, increment;", "`own` has a body"),
+        (".alias other, increment;", "`other` and `increment` have other parameters or results"),
+        (".func kernel();\n.entry e() { ret; }\n.alias kernel, e;", "not kernels"),
+    ] {
+        let found = message(aliases);
+        assert!(found.contains(what) && found.contains("test.ptx:"), "{aliases}: {found}");
+    }
 }

@@ -317,10 +317,11 @@ impl<'t> Case<'t> {
                 };
                 a.at(source, k).1 * b.at(column + shift, k).1 * factor
             };
+            // Integers are not scaled.
+            let down = self.down.filter(|_| self.kind != "i8").unwrap_or(0);
             let sum = if zero { 0.0 } else { (0..depth).map(product).sum::<f64>() };
             let sum = if self.negate.count_ones() == 1 { -sum } else { sum };
-            let addend =
-                if self.counts { c.at(row, column).1 } else { 0.0 } * 0.5f64.powi(self.down.unwrap_or(0) as i32);
+            let addend = if self.counts { c.at(row, column).1 } else { 0.0 } * 0.5f64.powi(down as i32);
             let total = sum + addend;
             assert_eq!(word, bits_of(total), "{text}: row {row}, column {column}: {total}");
         }
@@ -483,5 +484,7 @@ fn disabled_lanes_and_scaled_accumulators() {
         let case = Case { pair, ..Case::new("f16", ["f32", "f16", "f16"], if pair { 256 } else { 128 }, 16) };
         Case { disabled: Some([0, 0xffff_0000, 5, u32::MAX]), ..case.clone() }.check();
         Case { down: Some(3), disabled: Some([1, 0, 0, 0]), ..case }.check();
+        let integers = Case { pair, ..Case::new("i8", ["s32", "s8", "u8"], if pair { 256 } else { 128 }, 32) };
+        Case { down: Some(3), ..integers }.check();
     }
 }

@@ -4,7 +4,8 @@ use super::super::evaluate;
 use super::{d, f};
 
 /// What `coverage` runs again.
-pub const TESTS: &[fn()] = &[roundings_of_floats, unary_floats, minima_and_maxima, half_precision, mixed_precision];
+pub const TESTS: &[fn()] =
+    &[roundings_of_floats, unary_floats, minima_and_maxima, half_precision, directed_bf16, mixed_precision];
 
 #[test]
 fn roundings_of_floats() {
@@ -227,6 +228,37 @@ fn mixed_precision() {
             assert_eq!(evaluate(&text, 32, &[(16, small), (16, small), (32, f(1.0))]), expected, "{text}");
             let text = format!("fma.{rounding}.sat.f32.{kind} d, a, b, c");
             assert_eq!(evaluate(&text, 32, &[(16, one), (16, one), (32, f(f32::NAN))]), 0, "{text}");
+        }
+    }
+}
+
+/// `fma` of bf16 rounds in every direction: 1 + 2^-20 is between 1 and the number after it, the largest number's sum too large.
+#[test]
+fn directed_bf16() {
+    let h = |value: f32| u64::from(half::bf16::from_f32(value).to_bits());
+    let (one, tiny, largest) = (h(1.0), h(2f32.powi(-20)), 0x7f7f);
+    for (rounding, above, below, too_large, too_small, zero) in [
+        ("rn", one, one, 0x7f80, 0xff80, 0),
+        ("rz", one, one - 1, 0x7f7f, 0xff7f, 0),
+        ("rm", one, one - 1, 0x7f7f, 0xff80, 0x8000),
+        ("rp", one + 1, one, 0x7f80, 0xff7f, 0),
+    ] {
+        for oob in ["", ".oob"] {
+            let three = |relu: &str, a: u64, b: u64, c: u64| {
+                let scalar =
+                    evaluate(&format!("fma.{rounding}{oob}{relu}.bf16 d, a, b, c"), 16, &[(16, a), (16, b), (16, c)]);
+                let two = |value: u64| (32, value | value << 16);
+                let name = format!("fma.{rounding}{oob}{relu}.bf16x2 d, a, b, c");
+                assert_eq!(evaluate(&name, 32, &[two(a), two(b), two(c)]), scalar | scalar << 16, "{name}");
+                scalar
+            };
+            assert_eq!(three("", one, tiny, one), above, "{rounding}");
+            assert_eq!(three("", one, tiny | 0x8000, one), below, "{rounding}");
+            assert_eq!(three("", largest, h(2.0), one), too_large, "{rounding}");
+            assert_eq!(three("", largest, h(-2.0), one), too_small, "{rounding}");
+            assert_eq!(three("", one, one, one | 0x8000), zero, "{rounding}");
+            assert_eq!(three(".relu", one, tiny, one), above, "{rounding}");
+            assert_eq!(three(".relu", one, tiny, one | 0x8000), 0, "{rounding}");
         }
     }
 }
