@@ -1,140 +1,15 @@
 //! What a form uses to read the operands of an instruction.
-
-use std::collections::HashMap;
+//!
+//! Operands that are addresses and predicates are read in files of their own.
 
 use super::call_graph::CallGraph;
-use super::function::synthetic;
-use super::scope::{Binding, Place, Scopes};
+use super::draft::{Draft, rows_of};
+use super::scope::{Binding, Scopes};
 use crate::diagnostic::Problem;
-use crate::machine::instruction::{Alignment, CARRY, FALSE, Guard, INLINE_OPERANDS, Instruction, Step, TRUE, Traits};
-use crate::machine::kernel::{Callable, Destination, Frame, Preset, Register, Source, Special};
-use crate::machine::row::{Kind, LANES, Lane, Row, Slot};
-use crate::parse::ast::{self, Operand, Sizes};
-
-/// A kernel while it is decoded.
-#[derive(Debug, Default)]
-pub struct Draft {
-    /// Instructions so far. Branch targets are labels' numbers until the end.
-    pub code: Vec<Instruction>,
-    /// Operands beyond those inside of instructions.
-    pub list: Vec<Slot>,
-    /// Constants so far.
-    pub constants: Vec<Row>,
-    /// Rows of registers so far.
-    pub rows: u32,
-    /// Predicates so far.
-    pub predicates: u32,
-    /// Rows that are set at the start.
-    pub presets: Vec<(u32, Preset)>,
-    /// Where labels are, once they are seen.
-    pub labels: Vec<Option<u32>>,
-    /// Tables of labels.
-    pub tables: Vec<Vec<u32>>,
-    /// Bytes of local memory so far.
-    pub local_bytes: u32,
-    /// Whether there are instructions of `wgmma` that multiply.
-    pub has_products: bool,
-    /// Whether it has `tcgen05.fence::before_thread_sync`, and `after_thread_sync`.
-    pub tensor_fences: [bool; 2],
-    /// Functions that are called: their number, and what a call of them needs. Their entries are labels until the end.
-    pub called: HashMap<usize, Callable>,
-    /// Whether there are calls through registers.
-    pub calls_through_registers: bool,
-    /// The row that holds how much of the stack is in use.
-    pub stack_pointer: u32,
-    constant_rows: HashMap<(u64, bool), u32>,
-    preset_rows: HashMap<Preset, u32>,
-    sink: Option<u32>,
-}
-
-impl Draft {
-    /// A draft with the predicates that every kernel has: the constants and the carry.
-    pub fn new() -> Draft {
-        Draft { predicates: CARRY + 1, rows: 1, ..Draft::default() }
-    }
-
-    /// New rows of registers.
-    pub fn new_rows(&mut self, count: u32) -> u32 {
-        let row = self.rows;
-        self.rows += count;
-        row
-    }
-
-    /// A new label.
-    pub fn new_label(&mut self) -> u32 {
-        self.labels.push(None);
-        self.labels.len() as u32 - 1
-    }
-
-    /// Stretches of local memory.
-    pub fn new_local(&mut self, bytes: u32, alignment: u32) -> u32 {
-        stretch(&mut self.local_bytes, bytes, alignment)
-    }
-
-    /// What a call of a function needs to know.
-    pub fn callable(&mut self, number: usize, (parameters, results): (Sizes, Sizes), frames: bool) -> Callable {
-        if let Some(callable) = self.called.get(&number) {
-            return callable.clone();
-        }
-        let mut frame_bytes = 0;
-        let mut place = |list: Sizes| -> Vec<(u32, u32)> {
-            let place = |(bytes, alignment): (u32, u32)| {
-                let offset =
-                    if frames { stretch(&mut frame_bytes, bytes, alignment) } else { self.new_local(bytes, alignment) };
-                (offset, bytes)
-            };
-            list.into_iter().map(place).collect()
-        };
-        let (parameters, results) = (place(parameters), place(results));
-        let (entry, link) = (self.new_label(), self.new_rows(1));
-        let frame = frames.then(|| {
-            let base = self.new_rows(1);
-            let registers = [link, base].map(|row| Register::Rows { row, bytes: 4 });
-            Frame { base, bytes: frame_bytes, registers: registers.to_vec() }
-        });
-        let callable = Callable { entry, link, parameters, results, frame };
-        self.called.insert(number, callable.clone());
-        callable
-    }
-
-    /// A constant's slot.
-    pub fn constant(&mut self, bits: u64, wide: bool) -> Slot {
-        let row = *self.constant_rows.entry((bits, wide)).or_insert_with(|| {
-            let row = self.constants.len() as u32;
-            if wide {
-                let halves = |lane: usize| if lane.is_multiple_of(2) { bits as u32 } else { (bits >> 32) as u32 };
-                let both = Row(std::array::from_fn(halves));
-                self.constants.extend([both, both]);
-            } else {
-                self.constants.push(Row([bits as u32; LANES]));
-            }
-            row
-        });
-        Slot::constant(row)
-    }
-
-    /// The slot of a register that is set at the start.
-    pub fn preset(&mut self, preset: Preset) -> Slot {
-        if let Some(row) = self.preset_rows.get(&preset) {
-            return Slot::register(*row);
-        }
-        let wide = matches!(preset, Preset::WideSpecial(_) | Preset::WideShared(_));
-        let row = self.new_rows(if wide { 2 } else { 1 });
-        self.preset_rows.insert(preset, row);
-        self.presets.push((row, preset));
-        Slot::register(row)
-    }
-}
-
-/// The offset of a stretch that is put after others.
-pub fn stretch(end: &mut u32, bytes: u32, alignment: u32) -> u32 {
-    let offset = end.next_multiple_of(alignment.max(1));
-    *end = offset.saturating_add(bytes);
-    offset
-}
-
-/// The bit of [`Instruction::modifiers`] that says that the address register has 64 bits.
-pub const WIDE_ADDRESS: u32 = 1 << 31;
+use crate::machine::instruction::{Alignment, Guard, INLINE_OPERANDS, Instruction, Step, Traits};
+use crate::machine::kernel::{Callable, Destination, Preset, Register, Source, Special};
+use crate::machine::row::{Kind, Lane, Row, Slot};
+use crate::parse::ast::{self, Operand};
 
 /// Reads an instruction's operands, in order.
 pub struct Builder<'b, 'a> {
@@ -161,7 +36,8 @@ pub struct Builder<'b, 'a> {
     filled: usize,
 }
 
-type Read<T> = Result<T, Problem>;
+/// What is read of an instruction, or what is wrong with it.
+pub type Read<T> = Result<T, Problem>;
 
 /// What is around an instruction while it is decoded.
 #[derive(Clone, Copy)]
@@ -293,7 +169,8 @@ impl<'b, 'a> Builder<'b, 'a> {
         self.made.list_length += 1;
     }
 
-    fn unknown<T>(&self, name: &str) -> Read<T> {
+    /// A problem with a name that is not declared.
+    pub fn unknown<T>(&self, name: &str) -> Read<T> {
         let mut problem = Problem::new(self.written.span.clone(), format!("`{name}` is not declared"));
         if let Some(similar) = self.scopes.similar(name) {
             problem = problem.help(format!("did you mean `{similar}`?"));
@@ -393,48 +270,6 @@ impl<'b, 'a> Builder<'b, 'a> {
         }
     }
 
-    /// A slot that holds a variable's address in its space.
-    pub fn variable(&mut self, space: Place, address: u64, wide: bool) -> Read<Slot> {
-        Ok(match space {
-            Place::Frame => self.in_frame(address, wide),
-            Place::Shared if wide => self.draft.preset(Preset::WideShared(address as u32)),
-            Place::Shared => self.draft.preset(Preset::Shared(address as u32)),
-            _ => self.draft.constant(address, wide),
-        })
-    }
-
-    /// A row that gets an address in the frame of the running call, just before the instruction.
-    fn in_frame(&mut self, address: u64, wide: bool) -> Slot {
-        let row = self.draft.new_rows(if wide { 2 } else { 1 });
-        let slot = Slot::register(row);
-        let frame = self.function.and_then(|number| self.draft.called.get_mut(&number)?.frame.as_mut());
-        let mut base = 0;
-        if let Some(frame) = frame {
-            base = frame.base;
-            // A call wants the addresses of its results when it is over.
-            frame.registers.push(Register::Rows { row, bytes: if wide { 8 } else { 4 } });
-        }
-        let mut add = synthetic(
-            |context, instruction| {
-                let base: [u32; LANES] = context.read(instruction.operands[1]);
-                let address = base.map(|base| base.wrapping_add(instruction.immediate as u32));
-                if instruction.modifiers != 0 {
-                    context.write(instruction.operands[0], &address.map(u64::from));
-                } else {
-                    context.write(instruction.operands[0], &address);
-                }
-                Step::Next
-            },
-            &self.made,
-        );
-        add.operands[0] = slot;
-        add.operands[1] = Slot::register(base);
-        add.immediate = address as i64;
-        add.modifiers = u32::from(wide);
-        self.draft.code.push(add);
-        slot
-    }
-
     /// What a call of a function needs to know.
     pub fn callable(&mut self, number: usize) -> Callable {
         let signature = self.functions.get(number).map(ast::Function::signature).unwrap_or_default();
@@ -488,12 +323,12 @@ impl<'b, 'a> Builder<'b, 'a> {
     }
 
     /// Notes an operand by its name.
-    fn touches(&mut self, name: &str, register: Register) {
+    pub fn touches(&mut self, name: &str, register: Register) {
         self.touched.push(Source { decides: false, name: name.into(), register });
     }
 
     /// Notes a destination by its name.
-    fn writes(&mut self, operand: &Operand<'_>, register: Register) {
+    pub fn writes(&mut self, operand: &Operand<'_>, register: Register) {
         let name = match operand {
             Operand::Name(name) => (*name).into(),
             Operand::Component(name, component) => format!("{name}.{component}").into(),
@@ -510,117 +345,11 @@ impl<'b, 'a> Builder<'b, 'a> {
         Ok(())
     }
 
-    /// The number of a predicate; a constant is one that always or never holds.
-    pub fn predicate_number(&mut self, operand: &Operand<'_>) -> Read<u32> {
-        match operand {
-            Operand::Name(name) => match self.scopes.find(name) {
-                Some(Binding::Predicate(number)) => Ok(number),
-                Some(_) => self.problem(format!("`{name}` is not a predicate")),
-                None => self.unknown(name),
-            },
-            Operand::Integer(value) => Ok(if *value == 0 { FALSE } else { TRUE }),
-            _ => self.problem("expected a predicate"),
-        }
-    }
-
-    /// Reads a source that is a predicate, perhaps negated: two operands, the predicate and all lanes' mask to flip it with.
-    pub fn predicate_source(&mut self) -> Read<()> {
-        let (operand, flip) = match self.take()? {
-            Operand::Not(inner) => (&**inner, 1),
-            operand => (operand, 0),
-        };
-        let number = self.predicate_number(operand)?;
-        if let Operand::Name(name) = operand {
-            self.touches(name, Register::Predicate(number));
-        }
-        self.put(Slot::register(number << 1 | flip));
-        Ok(())
-    }
-
-    /// Reads a destination that is a predicate.
-    pub fn predicate_destination(&mut self) -> Read<()> {
-        let operand = self.take()?;
-        self.predicate_destination_from(operand)
-    }
-
-    /// Takes an operand as a destination that is a predicate.
-    pub fn predicate_destination_from(&mut self, operand: &Operand<'_>) -> Read<()> {
-        let number = match operand {
-            Operand::Sink => {
-                self.draft.predicates += 1;
-                self.draft.predicates - 1
-            }
-            Operand::Name(_) => self.predicate_number(operand)?,
-            _ => return self.problem("expected a predicate"),
-        };
-        self.writes(operand, Register::Predicate(number));
-        self.put(Slot::register(number));
-        Ok(())
-    }
-
     /// Reads a number that must be known when the module is loaded.
     pub fn integer(&mut self) -> Read<i64> {
         match self.take()? {
             Operand::Integer(value) => Ok(*value as i64),
             _ => self.problem("expected a constant number"),
-        }
-    }
-
-    /// Reads an address in brackets that has nothing but a base and an offset.
-    pub fn address(&mut self) -> Read<()> {
-        match self.take()? {
-            Operand::Address(parts) if parts.len() == 1 => self.address_part(&parts[0]),
-            _ => self.problem("expected an address: `[register+offset]`"),
-        }
-    }
-
-    /// Takes an operand as an address: its base becomes an operand, its offset the instruction's immediate.
-    pub fn address_part(&mut self, part: &Operand<'_>) -> Read<()> {
-        let (slot, wide, offset) = self.address_slot(part)?;
-        self.put(slot);
-        self.made.immediate = offset;
-        if wide {
-            self.made.modifiers |= WIDE_ADDRESS;
-        }
-        Ok(())
-    }
-
-    /// The base of an address, whether it has 64 bits, and the offset.
-    pub fn address_slot(&mut self, part: &Operand<'_>) -> Read<(Slot, bool, i64)> {
-        let (name, offset) = match part {
-            Operand::Name(name) => (*name, 0),
-            Operand::Offset(name, offset) => (*name, *offset),
-            Operand::Integer(value) => return Ok((self.draft.constant(*value as u64, true), true, 0)),
-            _ => return self.problem("expected a register, a variable or a number as an address"),
-        };
-        match self.scopes.find(name) {
-            Some(Binding::Register { row, bytes: bytes @ (4 | 8), components: 1 }) => {
-                let register = Register::Rows { row, bytes };
-                self.touched.push(Source { decides: true, name: name.into(), register });
-                Ok((Slot::register(row), bytes == 8, offset))
-            }
-            Some(Binding::Variable { space: Place::Shared, address }) => {
-                Ok((self.draft.preset(Preset::Shared(address as u32)), false, offset))
-            }
-            Some(Binding::Variable { space: Place::Frame, address }) => {
-                Ok((self.in_frame(address, true), true, offset))
-            }
-            Some(Binding::Variable { address, .. }) => Ok((self.draft.constant(address, true), true, offset)),
-            Some(_) => self.problem(format!("`{name}` is not an address")),
-            None => self.unknown(name),
-        }
-    }
-
-    /// The space of the variable that an address names, if it names one.
-    pub fn address_place(&self, operand: &Operand<'_>) -> Option<Place> {
-        let part = match operand {
-            Operand::Address(parts) => parts.first()?,
-            other => other,
-        };
-        let (Operand::Name(name) | Operand::Offset(name, _)) = part else { return None };
-        match self.scopes.find(name) {
-            Some(Binding::Variable { space, .. }) => Some(space),
-            _ => None,
         }
     }
 
@@ -706,9 +435,4 @@ impl<'b, 'a> Builder<'b, 'a> {
             _ => self.problem("expected a name"),
         }
     }
-}
-
-/// The rows of a register.
-pub fn rows_of(bytes: u32) -> u32 {
-    bytes.div_ceil(4).max(1)
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::builder::{Builder, Draft, Surroundings, rows_of, stretch};
+use super::builder::{Builder, Surroundings};
 use super::call_graph::CallGraph;
+use super::draft::{Draft, rows_of, stretch};
 use super::form::{Prepared, find, prepared};
 use super::scope::{Binding, Place, Scopes};
 use crate::diagnostic::Problem;

@@ -1,9 +1,12 @@
 //! Syntax to kernels that can run: names become rows and addresses, instructions become functions.
 
+pub mod address_operand;
 pub mod builder;
 mod call_graph;
+pub mod draft;
 pub mod form;
 pub mod function;
+mod predicate_operand;
 pub mod scope;
 
 use std::collections::HashMap;

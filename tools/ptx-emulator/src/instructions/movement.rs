@@ -2,7 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::decode::builder::{Builder, rows_of};
+use crate::decode::builder::Builder;
+use crate::decode::draft::rows_of;
 use crate::decode::form::Form;
 use crate::decode::generic;
 use crate::decode::scope::Place;

@@ -2,7 +2,7 @@
 
 use super::global::Window;
 use super::{Word, window};
-use crate::decode::builder::WIDE_ADDRESS;
+use crate::decode::address_operand::WIDE_ADDRESS;
 use crate::machine::context::Context;
 use crate::machine::fault::FaultKind;
 use crate::machine::instruction::{Instruction, Step};
