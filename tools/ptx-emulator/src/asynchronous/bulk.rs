@@ -180,6 +180,7 @@ fn load(b: &mut Builder<'_, '_>) -> Result<Execute, Problem> {
             }
             let [left, right] = ends;
             let source = (Space::Generic, from.wrapping_add(left as u64));
+            context.check_global(source.0, lane, source.1, bytes - left - right);
             let several = instruction.modifiers & MULTICAST != 0;
             for offset in multicast(context, several, instruction.operands[1], lane).into_iter().flatten() {
                 let place = |address: u64| offset.map_or(address, |rank| address & 0xff_ffff | rank << 24);

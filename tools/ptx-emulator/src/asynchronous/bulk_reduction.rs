@@ -59,6 +59,19 @@ impl Reduction {
         }
     }
 
+    /// Combines the elements at an address with as many others.
+    pub fn apply_each(
+        self,
+        context: &mut Context<'_>,
+        (space, address): (Space, u64),
+        elements: &[u8],
+    ) -> Result<(), Refused> {
+        context.check_combined(space, address, elements.len());
+        elements.chunks_exact(self.bytes()).enumerate().try_for_each(|(at, element)| {
+            self.apply(context, (space, address.wrapping_add((at * self.bytes()) as u64)), element)
+        })
+    }
+
     /// Combines the element at an address with one.
     pub fn apply(
         self,
@@ -111,11 +124,11 @@ fn reduce(
     (space, to): (Space, u64),
     bytes: usize,
 ) -> Result<(), Refused> {
-    for at in (0..bytes).step_by(reduction.bytes()) {
-        let mut element = [0; 8];
-        let element = &mut element[..reduction.bytes()];
-        context.copy_out(Space::Shared, from + at as u64, element)?;
-        reduction.apply(context, (space, to + at as u64), element)?;
+    let mut buffer = [0; 4096];
+    for at in (0..bytes).step_by(buffer.len()) {
+        let part = &mut buffer[..(bytes - at).min(4096)];
+        context.copy_out(Space::Shared, from.wrapping_add(at as u64), part)?;
+        reduction.apply_each(context, (space, to.wrapping_add(at as u64)), part)?;
     }
     Ok(())
 }

@@ -121,13 +121,11 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
             }
         }
         context.issue(lane, |checker, actor| Some(checker.copy(actor, lane)));
-        if size > 0 && context.cluster.checker.is_some() {
+        if size > 0 {
             context.check_global(Space::Global, lane, sources[lane], size);
-        }
-        if size > 0
-            && let Err(refused) = context.copy_out(Space::Global, sources[lane], &mut buffer[..size])
-        {
-            return context.refuse(lane, refused, "copy");
+            if let Err(refused) = context.copy_out(Space::Global, sources[lane], &mut buffer[..size]) {
+                return context.refuse(lane, refused, "copy");
+            }
         }
         if let Err(refused) = context.copy_in(Space::Shared, destinations[lane], &buffer[..bytes]) {
             return context.refuse(lane, refused, "copy");

@@ -572,9 +572,7 @@ fn store_box(
         let part = &buffer[(first * bits / 8) as usize..][..(count * bits).div_ceil(8) as usize];
         let stored = match combine {
             None => context.copy_in(Space::Global, address, part),
-            Some(reduction) => part.chunks_exact(reduction.bytes()).enumerate().try_for_each(|(at, element)| {
-                reduction.apply(context, (Space::Generic, address + (at * reduction.bytes()) as u64), element)
-            }),
+            Some(reduction) => reduction.apply_each(context, (Space::Global, address), part),
         };
         if let Err(refused) = stored {
             return Err(context.refuse(lane, refused, "tensor copy"));

@@ -74,26 +74,42 @@ impl Checker {
         let Touch { actor, lane, agent, time, strong, .. } = touch;
         let flags = if strong { STRONG } else { 0 };
         for (number, part) in self.shadows[cta].touched(offset, bytes) {
-            let granule = *self.shadows[cta].granule(number);
-            if granule.initialized & part != part {
-                self.uninitialized(touch, cta, 4 * number);
-            }
-            let write = granule.write;
-            if write.bytes & part != 0 && write.time != 0 {
-                let both_strong = strong && write.bytes & STRONG != 0;
-                if !both_strong && !self.comes_before(&write, actor.warp, lane) {
-                    self.conflict(touch, "read", write, "write", 4 * number);
-                } else if !self.agents.is_generic(agent)
-                    && self.agents.is_generic(write.agent)
-                    && !self.clocks[actor.warp].fenced(write.agent, write.time)
-                {
-                    self.unfenced(touch, write, 4 * number);
-                }
-            }
+            self.sees(touch, cta, number, part);
             let access = Access { time, at: actor.at, agent, lane: lane as u8, bytes: part | flags };
             let Checker { shadows, clocks, .. } = self;
             let clock = &clocks[actor.warp];
             shadows[cta].did_read(number, access, |read| clock.reached(read.agent, read.time));
+        }
+    }
+
+    /// Shared memory is changed in one step for each element. What others read without an order must not be forgotten for its own read.
+    #[inline(always)]
+    pub fn updates(&mut self, touch: Touch, cta: usize, offset: usize, bytes: usize) {
+        for (number, part) in self.shadows[cta].touched(offset, bytes) {
+            self.sees(touch, cta, number, part);
+        }
+        self.writes(touch, cta, offset, bytes);
+    }
+
+    /// What is in a granule is seen: it has to be there, and the write that left it has to come before.
+    #[inline(always)]
+    fn sees(&mut self, touch: Touch, cta: usize, number: usize, part: u8) {
+        let Touch { actor, lane, agent, strong, .. } = touch;
+        let granule = *self.shadows[cta].granule(number);
+        if granule.initialized & part != part {
+            self.uninitialized(touch, cta, 4 * number);
+        }
+        let write = granule.write;
+        if write.bytes & part != 0 && write.time != 0 {
+            let both_strong = strong && write.bytes & STRONG != 0;
+            if !both_strong && !self.comes_before(&write, actor.warp, lane) {
+                self.conflict(touch, "read", write, "write", 4 * number);
+            } else if !self.agents.is_generic(agent)
+                && self.agents.is_generic(write.agent)
+                && !self.clocks[actor.warp].fenced(write.agent, write.time)
+            {
+                self.unfenced(touch, write, 4 * number);
+            }
         }
     }
 
@@ -227,7 +243,6 @@ impl Context<'_> {
     #[inline(always)]
     pub fn check_updates(&mut self, space: Space, addresses: &[u64; LANES], bytes: usize) {
         if self.cluster.checker.is_some() {
-            self.check_lanes(space, addresses, bytes, true, false);
             self.check_lanes(space, addresses, bytes, true, true);
         }
     }
@@ -284,23 +299,21 @@ impl Context<'_> {
         }
     }
 
-    fn check_lanes(&mut self, space: Space, addresses: &[u64; LANES], bytes: usize, strong: bool, writes: bool) {
+    fn check_lanes(&mut self, space: Space, addresses: &[u64; LANES], bytes: usize, strong: bool, updates: bool) {
         for lane in lanes(self.mask) {
             let Some((cta, offset)) = self.shared_of(space, addresses[lane]) else {
                 let address = addresses[lane];
                 let (space, address) = if space == Space::Generic { specific(address) } else { (space, address) };
                 if space == Space::Global {
-                    if !writes {
-                        self.check_global(space, lane, address, bytes);
-                    }
-                    self.check_race(lane, address, bytes, strong, writes);
+                    self.check_global(space, lane, address, bytes);
+                    self.check_race(lane, address, bytes, strong, updates);
                 }
                 continue;
             };
             self.check(|checker, actor| {
                 let touch = Touch { strong, ..checker.touch(actor, lane) };
-                if writes {
-                    checker.writes(touch, cta, offset, bytes);
+                if updates {
+                    checker.updates(touch, cta, offset, bytes);
                 } else {
                     checker.reads(touch, cta, offset, bytes);
                 }
@@ -311,6 +324,9 @@ impl Context<'_> {
     /// Checks that what a lane reads of global memory has been written.
     #[inline(always)]
     pub fn check_global(&mut self, space: Space, lane: usize, address: u64, bytes: usize) {
+        if self.cluster.checker.is_none() {
+            return;
+        }
         let (space, address) = if space == Space::Generic { specific(address) } else { (space, address) };
         if space == Space::Global
             && let Some(window) = self.global(address, bytes)
@@ -336,31 +352,40 @@ impl Context<'_> {
     /// Checks what [`Context::issue`] was said for: a read, or a write and whether it changes nothing.
     #[inline(always)]
     pub fn check_stretch(&mut self, place: Option<(usize, usize)>, bytes: usize, writes: Option<bool>) {
-        if self.cluster.checker.is_none() {
-            return;
-        }
-        self.check_issued(place, bytes, writes, false);
+        let Some((cta, offset)) = place else { return };
+        self.check_issued(|checker, touch| match writes {
+            Some(same) => checker.writes(Touch { same, ..touch }, cta, offset, bytes),
+            None => checker.reads(touch, cta, offset, bytes),
+        });
     }
 
     /// Checks that what [`Context::issue`] was said for combines a stretch with something, in one step for each element.
     pub fn check_reduced(&mut self, place: Option<(usize, usize)>, bytes: usize) {
-        if self.cluster.checker.is_some() {
-            // It reads too, but through the generic proxy.
-            self.check_issued(place, bytes, Some(false), true);
-        }
+        let Some((cta, offset)) = place else { return };
+        // It reads too, but through the generic proxy.
+        self.check_issued(|checker, touch| checker.writes(Touch { strong: true, ..touch }, cta, offset, bytes));
     }
 
-    fn check_issued(&mut self, place: Option<(usize, usize)>, bytes: usize, writes: Option<bool>, strong: bool) {
-        let Some((cta, offset)) = place else { return };
+    /// The same through the proxy of what was issued, which reads what it changes: in shared or in global memory.
+    pub fn check_combined(&mut self, space: Space, address: u64, bytes: usize) {
+        if let Some((cta, offset)) = self.shared_of(space, address) {
+            self.check_issued(|checker, touch| checker.updates(Touch { strong: true, ..touch }, cta, offset, bytes));
+            return;
+        }
+        let lane = self.issuer.0;
+        self.check_global(space, lane, address, bytes);
+        self.check(|checker, actor| {
+            let touch = GlobalTouch { actor, lane, strong: true, copies: true, writes: true };
+            checker.global(touch, address, bytes, || false);
+        });
+    }
+
+    #[inline(always)]
+    fn check_issued(&mut self, tell: impl FnOnce(&mut Checker, Touch)) {
         let (lane, issued) = self.issuer;
         self.check(|checker, actor| {
             let (agent, time) = issued.unwrap_or_else(|| (actor.warp as u16, checker.now(actor.warp)));
-            let touch = Touch { actor, lane, agent, time, strong, same: writes == Some(true) };
-            if writes.is_some() {
-                checker.writes(touch, cta, offset, bytes);
-            } else {
-                checker.reads(touch, cta, offset, bytes);
-            }
+            tell(checker, Touch { agent, time, ..checker.touch(actor, lane) });
         });
     }
 }

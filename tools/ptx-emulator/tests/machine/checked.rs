@@ -70,7 +70,7 @@ fn kinds(ctas: u32, body: &str) -> Vec<ReportKind> {
     reports(ctas, body).into_iter().map(|(kind, _)| kind).collect()
 }
 
-use ReportKind::{Divergence, Mbarrier, NotAwaited, Race, TensorFence, Uninitialized};
+use ReportKind::{Divergence, Mbarrier, NotAwaited, ProxyFence, Race, TensorFence, Uninitialized};
 
 #[test]
 fn threads_of_a_warp_do_not_run_in_step() {
@@ -105,6 +105,17 @@ fn atomics_do_not_race_with_each_other() {
     assert_eq!(kinds(1, count), []);
     assert_eq!(kinds(1, &format!("{count} ld.shared.u32 %r6, [tile];")), [Race]);
     assert_eq!(kinds(1, &format!("{count} bar.sync 0; ld.shared.u32 %r6, [tile];")), []);
+    // One lane reads, and another one counts.
+    for (space, place) in [("shared", "[tile]"), ("global", "[%rd0]")] {
+        let after = |sync: &str| {
+            format!(
+                "@%p0 st.{space}.u32 {place}, 0; bar.sync 0; setp.eq.u32 %p1, %r0, 1; @%p1 ld.{space}.u32 %r5, {place};\n\
+                 {sync} @%p0 atom.{space}.add.u32 %r6, {place}, 1;"
+            )
+        };
+        assert_eq!(kinds(1, &after("bar.warp.sync -1;")), [], "{space}");
+        assert_eq!(kinds(1, &after("")), [Race], "{space}");
+    }
 }
 
 #[test]
@@ -357,6 +368,63 @@ fn what_completes_on_an_mbarrier_is_waited_for() {
         assert_eq!(kinds(1, &after(work, bytes, wait)), [], "{work}");
         assert!(kinds(1, &after(work, bytes, "")).contains(&NotAwaited), "{work}");
     }
+}
+
+/// A reduction in bulk reads what it changes, through the async proxy, and races with what is plain.
+#[test]
+fn bulk_reductions_race_with_plain_accesses() {
+    let reduce = |fence: &str, before: &str, target: &str, after: &str| {
+        format!(
+            "@%p0 mbarrier.init.shared.b64 [%r4], 1; st.shared.u32 [%r3], 0; {fence} bar.sync 0; {before} @!%p0 bra WAIT;\n\
+             mbarrier.arrive.expect_tx.shared.b64 _, [%r4], 16;\n\
+             cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.add.u32 {target}, [%r2+64], 16, [%r4];\n\
+             WAIT: {after} ld.shared.u32 %r5, [tile];"
+        )
+    };
+    let fence = "fence.proxy.async;";
+    let wait = "mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 0; @!%p2 bra WAIT;";
+    assert_eq!(kinds(1, &reduce(fence, "", "[%r2]", wait)), []);
+    // One warp reads before the reduction, the other one after it.
+    assert_eq!(kinds(1, &reduce(fence, "", "[%r2]", "")), [Race, NotAwaited]);
+    assert_eq!(kinds(1, &reduce("", "", "[%r2]", wait)), [ProxyFence]);
+    assert_eq!(kinds(1, &reduce(fence, "", "[%r2+1024]", wait)), [Uninitialized]);
+    let read = "setp.eq.u32 %p1, %r0, 1; @%p1 ld.shared.u32 %r5, [tile];";
+    assert_eq!(kinds(1, &reduce(fence, read, "[%r2]", wait)), [Race]);
+    assert_eq!(kinds(1, &reduce(fence, &format!("{read} bar.warp.sync -1;"), "[%r2]", wait)), []);
+}
+
+#[test]
+fn bulk_work_of_ctas_races_on_global_memory() {
+    let store = |work: &str, place: &str, after: &str| {
+        format!(
+            "mov.u32 %r5, %ctaid.x; st.shared.u32 [%r3], %r5; fence.proxy.async; bar.sync 0; @!%p0 ret;\n\
+             {work} {place}, [%r2], 16; cp.async.bulk.commit_group; cp.async.bulk.wait_group 0; {after}"
+        )
+    };
+    for several in ["", "multimem."] {
+        let reduce = format!("{several}cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32");
+        assert_eq!(among_ctas(&store(&reduce, "[%rd0]", "")), [], "{reduce}");
+        assert_eq!(among_ctas(&store(&reduce, "[%rd0]", "ld.global.u32 %r6, [%rd0];")), [Race], "{reduce}");
+        assert!(among_ctas(&store(&reduce, "[%rd0+256]", "")).contains(&Uninitialized), "{reduce}");
+        let copy = format!("{several}cp.async.bulk.global.shared::cta.bulk_group");
+        assert_eq!(among_ctas(&store(&copy, "[%rd0]", "")), [Race], "{copy}");
+    }
+}
+
+/// What `.ignore_oob` leaves out is neither read nor written.
+#[test]
+fn ignored_ends_of_bulk_copies_are_not_accessed() {
+    let load = |place: &str, left: u32| {
+        format!(
+            "@%p0 mbarrier.init.shared.b64 [%r4], 1; fence.mbarrier_init.release.cluster; bar.sync 0; @!%p0 bra WAIT;\n\
+             mbarrier.arrive.expect_tx.shared.b64 _, [%r4], 16;\n\
+             cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes.ignore_oob [%r2], [{place}], 16, 0, {left}, [%r4];\n\
+             WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r4], 0; @!%p2 bra WAIT; ld.shared.u32 %r5, [tile+12];"
+        )
+    };
+    assert_eq!(kinds(1, &load("%rd0", 0)), []);
+    assert_eq!(kinds(1, &load("%rd0", 4)), [Uninitialized]);
+    assert_eq!(kinds(1, &load("%rd0+256", 0)), [Uninitialized]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn copies_of_threads() {
                     );
                     let source = pattern(512);
                     let mut buffer = words(&[source.clone(), vec![0; 512]].concat());
-                    let run = Run::new(&body).declare(".shared .align 16 .b8 tile[512];");
+                    let run = Run::new(&body).checked().declare(".shared .align 16 .b8 tile[512];");
                     run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{fault}"));
                     for (at, byte) in bytes(&buffer[64..]).into_iter().enumerate() {
                         let expected = match at % 16 {
@@ -79,7 +79,7 @@ fn groups_of_copies() {
         cp.async.commit_group; cp.async.wait_group 1; ld.shared.u64 %rd3, [%r1]; cp.async.wait_group 0; ld.shared.u64 %rd4, [%r1+256];\n\
         add.u64 %rd3, %rd3, %rd4; st.global.u64 [%rd1], %rd3;";
     let mut buffer: Vec<u64> = (0..64).map(|at| at * at).collect();
-    Run::new(body).declare(".shared .align 16 .b8 tile[512];").try_on(&mut buffer).unwrap();
+    Run::new(body).checked().declare(".shared .align 16 .b8 tile[512];").try_on(&mut buffer).unwrap();
     let expected: Vec<u64> = (0..32).map(|at| at * at + (at + 32) * (at + 32)).collect();
     assert_eq!(buffer[..32], expected);
 }
@@ -100,7 +100,7 @@ fn copies_arrive_at_mbarriers() {
                  selp.u64 %rd4, 1000, 0, %p3; add.u64 %rd3, %rd3, %rd4; st.global.u64 [%rd1], %rd3;"
             );
             let mut buffer: Vec<u64> = (0..32).collect();
-            let run = Run::new(&body).declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;");
+            let run = Run::new(&body).checked().declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;");
             run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{fault}"));
             assert_eq!(buffer, (0..32).rev().collect::<Vec<u64>>(), "{variant}{space}");
         }
@@ -114,7 +114,8 @@ fn copies_complete_their_barriers() {
         cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd0], 64, [%r1];\n\
         WAIT: bar.sync 0;\nPOLL: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r1], 0; @!%p2 bra POLL;\n\
         ld.shared.u64 %rd1, [tile+56]; st.global.u64 [%rd0], %rd1;";
-    let run = Run::new(body).declare(".shared .align 16 .b8 tile[64]; .shared .align 8 .b64 bar;").shape(1, 64, 1);
+    let run =
+        Run::new(body).checked().declare(".shared .align 16 .b8 tile[64]; .shared .align 8 .b64 bar;").shape(1, 64, 1);
     let mut words: Vec<u64> = (10..18).collect();
     run.try_on(&mut words).unwrap();
     assert_eq!(words[0], 17);
@@ -135,8 +136,10 @@ const FINISH: &str = "\nwait: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2
 fn bulk(text: &str, ctas: u32) -> Vec<u8> {
     let mut buffer = words(&[pattern(512), vec![0; 1024]].concat());
     let body = format!("{PREPARE}{text}{FINISH}");
-    let run =
-        Run::new(&body).declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;").shape(ctas, 32, ctas);
+    let run = Run::new(&body)
+        .checked()
+        .declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;")
+        .shape(ctas, 32, ctas);
     run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{text}\n{fault}"));
     bytes(&buffer[64..])[..256 * ctas as usize].to_vec()
 }
@@ -194,8 +197,10 @@ fn bulk_copies_between_ctas() {
         cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r7+192], [%r1], 48, [%r8];";
     let mut buffer = words(&[pattern(512), vec![0; 1024]].concat());
     let body = format!("{PREPARE}{text}{FINISH}");
-    let run =
-        Run::new(&body).declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell[2];").shape(2, 32, 2);
+    let run = Run::new(&body)
+        .checked()
+        .declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell[2];")
+        .shape(2, 32, 2);
     run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{fault}"));
     let found = bytes(&buffer[64..]);
     for cta in 0..2 {
@@ -215,7 +220,8 @@ fn from_shared(text: &str, target: &[u8], source: &[u8]) -> Vec<u8> {
          ld.global.v2.b64 {{%rd2, %rd3}}, [%rd1+{half}]; st.shared.v2.b64 [%r2], {{%rd2, %rd3}}; fence.proxy.async.shared::cta; bar.sync 0;\n\
          setp.ne.u32 %p1, %r0, 0; @%p1 bra done; {text} cp.async.bulk.commit_group; cp.async.bulk.wait_group 0; done:"
     );
-    let run = Run::new(&body).declare(".shared .align 16 .b8 tile[512];").shape(1, source.len() as u32 / 16, 1);
+    let run =
+        Run::new(&body).checked().declare(".shared .align 16 .b8 tile[512];").shape(1, source.len() as u32 / 16, 1);
     run.try_on(&mut buffer).unwrap_or_else(|fault| panic!("{text}\n{fault}"));
     bytes(&buffer[..half / 8])
 }
@@ -331,7 +337,7 @@ fn ends_of_bulk_copies_may_be_out_of_bounds() {
         };
         assert_eq!(bulk(&text(5), 1), image(69, &pattern(512)[37..119]));
         let body = format!("{PREPARE}{}{FINISH}", text(16));
-        let run = Run::new(&body).declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;");
+        let run = Run::new(&body).checked().declare(".shared .align 16 .b8 tile[256]; .shared .align 8 .b64 cell;");
         assert!(run.fault().contains("16 and 9 bytes of 96 are ignored: 15 can be at each end"));
     }
 }
@@ -477,6 +483,7 @@ fn stores_into_other_ctas() {
                 }
                 body.push_str("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;");
                 let run = Run::new(&body)
+                    .checked()
                     .declare(".shared .align 16 .b8 tile[512]; .shared .align 8 .b64 cell;")
                     .shape(2, 32, 2);
                 for (at, word) in run.words(4 * 64).into_iter().enumerate().filter(|(at, _)| at % 4 < count) {

@@ -87,6 +87,7 @@ pub struct Run {
     target: &'static str,
     accumulation: Accumulation,
     limits: Limits,
+    checked: bool,
     directives: &'static str,
 }
 
@@ -103,6 +104,7 @@ impl Run {
             target: "sm_100a",
             accumulation: Accumulation::Once,
             limits: Limits::NONE,
+            checked: false,
             directives: "",
         }
     }
@@ -137,6 +139,12 @@ impl Run {
         self
     }
 
+    /// With the checker, which has to find nothing.
+    pub fn checked(mut self) -> Run {
+        self.checked = true;
+        self
+    }
+
     /// With these limits.
     pub fn limits(mut self, limits: Limits) -> Run {
         self.limits = limits;
@@ -158,7 +166,7 @@ impl Run {
 
     /// Loads the module; the message if that fails.
     pub fn load(&self) -> Result<(Arc<Memory>, Module), String> {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(if self.checked { Memory::followed() } else { Memory::default() });
         let module = Module::load("test.ptx", &self.source(), &memory, 0).map_err(|error| error.to_string())?;
         Ok((memory, module))
     }
@@ -182,7 +190,9 @@ impl Run {
             accumulation: self.accumulation,
             limits: self.limits,
         };
-        let summary = grid.run()?;
+        let (summary, reports) = if self.checked { grid.run_checked(8) } else { (grid.run(), vec![]) };
+        let summary = summary?;
+        assert_eq!(reports, [], "{}", self.source());
         RAN.with_borrow_mut(|ran| {
             if let Some(ran) = ran {
                 ran.push(Ran {
