@@ -21,6 +21,8 @@ pub struct Descriptor {
     leading: u64,
     stride: u64,
     swizzle: Swizzle,
+    /// Instead of a stride `leading` is where what is beyond the first span starts: rows of 48 bytes, of sm_103a.
+    absolute: bool,
 }
 
 impl Descriptor {
@@ -36,22 +38,26 @@ impl Descriptor {
         Descriptor::new(bits, Swizzle { mode, atomicity: 0 })
     }
 
-    /// Of tcgen05, or `None` for a swizzle that does not exist.
-    pub fn of_tensor_memory(bits: u64) -> Option<Descriptor> {
+    /// Of tcgen05, or what is wrong with it.
+    pub fn of_tensor_memory(bits: u64) -> Result<Descriptor, &'static str> {
         let swizzle = match bits >> 61 {
             0 => Swizzle::default(),
             1 => Swizzle { mode: 3, atomicity: 1 },
             2 => Swizzle { mode: 3, atomicity: 0 },
             4 => Swizzle { mode: 2, atomicity: 0 },
             6 => Swizzle { mode: 1, atomicity: 0 },
-            _ => return None,
+            _ => return Err("the matrix descriptor has a swizzle that does not exist"),
         };
-        Some(Descriptor::new(bits, swizzle))
+        let absolute = bits >> 52 & 1 != 0;
+        if absolute && swizzle != (Swizzle { mode: 3, atomicity: 0 }) {
+            return Err("a matrix descriptor with two addresses wants a swizzle of 128 bytes");
+        }
+        Ok(Descriptor { absolute, ..Descriptor::new(bits, swizzle) })
     }
 
     fn new(bits: u64, swizzle: Swizzle) -> Descriptor {
         let field = |at: u32| (bits >> at & 0x3fff) << 4;
-        Descriptor { start: field(0), leading: field(16), stride: field(32), swizzle }
+        Descriptor { start: field(0), leading: field(16), stride: field(32), swizzle, absolute: false }
     }
 
     /// The bytes along a row that a swizzle permutes, as a power of two: 16 where there is none.
@@ -70,15 +76,23 @@ impl Descriptor {
     /// How far from there the byte `along` of its K dimension is.
     #[inline(always)]
     fn k_major_offset(&self, along: u64) -> u64 {
-        // Beyond the span of a swizzle the next atom follows at the leading stride.
+        // Beyond the span of a swizzle, inside of which a matrix may start, the next atom follows at the leading stride.
         let bits = self.span_bits();
-        (along >> bits) * self.leading + (along & ((1 << bits) - 1))
+        let mask = (1 << bits) - 1;
+        let within = self.start & mask;
+        let along = within + along;
+        let span = match along >> bits {
+            0 => 0,
+            _ if self.absolute => (self.leading & !mask).wrapping_sub(self.start & !mask),
+            spans => spans * self.leading,
+        };
+        span.wrapping_add(along & mask).wrapping_sub(within)
     }
 
     /// The address of a byte of the matrix: of row `row`, `along` bytes into its K dimension, stored K-major.
     #[inline(always)]
     fn k_major(&self, row: u64, along: u64) -> u64 {
-        self.swizzle.apply(self.k_major_row(row) + self.k_major_offset(along))
+        self.swizzle.apply(self.k_major_row(row).wrapping_add(self.k_major_offset(along)))
     }
 
     /// The address of the byte `along` of the rows, for element `k` of each, stored MN-major: rows of an atom follow each other.
@@ -232,7 +246,7 @@ impl Matrix {
             let start = self.descriptor.k_major_row((first + row) as u64);
             for chunk in 0..row_bytes.div_ceil(16) {
                 // A stretch of 16 bytes is never torn by a swizzle.
-                let address = start + self.descriptor.k_major_offset(16 * chunk as u64);
+                let address = start.wrapping_add(self.descriptor.k_major_offset(16 * chunk as u64));
                 let address = self.descriptor.swizzle.apply(address);
                 match shared.slice(address as usize, 16).and_then(|found| found.first_chunk()) {
                     Some(found) => take(row, chunk, found),
@@ -439,6 +453,25 @@ mod tests {
         assert_eq!(descriptor.k_major(0, 16), 128);
         assert_eq!(descriptor.row_major(16, 0), 256);
         assert_eq!(descriptor.row_major(0, 8), 128);
-        assert!(Descriptor::of_tensor_memory(3 << 61).is_none());
+        assert!(Descriptor::of_tensor_memory(3 << 61).is_err());
+    }
+
+    #[test]
+    fn a_row_goes_on_where_the_second_address_says() {
+        // The third part of 48 bytes of rows of 128 bytes is in two buffers.
+        let bits = encode(4096 + 96) | encode(2048) << 16 | encode(1024) << 32 | 1 << 46 | 1 << 52 | 2 << 61;
+        let descriptor = Descriptor::of_tensor_memory(bits).unwrap();
+        let swizzled = |linear| Swizzle { mode: 3, atomicity: 0 }.apply(linear);
+        for (row, along, linear) in [
+            (0, 0, 4096 + 96),
+            (0, 16, 4096 + 112),
+            (0, 32, 2048),
+            (3, 32, 2048 + 384),
+            (9, 16, 4096 + 1152 + 112),
+            (9, 32, 2048 + 1152),
+        ] {
+            assert_eq!(descriptor.k_major(row, along), swizzled(linear), "row {row}, byte {along}");
+        }
+        assert!(Descriptor::of_tensor_memory(1 << 46 | 1 << 52).is_err());
     }
 }

@@ -360,12 +360,9 @@ fn execute_copy(context: &mut Context<'_>, instruction: &Instruction) -> Step {
         let (first_lane, first) = (address >> 16, address & 0xffff);
         let bits = context.read::<u64>(instruction.operands[0])[lane];
         context.issue(lane, |checker, actor| Some(checker.tensor_product(actor)));
-        let Some(descriptor) = Descriptor::of_tensor_memory(bits) else {
-            return context.fail(
-                FaultKind::IllegalInstruction,
-                lane,
-                "the matrix descriptor has a swizzle that does not exist",
-            );
+        let descriptor = match Descriptor::of_tensor_memory(bits) {
+            Ok(descriptor) => descriptor,
+            Err(message) => return context.fail(FaultKind::IllegalInstruction, lane, message),
         };
         for cta in group(context, modifiers & PAIR != 0) {
             if !context.cluster.ctas[cta].tensor.as_ref().is_some_and(|tensor| tensor.holds(first, words)) {

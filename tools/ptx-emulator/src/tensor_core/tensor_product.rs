@@ -207,12 +207,21 @@ fn product_of(context: &mut Context<'_>, instruction: &Instruction, lane: usize)
         Ok(shape) => shape,
         Err(message) => return Err(context.fail(FaultKind::IllegalInstruction, lane, message)),
     };
+    if shape.is_deep() && !context.kernel.target.starts_with("sm_103") {
+        let message = format!("products of depth 96 are of sm_103a, not of {}", context.kernel.target);
+        return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
+    }
     context.issue(lane, |checker, actor| Some(checker.tensor_product(actor)));
     let (places, rest) = Places::read(context, instruction, lane);
     let layout = Lanes::of(variant, shape.rows);
     let members = group(context, variant.pair);
     let rows = shape.rows / members.len();
-    let blocks = if variant.scaled() { instruction.immediate as usize } else { 1 };
+    let blocks = match variant.scaled() {
+        // Half as many again, of blocks of the same size.
+        true if shape.is_deep() => instruction.immediate as usize * 3 / 2,
+        true => instruction.immediate as usize,
+        false => 1,
+    };
     let (mut b, mut b_columns) = ([0f32; COLUMNS * DEPTH], [0f32; COLUMNS * DEPTH]);
     let (b, b_columns) = (&mut b[..shape.columns * shape.depth], &mut b_columns[..shape.columns * shape.depth]);
     let zeros = has(ZERO_COLUMNS).then(|| context.read::<u64>(instruction.operands[4])[lane]);
@@ -260,11 +269,8 @@ fn matrix(
     transposed: bool,
 ) -> Result<Matrix, Step> {
     match Descriptor::of_tensor_memory(bits) {
-        Some(descriptor) => Ok(Matrix { descriptor, element, packing: shape.packing, transposed }),
-        None => {
-            let message = "the matrix descriptor has a swizzle that does not exist";
-            Err(context.fail(FaultKind::IllegalInstruction, lane, message))
-        }
+        Ok(descriptor) => Ok(Matrix { descriptor, element, packing: shape.packing, transposed }),
+        Err(message) => Err(context.fail(FaultKind::IllegalInstruction, lane, message)),
     }
 }
 
@@ -377,7 +383,8 @@ fn read_a(
     Ok(())
 }
 
-/// Where scales are: that of row `i` in lane `i % 32`, column `i / 32`, a byte for each block along K.
+/// Where scales are: that of row `i` in lane `i % 32`, column `i / 32`, a byte for each block along K. What does not fit into a word goes
+/// on in those that follow the columns of all rows, of which 128 have four.
 struct ScaleSource {
     cta: usize,
     place: Place,
@@ -389,21 +396,30 @@ struct ScaleSource {
 
 impl ScaleSource {
     fn read(&self, context: &mut Context<'_>, lane: usize, shape: &Shape, into: &mut [f32]) -> Result<(), Step> {
-        if !self.byte.is_multiple_of(self.blocks) {
+        // Three start at any byte, six at the first or third (PTX ISA 9.7.16.10.7.2).
+        let step = match self.blocks {
+            3 => 1,
+            6 => 2,
+            blocks => blocks,
+        };
+        if !self.byte.is_multiple_of(step) {
             let message = format!("{} scales of a row start at byte {}, in the middle of them", self.blocks, self.byte);
             return Err(context.fail(FaultKind::IllegalInstruction, lane, message));
         }
         let each = into.len() / self.blocks / self.halves;
-        let (first, columns) = (self.place.column, each.div_ceil(32));
+        let next_word = 4 * each.div_ceil(128);
+        let last_word = (self.byte + self.blocks - 1) / 4;
+        let (first, columns) = (self.place.column, last_word * next_word + each.div_ceil(32));
         context.check_columns(self.cta, first, columns, 3 << (self.place.lane / 32 % 4 * 2), false);
         show(context, Direction::Read, self.place.address(), into.len());
         let held = context.cluster.ctas[self.cta].tensor.as_ref().filter(|tensor| tensor.holds(first, columns));
         let Some(tensor) = held else { return Err(unallocated(context, lane, first, columns)) };
         for (row, scales) in into.chunks_exact_mut(self.blocks).enumerate() {
             let (half, row) = (row / each, row % each);
-            let word = tensor.lane((self.place.lane + 64 * half + row % 32) % 128)[first + row / 32];
+            let words = &tensor.lane((self.place.lane + 64 * half + row % 32) % 128)[first + row / 32..];
             for (at, scale) in scales.iter_mut().enumerate() {
-                let bits = (word >> (8 * (self.byte + at))) as u8;
+                let byte = self.byte + at;
+                let bits = (words[byte / 4 * next_word] >> (8 * (byte % 4))) as u8;
                 *scale = if shape.scales_are_powers {
                     format::ue8m0(bits)
                 } else {

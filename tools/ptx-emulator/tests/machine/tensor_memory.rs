@@ -2,6 +2,7 @@
 
 use ptx_emulator::numeric::format;
 
+use super::Run;
 use super::tensor_memory_moves::{SWIZZLES, around, descriptor};
 use super::trial::{Draw, Kind, Matrix, Sparse, Trial};
 use super::warpgroup::Layout;
@@ -13,6 +14,7 @@ pub const TESTS: &[fn()] = &[
     sparse_products,
     products_whose_weights_stay,
     block_scaled_products,
+    products_of_depth_96,
     disabled_lanes_and_scaled_accumulators,
 ];
 
@@ -32,6 +34,8 @@ struct Case<'t> {
     columns: usize,
     pair: bool,
     sparse: Option<usize>,
+    /// Whether the depth is 96.
+    deep: bool,
     stationary: bool,
     a_in_tensor_memory: bool,
     shifted: bool,
@@ -62,6 +66,7 @@ impl<'t> Case<'t> {
             columns,
             pair: false,
             sparse: None,
+            deep: false,
             stationary: false,
             a_in_tensor_memory: false,
             shifted: false,
@@ -103,7 +108,12 @@ impl<'t> Case<'t> {
             | (self.columns as u32 / 8) << 17;
         if self.scaled() {
             let [a_byte, b_byte] = self.bytes.map(|byte| byte as u32);
-            common | b_byte << 4 | u32::from(!self.ue4m3) << 23 | (self.rows as u32 / 128) << 27 | a_byte << 29
+            common
+                | u32::from(self.deep) << 31
+                | b_byte << 4
+                | u32::from(!self.ue4m3) << 23
+                | (self.rows as u32 / 128) << 27
+                | a_byte << 29
         } else {
             let result = match result {
                 "f16" => 0,
@@ -134,7 +144,11 @@ impl<'t> Case<'t> {
         let padded = !matches!(self.kind, "mxf4" | "mxf4nvf4");
         let (a_kind, b_kind) = (Kind::named(a_name, padded), Kind::named(b_name, padded));
         let bits = a_kind.bits();
-        let depth = if self.sparse.is_some() { 512 } else { 256 } / bits as usize;
+        let depth = match (self.deep, self.sparse.is_some()) {
+            (true, _) => 96,
+            (false, true) => 512 / bits as usize,
+            (false, false) => 256 / bits as usize,
+        };
         let mut draw = Draw((self.columns + self.rows) as u64);
         // Rows that are shifted come to the metadata of others.
         let drawn = if self.shifted { Sparse::draw_alike } else { Sparse::draw };
@@ -151,6 +165,7 @@ impl<'t> Case<'t> {
             _ if self.kind == "mxf8f6f4" => 1,
             _ => 2,
         };
+        let blocks = if self.deep { blocks * 3 / 2 } else { blocks };
         let mut factors = |count: usize| -> Vec<(u32, f64)> {
             let mut one = || match self.ue4m3 {
                 true => Kind::Float(format::UE4M3, 8).draw(&mut draw),
@@ -212,9 +227,12 @@ impl<'t> Case<'t> {
                         let halves = side == 1 && folded;
                         let (half, at) = if halves { (row / (of / 2), row % (of / 2)) } else { (0, row) };
                         for block in 0..blocks {
-                            let shift = 8 * (self.bytes[side] + block);
+                            // Beyond a word they go on after the columns of 128 rows.
+                            let (next, shift) =
+                                ((self.bytes[side] + block) / 4 * 4, (self.bytes[side] + block) % 4 * 8);
                             for quarter in if halves { 2 * half..2 * half + 2 } else { 0..4 } {
-                                let word = &mut tensor[SCALES[side] + at / 32][128 * cta + 32 * quarter + at % 32];
+                                let word =
+                                    &mut tensor[SCALES[side] + next + at / 32][128 * cta + 32 * quarter + at % 32];
                                 *word = *word & !(0xff << shift) | scales[side][source * blocks + block].0 << shift;
                             }
                         }
@@ -295,7 +313,8 @@ impl<'t> Case<'t> {
             shared.resize(shared.len() + longest - image.len(), 0);
         }
         let operands = [tensor.clone()];
-        let trial = Trial { target: "sm_100a", operands: &operands, ctas, ..Trial::of_warpgroup(&text, &shared) };
+        let target = if self.deep { "sm_103a" } else { "sm_100a" };
+        let trial = Trial { target, operands: &operands, ctas, ..Trial::of_warpgroup(&text, &shared) };
         let found = trial.run();
         for (row, column) in (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column))) {
             let (cta, within) = (row / rows, row % rows);
@@ -478,6 +497,26 @@ fn block_scaled_products() {
     }
 }
 
+/// Three or six scales of a row, from any byte or half of a word on.
+#[test]
+fn products_of_depth_96() {
+    let fp4 = ["f32", "e2m1", "e2m1"];
+    for (rows, pair) in [(128, false), (256, true)] {
+        let new = |kind| Case { deep: true, pair, ..Case::new(kind, fp4, rows, 64) };
+        for bytes in [[0, 1], [1, 2], [2, 3], [3, 0]] {
+            Case { scales: ".block32", bytes, ..new("mxf4") }.check();
+        }
+        for (bytes, ue4m3) in [([0, 2], false), ([2, 0], true)] {
+            let case = Case { scales: ".block16", bytes, ue4m3, ..new("mxf4nvf4") };
+            case.check();
+            Case { a_in_tensor_memory: true, ..case.clone() }.check();
+            for span in [64, 128] {
+                Case { layouts: [Layout { span, transposed: false }; 2], negate: 1, ..case.clone() }.check();
+            }
+        }
+    }
+}
+
 #[test]
 fn disabled_lanes_and_scaled_accumulators() {
     for pair in [false, true] {
@@ -487,4 +526,21 @@ fn disabled_lanes_and_scaled_accumulators() {
         let integers = Case { pair, ..Case::new("i8", ["s32", "s8", "u8"], if pair { 256 } else { 128 }, 32) };
         Case { down: Some(3), ..integers }.check();
     }
+}
+
+#[test]
+fn depths_that_are_refused() {
+    let fault = |target, group: &str, descriptor: u32| {
+        let body = format!(
+            "mov.b32 %r1, 0; mov.b64 %rd1, 0; setp.eq.u32 %p1, %r0, 0; mov.b32 %r2, {};\n\
+             @%p1 tcgen05.mma.cta_group::{group}.kind::mxf4.block_scale [%r1], %rd1, %rd1, %r2, [%r1], [%r1], %p1;",
+            descriptor as i32
+        );
+        Run::new(&body).target(target).shape(2, 32, 2).fault()
+    };
+    let of = |rows: u32| 1 << 31 | 1 << 7 | 1 << 10 | 8 << 17 | 1 << 23 | (rows / 128) << 27;
+    let message = fault("sm_100a", "1", of(128));
+    assert!(message.contains("products of depth 96 are of sm_103a, not of sm_100a"), "{message}");
+    let message = fault("sm_103a", "2", of(128));
+    assert!(message.contains("of a pair of CTAs with M 128 are not emulated"), "{message}");
 }
