@@ -11,7 +11,7 @@ use crate::parse::ast::Operand;
 /// The bit of [`Instruction::modifiers`] that says that the address register has 64 bits.
 pub const WIDE_ADDRESS: u32 = 1 << 31;
 
-impl Builder<'_, '_> {
+impl<'b, 'a> Builder<'b, 'a> {
     /// A slot that holds a variable's address in its space.
     pub fn variable(&mut self, space: Place, address: u64, wide: bool) -> Read<Slot> {
         Ok(match space {
@@ -56,8 +56,14 @@ impl Builder<'_, '_> {
 
     /// Reads an address in brackets that has nothing but a base and an offset.
     pub fn address(&mut self) -> Read<()> {
+        let part = self.bracketed()?;
+        self.address_part(part)
+    }
+
+    /// The next operand without its brackets, in which one thing has to stand.
+    fn bracketed(&mut self) -> Read<&'b Operand<'a>> {
         match self.take()? {
-            Operand::Address(parts) if parts.len() == 1 => self.address_part(&parts[0]),
+            Operand::Address(parts) if parts.len() == 1 => Ok(&parts[0]),
             _ => self.problem("expected an address: `[register+offset]`"),
         }
     }
@@ -71,6 +77,28 @@ impl Builder<'_, '_> {
             self.made.modifiers |= WIDE_ADDRESS;
         }
         Ok(())
+    }
+
+    /// Reads an address into the list, which holds three slots for each: base, offset, and whether the base has 64 bits.
+    pub fn listed_address(&mut self) -> Read<()> {
+        let part = self.bracketed()?;
+        self.listed_address_part(part)
+    }
+
+    /// The same for what stands inside of the brackets.
+    pub fn listed_address_part(&mut self, part: &Operand<'_>) -> Read<()> {
+        let (slot, wide, offset) = self.address_slot(part)?;
+        let offset = self.draft.constant(offset as u64, true);
+        let wide = self.draft.constant(u64::from(wide), false);
+        for slot in [slot, offset, wide] {
+            self.put_in_list(slot);
+        }
+        Ok(())
+    }
+
+    /// Reads the cache policy that stands where the instruction says so. It changes no value.
+    pub fn cache_policy(&mut self) -> Read<()> {
+        if self.has("L2::cache_hint") { self.source::<u64>() } else { Ok(()) }
     }
 
     /// The base of an address, whether it has 64 bits, and the offset.

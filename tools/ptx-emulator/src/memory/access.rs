@@ -61,6 +61,22 @@ impl<'a> Context<'a> {
         addresses
     }
 
+    /// An address that [`crate::decode::builder::Builder::listed_address`] read, for a lane. The list starts with it.
+    pub fn listed_address(&self, list: &[Slot], lane: usize) -> u64 {
+        let offset = self.read::<u64>(list[1])[lane];
+        if self.row(list[2]).0[lane] != 0 {
+            self.read::<u64>(list[0])[lane].wrapping_add(offset)
+        } else {
+            u64::from(self.row(list[0]).0[lane].wrapping_add(offset as u32))
+        }
+    }
+
+    /// The same for all lanes.
+    pub fn listed_addresses(&self, list: &[Slot]) -> [u64; LANES] {
+        // The offset and the width are constants: the same for each lane.
+        self.addresses_of(list[0], self.row(list[2]).0[0] != 0, self.read::<u64>(list[1])[0] as i64)
+    }
+
     /// Makes the window hold a stretch of global memory, if one allocation does.
     #[inline(always)]
     pub fn global(&mut self, address: u64, bytes: usize) -> Option<Window<'a>> {

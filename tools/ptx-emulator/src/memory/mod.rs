@@ -5,7 +5,6 @@
 
 pub mod access;
 pub mod global;
-pub mod operand;
 pub mod shared;
 mod word;
 
