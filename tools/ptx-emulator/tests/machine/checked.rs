@@ -347,6 +347,12 @@ fn local_memory_that_nothing_has_written() {
     assert_eq!(kinds(1, &format!("{generic} st.global.u32 [%rd0], %r5;")), []);
     let found = reports(1, &format!("{generic} st.global.u32 [%rd0], %r6;"));
     assert_eq!(found, [(Uninitialized, "st.global.u32 [%rd0], %r6;".into())]);
+    // What is allocated again holds nothing, though it is where something was.
+    let allocated = "stacksave.u64 %rd1; alloca.u64 %rd2, 16; st.local.u32 [%rd2], 7;";
+    let read = "ld.local.u32 %r5, [%rd2]; st.global.u32 [%rd0], %r5;";
+    assert_eq!(kinds(1, &format!("{allocated} {read}")), []);
+    let again = "stackrestore.u64 %rd1; alloca.u64 %rd2, 16;";
+    assert_eq!(kinds(1, &format!("{allocated} {again} {read}")), [Uninitialized]);
 }
 
 /// Instructions that work on after their thread has gone on, and complete on an mbarrier.
