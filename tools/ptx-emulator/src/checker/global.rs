@@ -5,6 +5,9 @@
 //! or stronger. What one cluster did comes before what another does only if the first did one of these after it, and the second did
 //! one later. That is asked for here, of whatever address: so a race may be missed where clusters synchronize about something else,
 //! and none is reported where they do it right.
+//!
+//! What is remembered of a word is read and written without a lock. Two threads of the host that access the same word in the same
+//! instant may each miss the other, and with that a race; on one thread (rayon's `RAYON_NUM_THREADS=1`) none is missed by it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
