@@ -31,7 +31,7 @@ pub fn parameter_specifications(module: &Module) -> Result<Vec<ParameterSpecific
         for (name, ty) in ty.stored_as(name).ok_or_else(unstorable)? {
             let shape: Option<Vec<u64>> = ty.shape.iter().map(|dim| dim.as_static()).collect();
             let (shape, element) = shape.zip(element_of(ty.storage())).ok_or_else(unstorable)?;
-            specifications.push(ParameterSpecification { name: name.to_string(), element, shape });
+            specifications.push(ParameterSpecification { name: name.to_string(), element, shape, layout: None });
         }
     }
     Ok(specifications)
@@ -254,7 +254,8 @@ pub fn write_cast<'a>(
         let source = weights.get(name)?;
         let is_matrix = source.shape.len() >= 2 && FLOATS.contains(&source.element);
         let element = if is_matrix { target } else { source.element };
-        let written = ParameterSpecification { name: name.to_owned(), element, shape: source.shape.clone() };
+        let written =
+            ParameterSpecification { name: name.to_owned(), element, shape: source.shape.clone(), layout: None };
         Some((written, move || cast(source, element)))
     });
     write(tensors, path)

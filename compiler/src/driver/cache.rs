@@ -39,6 +39,17 @@ impl Cache {
         std::fs::create_dir_all(&self.folder).map_err(|error| ArtifactError::File { path, error })?;
         artifact.write(self.path(key))
     }
+
+    /// Keeps an artifact if it can: a cache that cannot be written costs time, not correctness.
+    pub(super) fn keep(&self, key: &str, artifact: Artifact) -> Artifact {
+        match self.write(key, &artifact) {
+            Ok(()) => artifact.kept_at(self.path(key)),
+            Err(error) => {
+                tracing::warn!("compile cache: {error}");
+                artifact
+            }
+        }
+    }
 }
 
 /// The hash of input, options and compiler. The compiler is known by its version and, while it is being worked on, by its file.

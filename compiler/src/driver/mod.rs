@@ -160,12 +160,10 @@ pub fn compile_from(input: &Input, options: &CompileOptions) -> Result<Compiled,
     };
     let mut report = session.report;
     report.total = start.elapsed();
-    if let (Some(cache), Some(key)) = (&cache, &key)
-        && let Err(error) = cache.write(key, &artifact)
-    {
-        // A cache that cannot be written costs time, not correctness.
-        tracing::warn!("compile cache: {error}");
-    }
+    let artifact = match (&cache, &key) {
+        (Some(cache), Some(key)) => cache.keep(key, artifact),
+        _ => artifact,
+    };
     Ok(Compiled { artifact, report })
 }
 

@@ -18,6 +18,10 @@ pub enum Partial {
     Accumulators,
     /// The rows of experts, those of the first expert first, [rows] i32.
     Order,
+    /// How many rows of each chunk of them each expert has, [chunks, experts] i32.
+    Counts,
+    /// Where in their order the rows of each chunk and expert start, [chunks, experts] i32.
+    Bases,
     /// Where in their order the rows of each expert start, and where the last one's end, [experts + 1] i32.
     Starts,
 }
@@ -26,12 +30,17 @@ impl Partial {
     /// What the parts of a split attention leave.
     pub const ATTENTION: [Partial; 3] = [Partial::Maxima, Partial::Sums, Partial::Accumulators];
 
+    /// What kernels that put rows in order leave.
+    pub const ORDER: [Partial; 4] = [Partial::Order, Partial::Counts, Partial::Bases, Partial::Starts];
+
     fn name(self) -> &'static str {
         match self {
             Partial::Maxima => "maxima",
             Partial::Sums => "sums",
             Partial::Accumulators => "accumulators",
             Partial::Order => "order",
+            Partial::Counts => "counts",
+            Partial::Bases => "bases",
             Partial::Starts => "starts",
         }
     }

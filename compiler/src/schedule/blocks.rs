@@ -19,6 +19,9 @@ impl Emitter<'_> {
     /// Elements and scales from memory as numbers, for a position whose last index runs over whole blocks or a part of one.
     pub fn load_blocks(&mut self, site: &Site) -> Result<Option<Block>, Cut> {
         let value = site.value;
+        if let Some(packing) = self.packing_of(value) {
+            return self.load_packed(site, packing).map(Some);
+        }
         let operands = [site.operands[0], site.operands[1]];
         let inputs = operands.map(|operand| match self.graph.node(operand.node).kind() {
             NodeKind::Input(input) => Some(*input),

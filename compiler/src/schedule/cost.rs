@@ -16,6 +16,7 @@ use tessera_ir::{Dim, Graph, Name, Op, Shape, Type, ValueId, ops};
 
 use super::emitter::{Phase, Shaping};
 use super::error::ScheduleError;
+use super::packing::is_packable;
 use super::strategy::{KNOBS, Strategy, Tiling};
 use crate::target::Target;
 use crate::tile::LARGEST_TILE;
@@ -354,6 +355,8 @@ struct Product {
     is_grouped: bool,
     /// How many matrices there are then.
     experts: u64,
+    /// Whether tensor cores take the matrices from memory as they lie there.
+    is_streamed: bool,
 }
 
 impl Product {
@@ -369,9 +372,12 @@ impl Product {
             let bytes = if lhs.storage() == tessera_ir::Storage::F32 { 4 } else { 2 };
             let rhs = graph.value_type(graph.operands(node)[1]).as_tensor()?;
             let experts = rhs.shape.first().filter(|_| is_grouped).and_then(Dim::as_static).unwrap_or(1);
-            Some(Product { inner: lhs.shape.last()?.as_static().unwrap_or(1), bytes, transposed, is_grouped, experts })
+            let is_streamed = is_grouped && is_packable(lhs.storage(), rhs.storage());
+            let inner = lhs.shape.last()?.as_static().unwrap_or(1);
+            Some(Product { inner, bytes, transposed, is_grouped, experts, is_streamed })
         });
-        found.unwrap_or(Product { inner: 1, bytes: 4, transposed: false, is_grouped: false, experts: 1 })
+        let none = Product { inner: 1, bytes: 4, transposed: false, is_grouped: false, experts: 1, is_streamed: false };
+        found.unwrap_or(none)
     }
 }
 
@@ -426,17 +432,26 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
 /// Columns of a GPU program's tile of an expert's product, and the chunks that it sums over: two blocks of MXFP4.
 const CUDA_EXPERT_TILE: [u32; 2] = [128, 64];
 
+/// The same where few rows meet weights that go from memory to registers: each of four warps sums 64 steps of a chunk, so that many loads are on
+/// their way at a time.
+const CUDA_STREAMED_TILE: [u32; 2] = [32, 256];
+
 /// Tiles of grouped products on a GPU. Rows of a token have different experts, so that few tokens read each matrix once in any case; the more
 /// rows an expert has on average, the taller its tiles. `share` is of how many columns of the product one that is stored is made.
 fn experts(rows: &Shape, product: &Product, share: u64, stages: u32) -> Vec<Variant> {
+    let stored = |columns: u32| (columns / share.next_power_of_two() as u32).max(16);
     let [columns, inner] = CUDA_EXPERT_TILE;
-    let columns = (columns / share.next_power_of_two() as u32).max(16);
+    let columns = stored(columns);
     let tiling = |rows, columns| Tiling { rows, columns, inner, stages, ..Tiling::new(Strategy::Experts) };
+    let few = |rows, columns| match product.is_streamed {
+        true => Tiling { inner: CUDA_STREAMED_TILE[1], ..tiling(rows, stored(CUDA_STREAMED_TILE[0])) },
+        false => tiling(rows, columns),
+    };
     let of_a_token = rows.iter().skip(1).filter_map(Dim::as_static).product::<u64>().max(1);
     let average = |rows: u64| (rows * product.experts).max(of_a_token);
     let mut steps = vec![
-        (tiling(1, columns / 2), of_a_token),
-        (tiling(8, columns), average(4)),
+        (few(1, columns / 2), of_a_token),
+        (few(8, columns), average(4)),
         (tiling(16, columns), average(12)),
         (tiling(64, columns), average(96)),
     ];

@@ -13,6 +13,7 @@ use super::arguments::Arguments;
 use super::error::Cut;
 use super::experts::ExpertRows;
 use super::index::{Atom, Axis, Divisor, Index, Position};
+use super::packing::PackedParameter;
 use super::symbols::Symbols;
 use crate::tile::{BinaryOperation, Builder, Dimension, Element, Literal, Predicate, Reduction, UnaryOperation, Value};
 
@@ -58,6 +59,12 @@ pub enum Phase {
     Merge(u32),
     /// Of a grouped product: puts the rows in the order of their experts.
     Order,
+    /// The same in three kernels: counts the rows of each expert,
+    Count,
+    /// adds the counts up,
+    Scan,
+    /// and writes the rows where they belong.
+    Place,
     /// Multiplies rows that are in order.
     Ordered,
 }
@@ -88,6 +95,8 @@ pub struct InputMemory {
     pub alignment: u32,
     /// Of a cache: its number of pages.
     pub pages: Option<Extent>,
+    /// How its bytes are packed, if they are.
+    pub packed: Option<PackedParameter>,
 }
 
 /// Writes one program.

@@ -1,22 +1,25 @@
 //! Products of rows with the matrices of the experts that are chosen for them.
 //!
-//! For few rows a program computes some columns of one row. For many, rows are put in the order of their experts first, by a kernel of
-//! its own that writes their numbers: `order`, and where each expert's start in it: `starts`. A program of the host then computes some columns
+//! For few rows a program computes some columns of one row. For many, rows are put in the order of their experts first, by kernels of
+//! their own ([`order`]) that write their numbers: `order`, and where each expert's start in it: `starts`. A program of the host then computes some columns
 //! of all rows of one expert, whose weights it reads once; a program of a GPU, of one tile of an expert's rows.
+
+mod order;
 
 use smallvec::SmallVec;
 use tessera_ir::{ValueId, ops};
 use tessera_runtime::plan::Extent;
 
 use super::access::Memory;
-use super::arguments::{Buffer, Partial};
+use super::arguments::Partial;
 use super::blocks::granule;
 use super::emitter::{Block, Emitter, Phase};
 use super::error::Cut;
 use super::index::{Atom, Axis, Index, Position};
-use super::kernel::{Kernel, PartialSize, Place, Root, Share, places, put};
+use super::kernel::{Kernel, Place, Root, Share, places, put};
 use super::matmul::common;
 use super::operations::Site;
+use super::packing::DEPTH;
 use super::strategy::Tiling;
 use crate::tile::{BinaryOperation, Dimension, Element, Predicate, Reduction};
 
@@ -25,11 +28,6 @@ const FEW_ROWS: i64 = 8;
 
 /// Fewest rows that are worth a place on the right of a product.
 const FEWEST_RIGHT: u32 = 8;
-
-/// Rows that are put in order at a time: as many to a side of a tile of comparisons, which is larger where many threads share it.
-const fn sorted_rows(rows_apart: bool) -> u32 {
-    if rows_apart { 64 } else { 16 }
-}
 
 /// A grouped product and its operands.
 #[derive(Clone)]
@@ -89,7 +87,8 @@ impl Emitter<'_> {
             dim.as_static().ok_or_else(|| Cut::never(value, "the extents of the experts' matrices are not known"))
         };
         let (count, inner, chosen) = (known(&matrices.shape[0])?, known(&matrices.shape[2])?, known(&shape[1])?);
-        let padded = inner.next_multiple_of(granule(matrices.storage()).into());
+        let granule = self.packing_of(w).map_or(granule(matrices.storage()).into(), |_| DEPTH);
+        let padded = inner.next_multiple_of(granule);
         let chunk = self.shaping.dot_chunk.min(self.covering(padded));
         let depth = self.lanes(chunk);
         let tokens = self.symbols.extent(&shape[0]);
@@ -104,15 +103,6 @@ impl Emitter<'_> {
         };
         let memory = self.input_memory(grouped.experts, input)?;
         Ok(Memory { extents: vec![grouped.rows()], ..memory })
-    }
-
-    /// Memory that the kernel which orders rows leaves for the other.
-    fn order_memory(&self, grouped: &Grouped, partial: Partial) -> Memory {
-        let extent = match partial {
-            Partial::Starts => Extent::from(grouped.count + 1),
-            _ => grouped.rows(),
-        };
-        Memory { buffer: Buffer::Partial(partial), element: Element::I32, extents: vec![extent], alignment: 16 }
     }
 
     /// The matrix of an expert, transposed: [inner, columns], of one chunk of the inner dimension.
@@ -270,24 +260,14 @@ impl Kernel<'_> {
         let grouped = self.emitter.grouped(value)?;
         match self.emitter.shaping.phase {
             Phase::Order => self.order_rows(&grouped)?,
+            Phase::Count => self.count_rows(&grouped)?,
+            Phase::Scan => self.scan_counts(&grouped)?,
+            Phase::Place => self.place_rows(&grouped)?,
             Phase::Ordered if self.emitter.shaping.rows_apart => self.ordered_tiles(&grouped, roots, tiling)?,
             Phase::Ordered => self.ordered_rows(&grouped, roots, tiling)?,
             _ => self.single_rows(&grouped, roots, tiling)?,
         }
         Ok(Vec::new())
-    }
-
-    /// Memory between the kernel that orders rows and the one that multiplies them.
-    pub(super) fn order_sizes(&mut self) -> Result<Vec<PartialSize>, Cut> {
-        let graph = self.emitter.graph;
-        let found = graph.operations().find(|(_, operation)| operation.is(ops::GROUPED_MATMUL));
-        let Some((node, _)) = found else { return Ok(Vec::new()) };
-        let grouped = self.emitter.grouped(ValueId::first(node))?;
-        let size = |partial, per_token, fixed| {
-            let width = Element::I32.bytes() as u64;
-            PartialSize { partial, tokens: grouped.tokens.clone(), per_token: per_token * width, fixed: fixed * width }
-        };
-        Ok(vec![size(Partial::Order, grouped.chosen, 0), size(Partial::Starts, 0, grouped.count + 1)])
     }
 
     /// Columns of the program.
@@ -312,56 +292,9 @@ impl Kernel<'_> {
         let expert = emitter.maximum(&expert, &first);
         let expert = emitter.binary(BinaryOperation::Minimum, &expert, &last);
         let expert = Index::bounded(expert.value, Some(grouped.count));
-        let rows = emitter.axis(1);
+        // Where weights are rows of tensor cores' fragments, the row is repeated over the columns of one.
+        let rows = emitter.axis(if emitter.packing_of(grouped.w).is_some() { FEWEST_RIGHT } else { 1 });
         emitter.put_rows(grouped, roots, (&row, rows), &expert, &column)
-    }
-
-    /// A program for each expert: finds its rows and writes down their numbers after those of the experts before it. One program more
-    /// writes where the last expert's rows end.
-    fn order_rows(&mut self, grouped: &Grouped) -> Result<(), Cut> {
-        let program = self.tiles(0, &Extent::from(grouped.count + 1), 1);
-        let emitter = &mut self.emitter;
-        let memory = emitter.expert_memory(grouped)?;
-        let (order, starts) =
-            (emitter.order_memory(grouped, Partial::Order), emitter.order_memory(grouped, Partial::Starts));
-        let own = emitter.lower(&program);
-        let rows = emitter.dimension(&grouped.rows());
-        let (zero, one) = (emitter.number(0.0, Element::I32), emitter.number(1.0, Element::I32));
-        let before = emitter.reduce_over(Reduction::Sum, Element::I32, &[], &[rows], &|emitter, place| {
-            let expert = emitter.load(grouped.experts, &memory, place)?;
-            let earlier = emitter.compare(Predicate::Less, &expert, &own);
-            Ok(emitter.select(&earlier, &one, &zero))
-        })?;
-        emitter.store(grouped.value, &starts, std::slice::from_ref(&program), &before)?;
-        let step = sorted_rows(emitter.shaping.rows_apart);
-        let [down, across] = [(); 2].map(|()| emitter.lanes(step));
-        let &[across_axis] = across.axes().as_slice() else { return Ok(()) };
-        let &[down_axis] = down.axes().as_slice() else { return Ok(()) };
-        emitter.for_each(rows, step, std::slice::from_ref(&before), |emitter, start, next| {
-            let is_own = |emitter: &mut Emitter, lanes: &Index| {
-                let row = start.plus(lanes);
-                let expert = emitter.load(grouped.experts, &memory, std::slice::from_ref(&row))?;
-                let is_own = emitter.compare(Predicate::Equal, &expert, &own);
-                Ok::<Block, Cut>(match emitter.inside(&row, rows) {
-                    Some(inside) => emitter.and(&is_own, &inside),
-                    None => is_own,
-                })
-            };
-            let (mine, others) = (is_own(emitter, &down)?, is_own(emitter, &across)?);
-            let (row, other) = (emitter.lower(&down), emitter.lower(&across));
-            let earlier = emitter.compare(Predicate::Less, &other, &row);
-            let earlier = emitter.and(&earlier, &others);
-            let earlier = emitter.select(&earlier, &one, &zero);
-            let earlier = emitter.reduce(Reduction::Sum, &earlier, across_axis);
-            let place = emitter.add(&earlier, &next[0]);
-            let place = Index::atom(Atom::Vector { value: emitter.spread(&place, &[down_axis]), axis: down_axis });
-            let number = emitter.lower(&start.plus(&down));
-            emitter.store_masked(grouped.value, &order, &[place], &number, Some(&mine))?;
-            let mine = emitter.select(&mine, &one, &zero);
-            let found = emitter.reduce(Reduction::Sum, &mine, down_axis);
-            Ok(vec![emitter.add(&next[0], &found)])
-        })?;
-        Ok(())
     }
 
     /// A program for some columns of a tile of an expert's rows.

@@ -14,6 +14,7 @@ use super::cost::{self, Variant};
 use super::error::{Cut, ScheduleError};
 use super::library::{Library, Position};
 use super::lower::input_kinds;
+use super::packing::{PackedParameter, packed_parameters};
 use super::strategy::{Strategy, Tiling};
 use super::symbols::Symbols;
 
@@ -32,8 +33,9 @@ pub struct Formed {
 /// An operation has no kernel for the target.
 pub fn form(function: &Function, symbols: &Symbols, library: &mut Library) -> Result<Formed, ScheduleError> {
     let flat = flatten(&function.graph)?;
+    let packed = packed_parameters(&flat.graph, library.machine().target);
     let mut former =
-        Former { flat: &flat, symbols, library, stored: HashSet::new(), regions: Vec::new(), cuts: Vec::new() };
+        Former { flat: &flat, symbols, library, packed, stored: HashSet::new(), regions: Vec::new(), cuts: Vec::new() };
     former.seed();
     former.settle()?;
     let graph = former.assemble()?;
@@ -42,8 +44,8 @@ pub fn form(function: &Function, symbols: &Symbols, library: &mut Library) -> Re
 }
 
 /// A graph without fusions, and which operations stood in one fusion.
-struct Flat {
-    graph: Graph,
+pub(super) struct Flat {
+    pub graph: Graph,
     /// The fusion that an operation stood in, by a number; its own for those outside.
     groups: HashMap<NodeId, usize>,
     labels: HashMap<usize, Name>,
@@ -51,7 +53,7 @@ struct Flat {
     places: HashMap<NodeId, usize>,
 }
 
-fn flatten(graph: &Graph) -> Result<Flat, ScheduleError> {
+pub(super) fn flatten(graph: &Graph) -> Result<Flat, ScheduleError> {
     let mut flat = Flat { graph: Graph::new(), groups: HashMap::new(), labels: HashMap::new(), places: HashMap::new() };
     let mut values: HashMap<ValueId, ValueId> = HashMap::new();
     for input in graph.inputs() {
@@ -139,6 +141,7 @@ struct Former<'f> {
     flat: &'f Flat,
     symbols: &'f Symbols,
     library: &'f mut Library,
+    packed: HashMap<Name, PackedParameter>,
     /// Values in memory: results of kernels.
     stored: HashSet<ValueId>,
     regions: Vec<Roots>,
@@ -210,7 +213,7 @@ impl Former<'_> {
                 true => cost::choose(&region, self.library.machine(), self.library.overrides()),
                 false => roots.variants.clone(),
             };
-            let kinds = input_kinds(&self.flat.graph, self.symbols, &inputs);
+            let kinds = input_kinds(&self.flat.graph, self.symbols, &self.packed, &inputs);
             match self.library.fits(&region, self.symbols, &kinds, &variants) {
                 Ok(()) => {
                     let entry = &mut self.regions[next];

@@ -37,6 +37,13 @@ pub struct Built {
     pub partials: Vec<PartialSize>,
 }
 
+impl Built {
+    /// Whether it is there to put rows in the order of their experts, for products that are launched after it.
+    pub fn orders_rows(&self) -> bool {
+        self.partials.iter().any(|size| Partial::ORDER.contains(&size.partial))
+    }
+}
+
 /// The size of a buffer between two kernels.
 #[derive(Clone, Debug)]
 pub struct PartialSize {
@@ -82,7 +89,10 @@ pub(super) struct Share {
     places: Vec<Place>,
 }
 
-/// Builds the program of a region; or two, to be launched one after the other, where the keys of an attention are split, or where the rows of
+/// Rows of a tile from which on so many are expected that they are sorted by counting.
+const FEW_ROWS_OF_A_TILE: u32 = 16;
+
+/// Builds the program of a region; or several, to be launched one after the other, where the keys of an attention are split, or where the rows of
 /// experts are put in order first.
 ///
 /// # Errors
@@ -91,9 +101,14 @@ pub fn build(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
     let has = |ops: &[tessera_ir::Op]| region.graph.operations().any(|(_, operation)| ops.contains(&operation.op()));
     let phases = match tiling.strategy {
         Strategy::Attention if tiling.splits > 1 && has(&[ops::ATTENTION, ops::PAGED_ATTENTION]) => {
-            [Phase::Part(tiling.splits), Phase::Merge(tiling.splits)]
+            vec![Phase::Part(tiling.splits), Phase::Merge(tiling.splits)]
         }
-        Strategy::Experts if tiling.rows > 1 && has(&[ops::GROUPED_MATMUL]) => [Phase::Order, Phase::Ordered],
+        Strategy::Experts if tiling.rows > 1 && has(&[ops::GROUPED_MATMUL]) => {
+            match shaping.rows_apart && tiling.rows > FEW_ROWS_OF_A_TILE {
+                true => vec![Phase::Count, Phase::Scan, Phase::Place, Phase::Ordered],
+                false => vec![Phase::Order, Phase::Ordered],
+            }
+        }
         _ => return Ok(vec![build_one(region, name, tiling, shaping)?]),
     };
     let build = |phase| build_one(region, name, tiling, Shaping { phase, ..shaping });
@@ -115,7 +130,7 @@ fn build_one(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
         Strategy::Experts => kernel.experts(&roots, tiling)?,
     };
     let partials = match shaping.phase {
-        Phase::Order => kernel.order_sizes()?,
+        Phase::Order | Phase::Count | Phase::Scan | Phase::Place => kernel.order_sizes()?,
         _ => kernel.partial_sizes(&shares)?,
     };
     kernel.fill(shares, tiling)?;
@@ -123,6 +138,9 @@ fn build_one(region: &Region, name: &str, tiling: &Tiling, shaping: Shaping) -> 
     match shaping.phase {
         Phase::Whole | Phase::Ordered => {}
         Phase::Order => _ = emitter.builder.summary("puts rows in the order of their experts"),
+        Phase::Count => _ = emitter.builder.summary("counts the rows of each expert"),
+        Phase::Scan => _ = emitter.builder.summary("adds up how many rows experts have"),
+        Phase::Place => _ = emitter.builder.summary("writes rows in the order of their experts"),
         Phase::Part(parts) => _ = emitter.builder.summary(format!("one of {parts} parts of the keys")),
         Phase::Merge(parts) => _ = emitter.builder.summary(format!("merges {parts} parts of the keys")),
     }

@@ -12,6 +12,7 @@ use super::cost::{Machine, Overrides, Variant, shaping};
 use super::emitter::InputMemory;
 use super::error::Cut;
 use super::kernel::{Built, Region, build};
+use super::packing::PackedParameter;
 use super::strategy::Tiling;
 use super::symbols::Symbols;
 use crate::target::Target;
@@ -26,6 +27,8 @@ pub enum InputKind {
     Made,
     /// Memory of the caller's or of a weights file.
     Given,
+    /// A weight that is bound in another order than the file has.
+    Packed(PackedParameter),
     /// A cache with so many pages.
     Cache(Extent),
 }
@@ -181,6 +184,10 @@ fn memory_of(target: Target, graph: &Graph, inputs: &[InputKind]) -> Vec<InputMe
             alignment: alignment(value, kind),
             pages: match kind {
                 InputKind::Cache(pages) => Some(pages.clone()),
+                _ => None,
+            },
+            packed: match kind {
+                InputKind::Packed(packed) => Some(*packed),
                 _ => None,
             },
         })

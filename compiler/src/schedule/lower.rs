@@ -12,9 +12,10 @@ use super::arguments::{Binding, Buffer, Partial};
 use super::checks::{Source, checks};
 use super::cost;
 use super::error::ScheduleError;
-use super::form::is_list;
+use super::form::{flatten, is_list};
 use super::kernel::{Built, PartialSize};
 use super::library::{InputKind, Library};
+use super::packing::{PackedParameter, packed_parameters};
 use super::steps::Step;
 use super::strategy::{Strategy, Tiling};
 use super::symbols::Symbols;
@@ -75,7 +76,12 @@ fn cache_source(graph: &Graph, value: ValueId) -> Option<ValueId> {
 }
 
 /// Where each operand of a region comes from.
-pub fn input_kinds(graph: &Graph, symbols: &Symbols, operands: &[ValueId]) -> Vec<InputKind> {
+pub fn input_kinds(
+    graph: &Graph,
+    symbols: &Symbols,
+    packed: &HashMap<Name, PackedParameter>,
+    operands: &[ValueId],
+) -> Vec<InputKind> {
     operands
         .iter()
         .map(|operand| match (graph.value_type(*operand), graph.node(operand.node).kind()) {
@@ -86,6 +92,7 @@ pub fn input_kinds(graph: &Graph, symbols: &Symbols, operands: &[ValueId]) -> Ve
                 InputKind::Cache(symbol.map_or(Extent::from(0), Extent::symbol))
             }
             (_, NodeKind::Operation(_)) => InputKind::Made,
+            (_, NodeKind::Parameter(name)) => packed.get(name).map_or(InputKind::Given, |own| InputKind::Packed(*own)),
             _ => InputKind::Given,
         })
         .collect()
@@ -113,6 +120,7 @@ fn lower_function(
     lowered: &mut Lowered,
 ) -> Result<(), ScheduleError> {
     let symbols = &symbols_of(function);
+    let packed = packed_parameters(&flatten(&function.graph)?.graph, library.machine().target);
     let mut lowering = Lowering {
         graph: &function.graph,
         symbols,
@@ -122,6 +130,8 @@ fn lower_function(
         buffers: HashMap::new(),
         constants: &mut lowered.constants,
         target: library.machine().target,
+        packed: &packed,
+        orders: Vec::new(),
     };
     lowering.plan.symbols = symbols.names().iter().map(ToString::to_string).collect();
     lowering.interface(function)?;
@@ -140,7 +150,7 @@ fn lower_function(
             None => cost::choose(region, library.machine(), library.overrides()),
         };
         let operands = function.graph.operands(node);
-        let kinds = input_kinds(&function.graph, symbols, &operands);
+        let kinds = input_kinds(&function.graph, symbols, &packed, &operands);
         let results: Vec<ValueId> = (0..region.outputs().len() as u32).map(|result| ValueId { node, result }).collect();
         lowering.results(&results)?;
         for variant in &variants {
@@ -155,12 +165,16 @@ fn lower_function(
                     Some(Guard { extent: Extent::symbol(position), minimum: *minimum, maximum: *maximum })
                 }
             };
-            let partials: Vec<PartialSize> = steps.iter().flat_map(|step| step.built.partials.clone()).collect();
-            let partials = lowering.partials(&partials, guard.as_ref());
-            let partials = partials.as_slice();
             let mut inputs: Vec<BufferReference> = lowering.places(&operands)?;
             let outputs = lowering.places(&results)?;
+            let mut partials: Vec<(Partial, usize)> = Vec::new();
             for step in steps {
+                if step.built.orders_rows() {
+                    partials.extend(lowering.order(step, guard.as_ref(), &label, &inputs, &partials)?);
+                    continue;
+                }
+                partials.extend(lowering.partials(&step.built.partials, guard.as_ref()));
+                let partials = partials.as_slice();
                 match &step.stores {
                     None => {
                         let memory = KernelMemory { inputs: &inputs, outputs: &outputs, partials };
@@ -194,6 +208,18 @@ struct Lowering<'a> {
     buffers: HashMap<ValueId, BufferReference>,
     constants: &'a mut Vec<u8>,
     target: Target,
+    packed: &'a HashMap<Name, PackedParameter>,
+    orders: Vec<Order>,
+}
+
+/// Rows that have been put in the order of their experts: several products take them in it.
+struct Order {
+    /// The kernel that does it, and what it reads.
+    kernel: blake3::Hash,
+    reads: Vec<Argument>,
+    launch: usize,
+    /// Where it leaves what.
+    partials: Vec<(Partial, usize)>,
 }
 
 impl Lowering<'_> {
@@ -254,8 +280,9 @@ impl Lowering<'_> {
                 ))
             })?;
             let element = self.element(ty.storage())?;
+            let layout = self.packed.get(name).map(PackedParameter::layout);
             self.buffers.insert(value, BufferReference::Parameter(self.plan.parameters.len()));
-            self.plan.parameters.push(ParameterSpecification { name: name.to_string(), element, shape });
+            self.plan.parameters.push(ParameterSpecification { name: name.to_string(), element, shape, layout });
         }
         for (index, value) in graph.outputs().iter().copied().enumerate() {
             let ty = graph.value_type(value);
@@ -377,6 +404,46 @@ impl Lowering<'_> {
             .collect::<Result<Vec<Argument>, ScheduleError>>()?;
         self.plan.launches.push(Launch { kernel, grid, arguments, guard, label: label.to_string() });
         Ok(())
+    }
+
+    /// Puts rows in the order of their experts, if that has not been done for another product: then it is done where either wants it.
+    fn order(
+        &mut self,
+        step: Step,
+        guard: Option<&Guard>,
+        label: &Name,
+        inputs: &[BufferReference],
+        before: &[(Partial, usize)],
+    ) -> Result<Vec<(Partial, usize)>, ScheduleError> {
+        let kernel = content_hash(&step.built.program);
+        let bindings = step.built.bindings.iter();
+        let writes = |partial: &Partial| step.built.partials.iter().any(|size| size.partial == *partial);
+        let read = bindings.filter_map(|binding| match binding {
+            Binding::Buffer(Buffer::Partial(partial)) if writes(partial) => None,
+            Binding::Buffer(buffer) => {
+                Some(self.buffer(*buffer, &KernelMemory { inputs, outputs: &[], partials: before }))
+            }
+            Binding::Integer(extent) => Some(Ok(Argument::Integer(extent.clone()))),
+        });
+        let reads = read.collect::<Result<Vec<Argument>, ScheduleError>>()?;
+        for order in self.orders.iter().filter(|order| order.kernel == kernel && order.reads == reads) {
+            let known = &mut self.plan.launches[order.launch].guard;
+            match (known.as_mut(), guard) {
+                (Some(known), Some(guard)) if known.extent == guard.extent => {
+                    known.minimum = known.minimum.min(guard.minimum);
+                    known.maximum = known.maximum.max(guard.maximum);
+                }
+                (Some(_), Some(_)) => continue,
+                _ => *known = None,
+            }
+            return Ok(order.partials.clone());
+        }
+        let partials = self.partials(&step.built.partials, None);
+        let all = [before, &partials].concat();
+        self.launch(step, guard.cloned(), label, &KernelMemory { inputs, outputs: &[], partials: &all })?;
+        let launch = self.plan.launches.len() - 1;
+        self.orders.push(Order { kernel, reads, launch, partials: partials.clone() });
+        Ok(partials)
     }
 
     /// Slots for what one kernel of a region leaves for the next, no larger than the launches under the guard need.

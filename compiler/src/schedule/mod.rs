@@ -30,6 +30,7 @@ mod lower;
 mod matmul;
 mod mixture;
 mod operations;
+mod packing;
 mod positions;
 mod reduction;
 mod reference;

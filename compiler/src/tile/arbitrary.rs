@@ -179,6 +179,7 @@ impl Generator<'_> {
                 shape.insert(axis, self.pick(&[1, 2, 4]));
                 self.b.broadcast(value, &axes, &shape)
             }
+            9 if self.operations == Operations::Any && self.choose(2) == 1 => self.rearrange()?,
             9 => {
                 let value = self.value(|tile| tile.shape.len() == 2)?;
                 self.b.transpose(value)
@@ -252,6 +253,26 @@ impl Generator<'_> {
         let sum = if element == Element::F64 { Element::F64 } else { Element::F32 };
         let accumulator = self.b.splat(1.0, &[shape[0], self.b.type_of(rhs).shape[1]], sum);
         Some(self.b.dot(lhs, rhs, accumulator))
+    }
+
+    /// Halves of dimensions in another order, as a matrix.
+    fn rearrange(&mut self) -> Option<Value> {
+        let value = self.value(|tile| !tile.is_scalar())?;
+        let mut extents = Vec::new();
+        for extent in self.b.type_of(value).shape.clone() {
+            match extent % 2 == 0 && self.choose(2) == 1 {
+                true => extents.extend([2, extent / 2]),
+                false => extents.push(extent),
+            }
+        }
+        let mut rest: Vec<u8> = (0..extents.len() as u8).collect();
+        let mut permutation = Vec::new();
+        while !rest.is_empty() {
+            permutation.push(rest.remove(self.choose(rest.len())));
+        }
+        let (rows, columns) = permutation.split_at(self.choose(permutation.len()));
+        let shape = [rows, columns].map(|part| part.iter().map(|&axis| extents[usize::from(axis)]).product());
+        Some(self.b.rearrange(value, &extents, &permutation, &shape))
     }
 
     /// Bytes, with themselves as scales: a scale for each two elements.

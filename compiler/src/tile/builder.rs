@@ -2,6 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
+use super::E2M1_PER_WORD;
 use super::program::{
     Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
     Literal, Operation, Predicate, Program, Reduction, Schedule, TensorArgument, TileType, UnaryOperation, Value,
@@ -272,6 +273,13 @@ impl Builder {
         self.push(Operation::Transpose(value), tile)
     }
 
+    /// The elements in another order; see [`Operation::Rearrange`].
+    pub fn rearrange(&mut self, value: Value, extents: &[u32], permutation: &[u8], shape: &[u32]) -> Value {
+        let tile = TileType::new(shape, self.type_of(value).element);
+        let (extents, permutation) = (SmallVec::from_slice(extents), SmallVec::from_slice(permutation));
+        self.push(Operation::Rearrange { value, extents, permutation }, tile)
+    }
+
     /// Combines along an axis.
     pub fn reduce(&mut self, reduction: Reduction, value: Value, axis: u8) -> Value {
         let mut tile = self.type_of(value).clone();
@@ -284,8 +292,12 @@ impl Builder {
     /// Block-scaled elements as numbers of a float.
     pub fn dequantize(&mut self, elements: Value, scales: Value, element: Element) -> Value {
         let mut tile = self.type_of(elements).clone();
-        if let (Element::U8, Some(last)) = (tile.element, tile.shape.last_mut()) {
-            *last *= 2;
+        if let Some(last) = tile.shape.last_mut() {
+            *last *= match tile.element {
+                Element::U8 => 2,
+                Element::U32 => E2M1_PER_WORD,
+                _ => 1,
+            };
         }
         tile.element = element;
         self.push(Operation::Dequantize { elements, scales }, tile)

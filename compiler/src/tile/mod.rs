@@ -26,6 +26,7 @@ pub mod parts;
 mod print;
 mod program;
 mod verify;
+mod words;
 
 pub use builder::Builder;
 pub use parse::{ParseError, parse};
@@ -35,3 +36,4 @@ pub use program::{
 };
 pub(crate) use verify::LARGEST_TILE;
 pub use verify::{VerifyError, verify};
+pub use words::{E2M1_PER_WORD, E2M1_WORD, e2m1_of_word};

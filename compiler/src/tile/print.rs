@@ -130,6 +130,11 @@ impl Printer<'_> {
                 let axes: Vec<String> = axes.iter().map(u8::to_string).collect();
                 write!(f, " {value} [{}]", axes.join(", "))?;
             }
+            Operation::Rearrange { value, extents, permutation } => {
+                let extents: Vec<String> = extents.iter().map(u32::to_string).collect();
+                let permutation: Vec<String> = permutation.iter().map(u8::to_string).collect();
+                write!(f, " {value} [{}] permuted [{}]", extents.join(", "), permutation.join(", "))?;
+            }
             Operation::Reduce { reduction, value, axis } => write!(f, " {} {value} axis {axis}", reduction.name())?,
             Operation::Dequantize { elements, scales } => write!(f, " {elements}, {scales}")?,
             Operation::Dot { lhs, rhs, accumulator } => write!(f, " {lhs}, {rhs}, {accumulator}")?,

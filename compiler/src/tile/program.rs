@@ -358,6 +358,16 @@ pub enum Operation {
     },
     /// Swap of the two dimensions of a rank-2 tile.
     Transpose(Value),
+    /// The elements in another order: the operand, seen as a tile of these extents, with its dimensions permuted, seen as a tile of the
+    /// result's shape; all three row-major. It gives data that memory holds in tiles the shape that they are tiles of.
+    Rearrange {
+        /// What is rearranged.
+        value: Value,
+        /// Extents that the operand's elements are seen in.
+        extents: SmallVec<[u32; 8]>,
+        /// Which of them each dimension is, outermost first, after the permutation.
+        permutation: SmallVec<[u8; 8]>,
+    },
     /// Combines the elements along an axis, which the result lacks.
     Reduce {
         /// How.
@@ -369,10 +379,11 @@ pub enum Operation {
     },
     /// The numbers that block-scaled elements stand for: each element times the scale of its block, rounded to the result's float.
     ///
-    /// Elements lie along the last dimension: two E2M1 to a byte of U8, the earlier in its low half; or one of fp8 or I8. The scales divide the
+    /// Elements lie along the last dimension: two E2M1 to a byte of U8, the earlier in its low half; eight of them to a word of U32, as
+    /// [`E2M1_WORD`](super::E2M1_WORD) says; or one of fp8 or I8. The scales divide the
     /// result's last dimension into as many equal blocks as they are: floats, or E8M0 in U8 (the byte b is 2^(b − 127), 255 is NaN).
     Dequantize {
-        /// [.., K / 2] of U8, or [.., K].
+        /// [.., K / 2] of U8, [.., K / 8] of U32, or [.., K].
         elements: Value,
         /// [.., blocks]
         scales: Value,
@@ -499,6 +510,7 @@ impl Operation {
             Self::Bitcast(_) => "bitcast",
             Self::Broadcast { .. } => "broadcast",
             Self::Transpose(_) => "transpose",
+            Self::Rearrange { .. } => "rearrange",
             Self::Reduce { .. } => "reduce",
             Self::Dequantize { .. } => "dequantize",
             Self::Dot { .. } => "dot",
@@ -525,7 +537,9 @@ impl Operation {
             Self::Unary(_, value) | Self::Cast(value) | Self::Bitcast(value) | Self::Transpose(value) => {
                 operands.push(*value);
             }
-            Self::Broadcast { value, .. } | Self::Reduce { value, .. } => operands.push(*value),
+            Self::Broadcast { value, .. } | Self::Rearrange { value, .. } | Self::Reduce { value, .. } => {
+                operands.push(*value);
+            }
             Self::Binary(_, a, b) | Self::Compare(_, a, b) => operands.extend([*a, *b]),
             Self::Select(condition, a, b) => operands.extend([*condition, *a, *b]),
             Self::Dequantize { elements, scales } => operands.extend([*elements, *scales]),

@@ -21,14 +21,29 @@ pub use target::{Target, TargetError};
 use crate::plan::{Plan, PlanError};
 
 /// A compiled model, in memory and valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Artifact {
+    /// Where it is kept, if it comes from a file or went to one.
+    path: Option<PathBuf>,
     producer: String,
     target: Target,
     functions: Vec<Plan>,
     code: Code,
     constants: Vec<u8>,
 }
+
+/// Artifacts are equal by their contents, wherever they are kept.
+impl PartialEq for Artifact {
+    fn eq(&self, other: &Artifact) -> bool {
+        self.producer == other.producer
+            && self.target == other.target
+            && self.functions == other.functions
+            && self.code == other.code
+            && self.constants == other.constants
+    }
+}
+
+impl Eq for Artifact {}
 
 /// The code of an artifact's kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +130,7 @@ impl Artifact {
         code: Code,
         constants: Vec<u8>,
     ) -> Result<Artifact, ArtifactError> {
-        let artifact = Artifact { producer: producer.into(), target, functions, code, constants };
+        let artifact = Artifact { path: None, producer: producer.into(), target, functions, code, constants };
         artifact.validate()?;
         Ok(artifact)
     }
@@ -162,7 +177,19 @@ impl Artifact {
     pub fn open(path: impl AsRef<Path>) -> Result<Artifact, ArtifactError> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|error| ArtifactError::File { path: path.into(), error })?;
-        Artifact::from_bytes(&bytes).map_err(|error| ArtifactError::In { path: path.into(), error: Box::new(error) })
+        let artifact = Artifact::from_bytes(&bytes);
+        let artifact = artifact.map_err(|error| ArtifactError::In { path: path.into(), error: Box::new(error) })?;
+        Ok(artifact.kept_at(path))
+    }
+
+    /// The artifact, as one that is kept in a file: what is made of the weights for its kernels is kept beside it.
+    pub fn kept_at(self, path: impl Into<PathBuf>) -> Artifact {
+        Artifact { path: Some(path.into()), ..self }
+    }
+
+    /// The file that it is kept in, if it came from one or went to one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Reads the contents of a `.tsr` file.

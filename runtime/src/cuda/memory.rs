@@ -38,7 +38,7 @@ impl CudaMemory {
     /// Memory that holds a copy of `bytes`.
     pub fn holding(stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<CudaMemory, CudaError> {
         let mut memory = CudaMemory::zeroed(stream, bytes.len() as u64)?;
-        upload(stream, bytes, &mut memory)?;
+        upload(stream, bytes, &mut memory, 0)?;
         Ok(memory)
     }
 }
@@ -74,8 +74,8 @@ impl Drop for CudaMemory {
     }
 }
 
-/// Copies `bytes` to the start of `memory`, which has room for them, in stream order.
-pub(super) fn upload(stream: &CudaStream, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), CudaError> {
+/// Copies `bytes` into `memory`, which has room for them from the offset on, in stream order.
+pub(super) fn upload(stream: &CudaStream, bytes: &[u8], memory: &mut dyn Memory, offset: u64) -> Result<(), CudaError> {
     let failed = |error| CudaError::call(format!("copying {} bytes to the GPU", bytes.len()), error);
     if bytes.is_empty() {
         return Ok(());
@@ -84,7 +84,7 @@ pub(super) fn upload(stream: &CudaStream, bytes: &[u8], memory: &mut dyn Memory)
     // SAFETY: the destination is live and, as the caller has checked, large enough. The driver has copied pageable memory when it returns ("API
     // synchronization behavior" in its manual); page-locked memory it reads on, until the stream is waited for, which
     // loading a model and running it both end with.
-    unsafe { result::memcpy_htod_async(memory.address(), bytes, stream.cu_stream()) }.map_err(failed)
+    unsafe { result::memcpy_htod_async(memory.address() + offset, bytes, stream.cu_stream()) }.map_err(failed)
 }
 
 /// Copies from the start of `memory`, which has as many bytes, after all launches made so far.

@@ -134,14 +134,14 @@ impl Device for Cuda {
         Ok(Box::new(CudaMemory::holding(&self.stream, weight.as_slice())?))
     }
 
-    fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError> {
-        check_copy(bytes.len(), memory)?;
+    fn upload_at(&self, bytes: &[u8], memory: &mut dyn Memory, offset: u64) -> Result<(), DeviceError> {
+        check_copy(bytes.len(), memory, offset)?;
         let _stream = self.lock_stream()?;
-        Ok(memory::upload(&self.stream, bytes, memory)?)
+        Ok(memory::upload(&self.stream, bytes, memory, offset)?)
     }
 
     fn download(&self, memory: &dyn Memory, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        check_copy(bytes.len(), memory)?;
+        check_copy(bytes.len(), memory, 0)?;
         let _stream = self.lock_stream()?;
         Ok(memory::download(&self.stream, memory, bytes)?)
     }

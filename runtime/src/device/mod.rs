@@ -36,7 +36,12 @@ pub trait Device: Debug + Send + Sync {
     fn bind_weight(&self, weight: &WeightBytes) -> Result<Box<dyn Memory>, DeviceError>;
 
     /// Copies `bytes` to the start of `memory`, before any launch that is made later.
-    fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError>;
+    fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError> {
+        self.upload_at(bytes, memory, 0)
+    }
+
+    /// Copies `bytes` into `memory`, from a byte of it on, before any launch that is made later.
+    fn upload_at(&self, bytes: &[u8], memory: &mut dyn Memory, offset: u64) -> Result<(), DeviceError>;
 
     /// Waits for the launches made so far, then copies from the start of `memory`.
     fn download(&self, memory: &dyn Memory, bytes: &mut [u8]) -> Result<(), DeviceError>;
@@ -152,9 +157,9 @@ pub enum DeviceError {
     },
 }
 
-/// Checks that a copy of `bytes` bytes stays within a buffer.
-pub(crate) fn check_copy(bytes: usize, memory: &dyn Memory) -> Result<(), DeviceError> {
-    let buffer = memory.bytes();
+/// Checks that a copy of `bytes` bytes from an offset on stays within a buffer.
+pub(crate) fn check_copy(bytes: usize, memory: &dyn Memory, offset: u64) -> Result<(), DeviceError> {
+    let buffer = memory.bytes().saturating_sub(offset);
     if bytes as u64 <= buffer { Ok(()) } else { Err(DeviceError::Copy { bytes, buffer }) }
 }
 

@@ -7,8 +7,8 @@ use super::RunError;
 use super::arena;
 use crate::artifact::Artifact;
 use crate::device::{Device, DeviceError, Memory, Module};
-use crate::plan::Plan;
-use crate::weights::Weights;
+use crate::plan::{Layout, Plan};
+use crate::weights::{LayoutCache, WeightBytes, Weights, for_each_part};
 
 /// A compiled function on a device, with its weights. Clones share everything; make a [`super::Session`] to run it.
 #[derive(Clone, Debug)]
@@ -52,7 +52,12 @@ impl Executable {
         // Every weight is checked before any is bound: binding may mean gigabytes of copies.
         let found = plan.parameters.iter().map(|parameter| weights.find(parameter)).collect::<Result<Vec<_>, _>>()?;
         let module = device.clone().load(artifact, plan)?;
-        let parameters = found.iter().map(|weight| device.bind_weight(&weight.bytes)).collect::<Result<_, _>>()?;
+        let cache = artifact.path().map(LayoutCache::beside);
+        let bound = plan.parameters.iter().zip(&found).map(|(parameter, weight)| match &parameter.layout {
+            None => device.bind_weight(&weight.bytes),
+            Some(layout) => bind_laid_out(&weight.bytes, layout, cache.as_ref(), device.as_ref()),
+        });
+        let parameters = bound.collect::<Result<_, _>>()?;
         let mut constants = Vec::new();
         for constant in &plan.constants {
             let mut memory = device.allocate(constant.bytes)?;
@@ -76,4 +81,17 @@ impl Executable {
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.loaded.device
     }
+}
+
+/// A weight in the memory of a device, in a layout that its plan asks for.
+fn bind_laid_out(
+    weight: &WeightBytes,
+    layout: &Layout,
+    cache: Option<&LayoutCache>,
+    device: &dyn Device,
+) -> Result<Box<dyn Memory>, DeviceError> {
+    // A valid plan's layouts have a size.
+    let mut memory = device.allocate(layout.bytes().unwrap_or(0))?;
+    for_each_part(weight, layout, cache, |offset, part| device.upload_at(part, memory.as_mut(), offset))?;
+    Ok(memory)
 }

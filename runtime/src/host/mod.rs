@@ -109,16 +109,16 @@ impl Device for Host {
         Ok(Box::new(BoundWeight(weight.clone())))
     }
 
-    fn upload(&self, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), DeviceError> {
-        check_copy(bytes.len(), memory)?;
+    fn upload_at(&self, bytes: &[u8], memory: &mut dyn Memory, offset: u64) -> Result<(), DeviceError> {
+        check_copy(bytes.len(), memory, offset)?;
         if let Some(destination) = memory.host_bytes_mut() {
-            destination[..bytes.len()].copy_from_slice(bytes);
+            destination[offset as usize..][..bytes.len()].copy_from_slice(bytes);
         }
         Ok(())
     }
 
     fn download(&self, memory: &dyn Memory, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        check_copy(bytes.len(), memory)?;
+        check_copy(bytes.len(), memory, 0)?;
         if let Some(source) = memory.host_bytes() {
             bytes.copy_from_slice(&source[..bytes.len()]);
         }

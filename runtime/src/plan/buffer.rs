@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ElementType, Extent, ExtentError};
+use super::{ElementType, Extent, ExtentError, Layout};
 
 /// A named tensor that the caller passes in or gets back: dense, row-major.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +40,13 @@ pub struct ParameterSpecification {
     pub element: ElementType,
     /// Dimensions, outermost first.
     pub shape: Vec<u64>,
+    /// How the kernels want it in the memory of their device; as it is stored if this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
 }
 
 impl ParameterSpecification {
-    /// Bytes of the tensor; `None` where that overflows.
+    /// Bytes of the tensor as it is stored; `None` where that overflows.
     pub fn bytes(&self) -> Option<u64> {
         let elements = self.shape.iter().try_fold(1u64, |product, dimension| product.checked_mul(*dimension))?;
         self.element.bytes(elements)

@@ -8,6 +8,7 @@ mod check;
 mod element;
 mod extent;
 mod launch;
+mod layout;
 mod validate;
 
 pub use buffer::{
@@ -17,6 +18,7 @@ pub use check::Check;
 pub use element::{ElementType, UnknownElementType};
 pub use extent::{Extent, ExtentError, MAXIMUM_DEPTH};
 pub use launch::{Argument, Balance, BufferReference, Guard, Kernel, Launch, ParameterKind, Partition};
+pub use layout::{Layout, Mover, TiledDimension};
 pub use validate::PlanError;
 
 use serde::{Deserialize, Serialize};

@@ -105,8 +105,12 @@ impl Plan {
             self.extent(&slot.bytes, || format!("slot {index}"))?;
         }
         for parameter in &self.parameters {
-            if parameter.bytes().is_none() {
-                return Err(value(format!("parameter `{}`", parameter.name), "its size does not fit 64 bits"));
+            let place = || format!("parameter `{}`", parameter.name);
+            let Some(bytes) = parameter.bytes() else {
+                return Err(value(place(), "its size does not fit 64 bits"));
+            };
+            if let Some(problem) = parameter.layout.as_ref().and_then(|layout| layout.problem(bytes)) {
+                return Err(value(place(), &format!("its layout: {problem}")));
             }
         }
         for cache in &self.caches {
@@ -268,7 +272,12 @@ mod tests {
         };
         plan.inputs.push(tensor("x"));
         plan.outputs.push(tensor("y"));
-        plan.parameters.push(ParameterSpecification { name: "w".into(), element: ElementType::F32, shape: vec![4] });
+        plan.parameters.push(ParameterSpecification {
+            name: "w".into(),
+            element: ElementType::F32,
+            shape: vec![4],
+            layout: None,
+        });
         plan.slots.push(Slot { bytes: tokens.clone() * 16 });
         plan.kernels.push(Kernel {
             name: "add".into(),

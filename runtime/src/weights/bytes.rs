@@ -46,6 +46,13 @@ impl WeightBytes {
         }
     }
 
+    /// What tells these bytes from others, as far as the system knows without reading them: the file, its age, and where in it they lie. `None` for
+    /// bytes in memory.
+    pub(super) fn identity(&self) -> Option<String> {
+        let Source::File(file) = &self.source else { return None };
+        Some(format!("{} {:?}", file.identity()?, self.range))
+    }
+
     /// The bytes for kernels of the host, which read them at every step: where that is fastest, which may be a copy of the whole file that all
     /// its weights share. Their address does not change while any clone lives.
     pub fn resident(&self) -> &[u8] {

@@ -49,6 +49,20 @@ impl WeightFile {
         &self.map
     }
 
+    /// Which file it is, and which version of it.
+    pub fn identity(&self) -> Option<String> {
+        let metadata = self.file.metadata().ok()?;
+        let modified = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        #[cfg(unix)]
+        let place = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        #[cfg(not(unix))]
+        let place = ();
+        Some(format!("{place:?} {} {}", metadata.len(), modified.as_nanos()))
+    }
+
     /// The contents for kernels that stream through them at every step. From huge pages a processor reads about a sixth faster than from small ones, and how a
     /// file's cached pages lie in memory is the system's choice. Where they lie in small ones, the file is copied into huge ones, once for all that
     /// use it, if all such copies take no more than half of the memory that is available; else, and where the system gives none, it is read where it is

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod file;
+mod laid_out;
 mod open;
 #[cfg(target_os = "linux")]
 mod pages;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use bytes::WeightBytes;
+pub use laid_out::{LayoutCache, for_each_part};
 
 use crate::plan::{ElementType, ParameterSpecification};
 
@@ -132,7 +134,7 @@ impl Weights {
 
     fn add(&mut self, name: String, weight: Weight) -> Result<(), WeightsError> {
         let shape = weight.shape.clone();
-        let expected = ParameterSpecification { name, element: weight.element, shape };
+        let expected = ParameterSpecification { name, element: weight.element, shape, layout: None };
         let found = weight.bytes.as_slice().len() as u64;
         if expected.bytes() != Some(found) {
             let described = describe(weight.element, &weight.shape);

@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn wanted(name: &str, element: ElementType, shape: &[u64]) -> ParameterSpecification {
-        ParameterSpecification { name: name.into(), element, shape: shape.into() }
+        ParameterSpecification { name: name.into(), element, shape: shape.into(), layout: None }
     }
 
     #[test]

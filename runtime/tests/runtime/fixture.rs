@@ -64,6 +64,7 @@ pub fn linear_plan() -> Plan {
         name: name.into(),
         element: ElementType::F32,
         shape: shape.into(),
+        layout: None,
     };
     plan.parameters = vec![parameter("bias", &[WIDTH]), parameter("weight", &[COLUMNS, WIDTH])];
     plan.slots.push(Slot { bytes: tokens.clone() * WIDTH * 4 });

@@ -83,7 +83,20 @@ pub fn execute(
     }
     for (index, parameter) in plan.parameters.iter().enumerate() {
         let tensor = &parameters[parameter.name.as_str()];
-        machine.buffers.insert(BufferReference::Parameter(index), tensor.to_bytes().unwrap());
+        let stored = tensor.to_bytes().unwrap();
+        let bytes = match &parameter.layout {
+            None => stored,
+            Some(layout) => {
+                let mover = layout.mover();
+                let parts = stored.chunks(mover.stored_bytes()).flat_map(|part| {
+                    let mut laid_out = Vec::new();
+                    mover.lay_out(part, &mut laid_out);
+                    laid_out
+                });
+                parts.collect()
+            }
+        };
+        machine.buffers.insert(BufferReference::Parameter(index), bytes);
     }
     for (index, constant) in plan.constants.iter().enumerate() {
         let range = constant.offset as usize..(constant.offset + constant.bytes) as usize;

@@ -9,6 +9,7 @@ mod machine;
 mod mixture;
 mod models;
 mod ops;
+mod packing;
 mod random;
 
 use std::collections::BTreeMap;
@@ -141,7 +142,6 @@ pub fn check_with(module: &Module, inputs: &[Value], tolerance: f64) {
 
 /// As [`check_with`], with these knobs.
 pub fn check_overridden(module: &Module, inputs: &[Value], tolerance: f64, overrides: &str) {
-    let function = &module.functions[0];
     let mut numbers = Numbers::new(11);
     let parameters: Parameters = module
         .parameters
@@ -151,11 +151,17 @@ pub fn check_overridden(module: &Module, inputs: &[Value], tolerance: f64, overr
             (name.clone(), random(ty.storage(), &shape, 4, &mut numbers))
         })
         .collect::<BTreeMap<Name, Tensor>>();
-    let expected = evaluate(module, &function.name, inputs, &parameters).unwrap();
+    check_given(module, inputs, &parameters, tolerance, overrides);
+}
+
+/// As [`check_overridden`], with these parameters.
+pub fn check_given(module: &Module, inputs: &[Value], parameters: &Parameters, tolerance: f64, overrides: &str) {
+    let function = &module.functions[0];
+    let expected = evaluate(module, &function.name, inputs, parameters).unwrap();
     for target in targets() {
         let (lowered, _) = lowered(module, target, overrides);
         let what = format!("{target} {overrides}: {module}");
-        check_lowered(lowered, target, function, (inputs, &parameters), (&expected, tolerance), &what);
+        check_lowered(lowered, target, function, (inputs, parameters), (&expected, tolerance), &what);
     }
 }
 

@@ -135,6 +135,7 @@ impl<'a> Lowering<'_, 'a> {
             Operation::Load { tensor, coordinates, mask, other } => {
                 self.load(*tensor, coordinates, *mask, *other, indices, guard)
             }
+            Operation::Rearrange { .. } => unreachable!("refused before anything is lowered"),
             Operation::ProgramId(_)
             | Operation::Argument(_)
             | Operation::Reduce { .. }

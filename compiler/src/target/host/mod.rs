@@ -54,7 +54,7 @@ use thiserror::Error;
 pub use features::CpuFeatures;
 
 use super::llvm::{self, Output, Processor};
-use crate::tile::{Program, VerifyError, verify};
+use crate::tile::{self, Program, VerifyError, verify};
 
 /// What LLVM does with the generated loops. They are vectorized, unrolled and blocked already, so that half of O3's time would go into passes that find
 /// nothing; what matters is to clean up addresses, to move what does not change out of loops, and to share what is computed twice.
@@ -106,6 +106,14 @@ pub enum Error {
         /// What was refused.
         source: llvm::Error,
     },
+    /// Data laid out for the threads of a GPU.
+    #[error("kernel @{kernel}: `{operation}` takes data in an order that GPUs want; the host has no code for it")]
+    Unsupported {
+        /// Name of the program.
+        kernel: String,
+        /// The operation.
+        operation: &'static str,
+    },
     /// Linking failed.
     #[error("linking host kernels: {0}")]
     Link(String),
@@ -150,7 +158,7 @@ pub fn compile(programs: &[Program], options: &HostOptions) -> Result<HostLibrar
 pub fn dump(program: &Program, options: &HostOptions, stage: Stage) -> Result<String, Error> {
     match stage {
         Stage::Mlir => {
-            verify(program)?;
+            check(program)?;
             let context = llvm::mlir_context();
             let (module, _) = kernel::build(program, &options.features, &context);
             Ok(module.as_operation().to_string())
@@ -193,13 +201,29 @@ fn processor(features: &CpuFeatures) -> Processor {
     Processor { triple: "x86_64-unknown-linux-gnu".into(), name: name.into(), features }
 }
 
+/// Refuses what is no valid program, and what only GPUs have code for.
+fn check(program: &Program) -> Result<(), Error> {
+    verify(program)?;
+    fn rearranges(block: &tile::Block) -> bool {
+        block.instructions.iter().any(|instruction| match &instruction.operation {
+            tile::Operation::Rearrange { .. } => true,
+            tile::Operation::For { body, .. } => rearranges(body),
+            _ => false,
+        })
+    }
+    match rearranges(&program.body) {
+        true => Err(Error::Unsupported { kernel: program.name.clone(), operation: "rearrange" }),
+        false => Ok(()),
+    }
+}
+
 /// Hands the optimized LLVM module of a program to `then`; the scratch bytes that the kernel needs.
 fn with_llvm(
     program: &Program,
     options: &HostOptions,
     then: impl FnOnce(&inkwell::module::Module<'_>, &inkwell::targets::TargetMachine) -> Result<(), llvm::Error>,
 ) -> Result<u64, Error> {
-    verify(program)?;
+    check(program)?;
     let context = llvm::mlir_context();
     let (module, scratch_bytes) = kernel::build(program, &options.features, &context);
     let code = || {

@@ -9,13 +9,15 @@ use super::emit::{FloatPredicate, Scalar, Val};
 use super::error::Error;
 use super::layout::Layout;
 use super::lower::{Lowering, Registers};
-use super::plan::block_shift;
-use crate::tile::{Element, Value};
+use super::origins::block_shift;
+use crate::tile::{E2M1_PER_WORD, Element, Value};
 
 /// Upper bytes of the bf16 of 0 ½ 1 1½, and of 2 3 4 6.
 const UPPER_BYTES: [u32; 2] = [0x3f3f_3f00, 0x4040_4040];
 /// Their lower bytes.
 const LOWER_BYTES: [u32; 2] = [0xc080_0000, 0xc080_4000];
+/// The highest bit of every byte.
+const SIGNS: u32 = 0x8080_8080;
 /// −0 twice in bf16: what a product adds to stay as it is.
 const NEGATIVE_ZEROS: u32 = 0x8000_8000;
 /// 2⁻¹²⁷ twice in bf16, the least scale, which is subnormal.
@@ -125,6 +127,9 @@ impl<'a> Lowering<'_, 'a> {
     fn looked_up(&mut self, value: Value, elements: Value, layout: &Layout) -> Result<Vec<Run<'a>>, Error> {
         let shape = self.shape(value);
         let run = layout.vector(shape, shape.len() - 1, LONGEST_RUN);
+        if self.program.type_of(elements).element == Element::U32 {
+            return self.looked_up_words(value, elements, layout, run);
+        }
         let bytes_layout = layout.map(|basis| basis >> 1);
         let stored = self.get_words(elements, &bytes_layout, (run / 2).max(1))?;
         let odd = (run == 1).then(|| self.coordinate(layout, shape, shape.len() - 1));
@@ -147,27 +152,65 @@ impl<'a> Lowering<'_, 'a> {
         Ok(found)
     }
 
+    /// As [`Self::looked_up`], of words in the order of [`E2M1_WORD`](crate::tile::E2M1_WORD).
+    fn looked_up_words(
+        &mut self,
+        value: Value,
+        elements: Value,
+        layout: &Layout,
+        run: u32,
+    ) -> Result<Vec<Run<'a>>, Error> {
+        if run < E2M1_PER_WORD {
+            let what = format!("eight E2M1 in a word, of which a thread has {run}");
+            return Err(Error::Unsupported { value, what });
+        }
+        let word_layout = layout.map(|basis| basis / E2M1_PER_WORD);
+        let stored = self.get(elements, &word_layout)?;
+        let runs = stored.iter().enumerate().map(|(register, &word)| {
+            let e = &mut self.emitter;
+            let signs = [word, e.shl(word, 4)];
+            let words = self.look_up_signed(word, &signs);
+            Run { first: word_layout.register_index(register) * E2M1_PER_WORD, length: E2M1_PER_WORD, words }
+        });
+        Ok(runs.collect())
+    }
+
     /// The bf16 of the nibbles of a word, the lowest first, two in each word.
     fn look_up(&mut self, word: Val<'a>, count: u32) -> Vec<Val<'a>> {
         let e = &mut self.emitter;
-        let magnitudes = e.i32(0x7777_7777);
-        let mut codes = e.and(word, magnitudes);
         let mut signed = word;
-        let mut words = Vec::new();
+        let mut signs = Vec::new();
         for four in 0..count.div_ceil(4) {
             if four > 0 {
-                codes = e.lshr(codes, 16);
                 signed = e.lshr(signed, 16);
             }
-            let [upper, lower] = [UPPER_BYTES, LOWER_BYTES].map(|table| {
-                let [low, high] = table.map(|half| e.i32(i64::from(half)));
-                e.permute_bytes(low, high, codes)
-            });
             // A nibble's high bit repeats the sign of the byte that it chooses, here always set: 0x80 becomes 0xff, whose second
             // bit is moved to the first.
-            let set = e.i32(i64::from(0x8080_8080u32));
-            let signs = e.permute_bytes(set, set, signed);
-            let signs = e.shl(signs, 1);
+            let set = e.i32(i64::from(SIGNS));
+            let repeated = e.permute_bytes(set, set, signed);
+            signs.push(e.shl(repeated, 1));
+        }
+        let mut words = self.look_up_signed(word, &signs);
+        words.truncate(count.div_ceil(2) as usize);
+        words
+    }
+
+    /// The bf16 of four nibbles of a word for each word of signs, which are the highest bits of its bytes; two in each word.
+    fn look_up_signed(&mut self, word: Val<'a>, signs: &[Val<'a>]) -> Vec<Val<'a>> {
+        let [upper_half, lower_half] = self.halves_of_tables();
+        let e = &mut self.emitter;
+        let magnitudes = e.i32(0x7777_7777);
+        let mut codes = e.and(word, magnitudes);
+        let mut words = Vec::new();
+        for (four, &signs) in signs.iter().enumerate() {
+            if four > 0 {
+                codes = e.lshr(codes, 16);
+            }
+            let [upper, lower] = [(UPPER_BYTES, upper_half), (LOWER_BYTES, lower_half)].map(|([_, high], low)| {
+                let high = e.i32(i64::from(high));
+                e.permute_bytes(low, high, codes)
+            });
+            let set = e.i32(i64::from(SIGNS));
             let signs = e.and(signs, set);
             let upper = e.binary("llvm.or", Scalar::I32, upper, signs);
             for selector in [0x5140, 0x7362] {
@@ -175,8 +218,27 @@ impl<'a> Lowering<'_, 'a> {
                 words.push(e.permute_bytes(lower, upper, selector));
             }
         }
-        words.truncate(count.div_ceil(2) as usize);
         words
+    }
+
+    /// The first halves of the tables, in registers. An instruction takes one constant at most, and what ptxas sees to be another it makes anew for
+    /// every instruction. That no lane is both before and after another it does not see.
+    fn halves_of_tables(&mut self) -> [Val<'a>; 2] {
+        if let Some(halves) = self.table_halves {
+            return halves;
+        }
+        let halves = self.emitter.preamble(|e| {
+            let word = e.scalar_type(Scalar::I32);
+            let [before, after] =
+                ["lt", "gt"].map(|side| e.intrinsic(&format!("llvm.nvvm.read.ptx.sreg.lanemask.{side}"), &[], word));
+            let none = e.and(before, after);
+            [UPPER_BYTES, LOWER_BYTES].map(|[low, _]| {
+                let low = e.i32(i64::from(low));
+                e.binary("llvm.or", Scalar::I32, low, none)
+            })
+        });
+        self.table_halves = Some(halves);
+        halves
     }
 
     /// 2^(byte − 127) twice in bf16; NaN of 255.

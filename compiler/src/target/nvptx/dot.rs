@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use super::analysis::Definition;
 use super::dot_plan::{DotMethod, DotPlan, word_run};
-use super::emit::{Scalar, Val};
+use super::emit::{IntegerPredicate, Scalar, Val};
 use super::error::Error;
 use super::fragments::{COLUMNS, Fragments, ROWS, Side};
 use super::layout::{Bits, LANE_BITS, Layout, transpose_index};
 use super::lower::{Lowering, Registers};
-use super::plan::staged_root;
+use super::origins::staged_root;
 use super::shared::SharedTile;
-use crate::tile::{Element, Operation, Value};
+use crate::tile::{Element, Operation, Reduction, Value};
 
 /// Columns of instructions whose runs of K are read together: enough that their sums do not wait for each other.
 const COLUMNS_OF_RUNS: u32 = 4;
@@ -40,12 +40,36 @@ impl<'a> Lowering<'_, 'a> {
                 let mark = self.shared.mark();
                 let left = self.source(lhs, Side::Left, plan, element)?;
                 let right = self.source(rhs, Side::Right, plan, element)?;
-                let registers = self.tensor_core(result, plan, element, (lhs, left), (rhs, right), &accumulators)?;
+                if !plan.is_split || self.plan.split_sums.contains(&result) {
+                    let registers =
+                        self.tensor_core(result, plan, element, (lhs, left), (rhs, right), &accumulators)?;
+                    self.shared.release(mark);
+                    return Ok(registers);
+                }
+                let initial = self.of_first_warp(&accumulators);
+                let parts = self.tensor_core(result, plan, element, (lhs, left), (rhs, right), &initial)?;
                 self.shared.release(mark);
-                Ok(registers)
+                Ok(self.sum_of_warps(result, parts.to_vec(), &plan.accumulator))
             }
             DotMethod::MultiplyAdd => self.multiply_add(result, plan, lhs, rhs, &accumulators),
         }
+    }
+
+    /// Sums in the first warp, zeros in the others: what parts of a sum begin with.
+    pub fn of_first_warp(&mut self, sums: &[Val<'a>]) -> Registers<'a> {
+        let thread = self.thread();
+        let (is_first, zero) = self.emitter.preamble(|e| {
+            let warp = e.i32(1 << LANE_BITS);
+            (e.compare_integers(IntegerPredicate::UnsignedLess, thread, warp), e.f32(0.0))
+        });
+        sums.iter().map(|&sum| self.emitter.select(Scalar::F32, is_first, sum, zero)).collect()
+    }
+
+    /// What all warps hold of a sum together, in each of them.
+    pub fn sum_of_warps(&mut self, value: Value, parts: Vec<Val<'a>>, layout: &Layout) -> Registers<'a> {
+        let warps: Vec<usize> = (0..self.plan.warps).collect();
+        let shape = self.shape(value);
+        self.across_warps(Reduction::Sum, Element::F32, Scalar::F32, parts, layout, shape, &warps).into()
     }
 
     /// Reads loop-invariant operands of the dots of a body before the loop.

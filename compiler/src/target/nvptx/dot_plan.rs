@@ -26,6 +26,8 @@ pub(super) struct DotPlan {
     pub lhs: Layout,
     /// Of the [K,N] operand, likewise.
     pub rhs: Layout,
+    /// Whether the warps take steps of K apart: the accumulator is then what all of them hold together.
+    pub is_split: bool,
 }
 
 /// Which dimension of a dot's result goes to different warps first.
@@ -37,6 +39,8 @@ pub(super) enum WarpSplit {
     Rows,
     /// Columns: likewise the right operand.
     Columns,
+    /// Steps of K: every warp sums its own, of the whole tile.
+    Depth,
 }
 
 /// The run that a word of an element's size is.
@@ -54,12 +58,12 @@ pub(super) fn fragments([m, k, n]: [u32; 3], run: u32, warps: usize, split: Warp
     // Warps cut the tile into parts of at least 16 rows and 8 columns.
     let mut row_warps = 0;
     let mut column_warps = 0;
-    for _ in 0..warps {
+    for _ in 0..if split == WarpSplit::Depth { 0 } else { warps } {
         let rows_left = row_bits.saturating_sub(4 + row_warps);
         let columns_left = column_bits.saturating_sub(3 + column_warps);
         let wants_rows = match split {
             WarpSplit::Rows => true,
-            WarpSplit::Columns => false,
+            WarpSplit::Columns | WarpSplit::Depth => false,
             WarpSplit::Even => m >> row_warps >= n >> column_warps,
         };
         if rows_left > 0 && (wants_rows || columns_left <= 1) {
@@ -98,7 +102,11 @@ pub(super) fn fragments([m, k, n]: [u32; 3], run: u32, warps: usize, split: Warp
     // Bits of K below the ones that number the lanes of a group.
     let lhs_shape = [m, k];
     let bits = Bits(&lhs_shape);
-    let depth = k.trailing_zeros();
+    let is_split = split == WarpSplit::Depth;
+    let depth = k.trailing_zeros() - if is_split { warps as u32 } else { 0 };
+    let deep_bits = |shape_bits: Bits<'_>, dimension: usize| {
+        (0..warps as u32).map(|bit| shape_bits.bit(dimension, depth + bit)).collect::<SmallVec<[u32; 4]>>()
+    };
     let lhs = Layout {
         registers: (0..run)
             .map(|position| bits.bit(1, position))
@@ -107,7 +115,10 @@ pub(super) fn fragments([m, k, n]: [u32; 3], run: u32, warps: usize, split: Warp
             .filter_map(present)
             .collect(),
         lanes: [bits.bit(1, run), bits.bit(1, run + 1), bits.bit(0, 0), bits.bit(0, 1), bits.bit(0, 2)],
-        warps: warp_bits(&|position| bits.bit(0, position), &|_| 0),
+        warps: match is_split {
+            true => deep_bits(bits, 1),
+            false => warp_bits(&|position| bits.bit(0, position), &|_| 0),
+        },
     };
     let rhs_shape = [k, n];
     let bits = Bits(&rhs_shape);
@@ -119,9 +130,12 @@ pub(super) fn fragments([m, k, n]: [u32; 3], run: u32, warps: usize, split: Warp
             .filter_map(present)
             .collect(),
         lanes: [bits.bit(0, run), bits.bit(0, run + 1), bits.bit(1, 0), bits.bit(1, 1), bits.bit(1, 2)],
-        warps: warp_bits(&|_| 0, &|position| bits.bit(1, position)),
+        warps: match is_split {
+            true => deep_bits(bits, 0),
+            false => warp_bits(&|_| 0, &|position| bits.bit(1, position)),
+        },
     };
-    DotPlan { method: DotMethod::MultiplyAdd, run, accumulator, lhs, rhs }
+    DotPlan { method: DotMethod::MultiplyAdd, run, accumulator, lhs, rhs, is_split }
 }
 
 /// Layouts of a dot by multiply-adds: each thread owns a rectangle of the accumulator.
@@ -142,5 +156,5 @@ pub(super) fn multiply_add(m: u32, n: u32, warps: usize) -> DotPlan {
     let accumulator = Layout::dealt(&order, vector, warps);
     let lhs = accumulator.project(&shape, &[0]);
     let rhs = accumulator.project(&shape, &[1]);
-    DotPlan { method: DotMethod::MultiplyAdd, run: 0, accumulator, lhs, rhs }
+    DotPlan { method: DotMethod::MultiplyAdd, run: 0, accumulator, lhs, rhs, is_split: false }
 }

@@ -44,9 +44,9 @@ impl<'d> Fragments<'d> {
             Side::Right => (1, shape[0]),
         };
         let bits = Bits(&shape);
-        // Bits along M or N that one warp owns.
-        let in_warps = layout.warps.iter().filter(|&&basis| basis & bits.mask(free) != 0).count();
-        let own = shape[free] >> in_warps;
+        // What one warp owns along M or N, and along K.
+        let in_warps = |dimension| layout.warps.iter().filter(|&&basis| basis & bits.mask(dimension) != 0).count();
+        let (own, k) = (shape[free] >> in_warps(free), k >> in_warps(1 - free));
         let (size, depth) = match side {
             Side::Left => (ROWS, DEPTH_BYTES / element.bytes() as u32),
             Side::Right => (COLUMNS, DEPTH_BYTES / element.bytes() as u32),

@@ -132,6 +132,11 @@ impl Layout {
         self.map(|basis| transpose_index(shape, basis))
     }
 
+    /// The layout of the operand of a rearrangement whose result has this layout.
+    pub fn rearrange(&self, extents: &[u32], permutation: &[u8]) -> Self {
+        self.map(|basis| rearranged_index(extents, permutation, basis))
+    }
+
     /// Whether two layouts differ in the order of registers only, so that a conversion is free.
     pub fn same_threads(&self, other: &Self) -> bool {
         let sorted = |registers: &SmallVec<[u32; 8]>| {
@@ -176,6 +181,15 @@ pub(super) fn project_index(shape: &[u32], axes: &[usize], operand: &[u32], inde
 pub(super) fn transpose_index(shape: &[u32], index: u32) -> u32 {
     let bits = Bits(shape);
     bits.coordinate(1, index) << bits.width(0) | bits.coordinate(0, index)
+}
+
+/// The index in the operand of a rearrangement of what has an index in its result.
+pub(super) fn rearranged_index(extents: &[u32], permutation: &[u8], index: u32) -> u32 {
+    let permuted: SmallVec<[u32; 8]> = permutation.iter().map(|&dimension| extents[usize::from(dimension)]).collect();
+    let (from, to) = (Bits(&permuted), Bits(extents));
+    (permutation.iter().enumerate())
+        .map(|(position, &dimension)| from.coordinate(position, index) << to.offset(usize::from(dimension)))
+        .fold(0, |result, part| result | part)
 }
 
 /// Where a rank-2 tile lies in shared memory: a byte address that is linear in the bits of the index.

@@ -14,8 +14,9 @@ use super::analysis::{Analysis, Definition, LoopIndex};
 use super::emit::{Emitter, IntegerPredicate, Scalar, Val};
 use super::error::Error;
 use super::fragments::Side;
-use super::layout::{Bits, Layout, project_index, transpose_index};
-use super::plan::{Plan, is_pure};
+use super::layout::{Bits, Layout, project_index, rearranged_index, transpose_index};
+use super::origins::is_pure;
+use super::plan::Plan;
 use super::shared::{SharedMemory, SharedTile};
 use crate::target::Chip;
 use crate::tile::{ArgumentIndex, Block, Instruction, Literal, Operation, Program, Value};
@@ -46,6 +47,8 @@ pub(super) struct Lowering<'r, 'a> {
     thread: Option<Val<'a>>,
     linear: HashMap<Vec<u32>, Val<'a>>,
     program_ids: [Option<Val<'a>>; 3],
+    /// The first halves of the tables that E2M1 is looked up in.
+    pub table_halves: Option<[Val<'a>; 2]>,
     /// The first block after the preamble.
     pub first: BlockRef<'a, 'a>,
 }
@@ -71,6 +74,7 @@ impl<'r, 'a> Lowering<'r, 'a> {
             thread: None,
             linear: HashMap::new(),
             program_ids: [None; 3],
+            table_halves: None,
             first,
         }
     }
@@ -272,6 +276,16 @@ impl<'r, 'a> Lowering<'r, 'a> {
                 (0..count)
                     .map(|register| {
                         let index = transpose_index(shape, layout.register_index(register));
+                        source[source_layout.register_of(index)]
+                    })
+                    .collect()
+            }
+            Operation::Rearrange { value: operand, extents, permutation } => {
+                let source_layout = layout.rearrange(extents, permutation);
+                let source = self.get(*operand, &source_layout)?;
+                (0..count)
+                    .map(|register| {
+                        let index = rearranged_index(extents, permutation, layout.register_index(register));
                         source[source_layout.register_of(index)]
                     })
                     .collect()

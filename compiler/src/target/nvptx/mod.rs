@@ -20,6 +20,7 @@ mod layout;
 mod lower;
 mod math;
 mod memory;
+mod origins;
 mod pipeline;
 mod plan;
 mod reduce;

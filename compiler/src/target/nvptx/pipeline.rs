@@ -9,14 +9,14 @@ use melior::ir::Type;
 use melior::ir::ValueLike;
 use smallvec::SmallVec;
 
-use super::analysis::{Definition, LoopIndex};
+use super::analysis::{Definition, LoopIndex, tile_dimensions};
 use super::dot_plan::DotMethod;
 use super::emit::{GLOBAL, IntegerPredicate, Scalar, Val};
 use super::error::Error;
 use super::layout::Layout;
 use super::lower::Lowering;
 use super::memory::AccessRequest;
-use super::plan::{is_elementwise, is_pure, virtual_operands};
+use super::origins::{is_elementwise, is_pure, virtual_operands};
 use super::shared::SharedTile;
 use crate::tile::{BinaryOperation, Block, Coordinate, Dimension, Instruction, Operation, UnaryOperation, Value};
 
@@ -37,9 +37,11 @@ impl<'r, 'a> Lowering<'r, 'a> {
         let inside = self.analysis.loop_of(body);
         let (first, last) = (self.get_scalar(*lower)?, self.get_scalar(*upper)?);
         let mut carried = Vec::new();
-        for (&start, &parameter) in initial.iter().zip(&body.parameters[1..]) {
+        for ((&start, &parameter), result) in initial.iter().zip(&body.parameters[1..]).zip(&instruction.results) {
             let home = self.home(parameter)?;
-            carried.extend(self.get(start, &home)?.iter().copied());
+            let own = self.get(start, &home)?;
+            let is_split = self.plan.split_sums.contains(result);
+            carried.extend(if is_split { self.of_first_warp(&own) } else { own }.iter().copied());
         }
         self.hoist_invariants(body, inside)?;
 
@@ -98,77 +100,84 @@ impl<'r, 'a> Lowering<'r, 'a> {
             arguments.extend(&pointers);
         }
         let types: Vec<Type<'a>> = arguments.iter().map(|argument| argument.r#type()).collect();
-        let (entry, parameters) = self.emitter.new_block(&types);
+        // Two iterations that follow each other read into each other's registers, so that nothing is moved between them.
+        let copies = if prefetches.is_empty() && !loads.is_empty() { 2 } else { 1 };
+        let bodies: Vec<_> = (0..copies).map(|_| self.emitter.new_block(&types)).collect();
         let carried_types = &types[1..=carried_count];
         let (exit, results) = self.emitter.new_block(carried_types);
         let enters = self.emitter.compare_integers(IntegerPredicate::SignedLess, first, last);
-        self.emitter.branch_if(enters, (entry, &arguments), (exit, &carried));
+        self.emitter.branch_if(enters, (bodies[0].0, &arguments), (exit, &carried));
 
-        self.emitter.enter(entry);
-        let induction = parameters[0];
-        let next = self.add_constant(induction, i64::from(*step));
-        let (mut next_carried, mut rest) = (Vec::new(), Vec::new());
-        self.scoped(None, |this| {
-            this.shared.note_read();
-            this.remember_induction(body, induction);
-            let mut registers = parameters[1..=carried_count].iter().copied();
-            for &parameter in &body.parameters[1..] {
-                let home = this.home(parameter)?;
-                let own = registers.by_ref().take(home.register_count()).collect();
-                this.remember(parameter, home, own);
-            }
-            let mut read = parameters[1 + carried_count..staged_at].iter().copied();
-            for (value, layout) in &loads {
-                let own = read.by_ref().take(layout.register_count()).collect();
-                this.remember(*value, layout.clone(), own);
-            }
-            if !prefetches.is_empty() {
-                let (reads, writes) = (parameters[staged_at], parameters[staged_at + 1]);
-                let pointers = &parameters[staged_at + 2..];
-                if ahead > 0 {
-                    let pending = this.emitter.i32(i64::from(ahead) - 1);
-                    this.emitter.effect("llvm.nvvm.cp.async.wait.group", &[pending]);
+        for (copy, (entry, parameters)) in bodies.iter().enumerate() {
+            self.emitter.enter(*entry);
+            let induction = parameters[0];
+            let next = self.add_constant(induction, i64::from(*step));
+            let (mut next_carried, mut rest) = (Vec::new(), Vec::new());
+            self.scoped(None, |this| {
+                this.shared.note_read();
+                this.remember_induction(body, induction);
+                let mut registers = parameters[1..=carried_count].iter().copied();
+                for &parameter in &body.parameters[1..] {
+                    let home = this.home(parameter)?;
+                    let own = registers.by_ref().take(home.register_count()).collect();
+                    this.remember(parameter, home, own);
                 }
-                this.barrier();
-                let later = this.add_constant(induction, distance);
-                let stage = if ahead > 0 { writes } else { reads };
-                this.copy_ahead(&prefetches, body, inside, later, last, stage, pointers)?;
-                this.emitter.effect("llvm.nvvm.cp.async.commit.group", &[]);
-                if ahead == 0 {
-                    let none = this.emitter.i32(0);
-                    this.emitter.effect("llvm.nvvm.cp.async.wait.group", &[none]);
+                let mut read = parameters[1 + carried_count..staged_at].iter().copied();
+                for (value, layout) in &loads {
+                    let (scalar, count) = (this.scalar_of(*value), layout.register_count());
+                    let words: Vec<_> = read.by_ref().take(word_count(scalar, count)).collect();
+                    let own = if scalar.bits() < 32 { this.emitter.unpack(scalar, &words, count) } else { words };
+                    this.remember(*value, layout.clone(), own.into());
+                }
+                if !prefetches.is_empty() {
+                    let (reads, writes) = (parameters[staged_at], parameters[staged_at + 1]);
+                    let pointers = &parameters[staged_at + 2..];
+                    if ahead > 0 {
+                        let pending = this.emitter.i32(i64::from(ahead) - 1);
+                        this.emitter.effect("llvm.nvvm.cp.async.wait.group", &[pending]);
+                    }
                     this.barrier();
+                    let later = this.add_constant(induction, distance);
+                    let stage = if ahead > 0 { writes } else { reads };
+                    this.copy_ahead(&prefetches, body, inside, later, last, stage, pointers)?;
+                    this.emitter.effect("llvm.nvvm.cp.async.commit.group", &[]);
+                    if ahead == 0 {
+                        let none = this.emitter.i32(0);
+                        this.emitter.effect("llvm.nvvm.cp.async.wait.group", &[none]);
+                        this.barrier();
+                    }
+                    for prefetch in &prefetches {
+                        let tile = this.stage_tile(prefetch, reads);
+                        this.remember_staged(prefetch.value, tile);
+                    }
+                    let following = this.add_constant(reads, i64::from(stage_bytes));
+                    let wraps = this.emitter.compare_integers(IntegerPredicate::Equal, following, end);
+                    rest.push(this.emitter.select(Scalar::I32, wraps, begin, following));
+                    rest.push(reads);
+                    for (&pointer, &bytes) in pointers.iter().zip(&steps) {
+                        rest.push(this.emitter.offset(pointer, GLOBAL, bytes));
+                    }
                 }
-                for prefetch in &prefetches {
-                    let tile = this.stage_tile(prefetch, reads);
-                    this.remember_staged(prefetch.value, tile);
+                if !loads.is_empty() {
+                    // The last iteration reads its own again.
+                    let exists = this.emitter.compare_integers(IntegerPredicate::SignedLess, next, last);
+                    let index = this.emitter.select(Scalar::I32, exists, next, induction);
+                    rest.splice(0..0, this.read_ahead(&loads, body, inside, index)?);
                 }
-                let following = this.add_constant(reads, i64::from(stage_bytes));
-                let wraps = this.emitter.compare_integers(IntegerPredicate::Equal, following, end);
-                rest.push(this.emitter.select(Scalar::I32, wraps, begin, following));
-                rest.push(reads);
-                for (&pointer, &bytes) in pointers.iter().zip(&steps) {
-                    rest.push(this.emitter.offset(pointer, GLOBAL, bytes));
+                this.block(body)?;
+                for (&value, &parameter) in body.yields.iter().zip(&body.parameters[1..]) {
+                    let home = this.home(parameter)?;
+                    next_carried.extend(this.get(value, &home)?.iter().copied());
                 }
-            }
-            if !loads.is_empty() {
-                // The last iteration reads its own again.
-                let exists = this.emitter.compare_integers(IntegerPredicate::SignedLess, next, last);
-                let index = this.emitter.select(Scalar::I32, exists, next, induction);
-                rest.splice(0..0, this.read_ahead(&loads, body, inside, index)?);
-            }
-            this.block(body)?;
-            for (&value, &parameter) in body.yields.iter().zip(&body.parameters[1..]) {
-                let home = this.home(parameter)?;
-                next_carried.extend(this.get(value, &home)?.iter().copied());
-            }
-            Ok(())
-        })?;
-        let mut arguments = vec![next];
-        arguments.extend(&next_carried);
-        arguments.extend(&rest);
-        let repeats = self.emitter.compare_integers(IntegerPredicate::SignedLess, next, last);
-        self.emitter.branch_if(repeats, (entry, &arguments), (exit, &next_carried));
+                Ok(())
+            })?;
+            let mut arguments = vec![next];
+            arguments.extend(&next_carried);
+            arguments.extend(&rest);
+            let repeats = self.emitter.compare_integers(IntegerPredicate::SignedLess, next, last);
+            let (following, _) = bodies[(copy + 1) % copies];
+            self.emitter.branch_if(repeats, (following, &arguments), (exit, &next_carried));
+        }
 
         self.emitter.enter(exit);
         self.shared.note_read();
@@ -176,7 +185,11 @@ impl<'r, 'a> Lowering<'r, 'a> {
         let mut registers = results.into_iter();
         for &result in &instruction.results {
             let home = self.home(result)?;
-            let own = registers.by_ref().take(home.register_count()).collect();
+            let own: Vec<_> = registers.by_ref().take(home.register_count()).collect();
+            let own = match self.plan.split_sums.contains(&result) {
+                true => self.sum_of_warps(result, own, &home),
+                false => own.into(),
+            };
             self.remember(result, home, own);
         }
         Ok(())
@@ -209,7 +222,7 @@ impl<'r, 'a> Lowering<'r, 'a> {
         }
     }
 
-    /// The registers of loads for an iteration.
+    /// The registers of loads for an iteration; of narrow elements the words that they fill, as memory has them.
     fn read_ahead(
         &mut self,
         loads: &[(Value, Layout)],
@@ -221,7 +234,11 @@ impl<'r, 'a> Lowering<'r, 'a> {
             this.remember_induction(body, index);
             let mut registers = Vec::new();
             for (value, layout) in loads {
-                registers.extend(this.get(*value, layout)?.iter().copied());
+                let (scalar, own) = (this.scalar_of(*value), this.get(*value, layout)?);
+                match scalar.bits() < 32 {
+                    true => registers.extend(this.emitter.pack(scalar, &own)),
+                    false => registers.extend(own.iter().copied()),
+                }
             }
             Ok(registers)
         })
@@ -240,11 +257,16 @@ impl<'r, 'a> Lowering<'r, 'a> {
         }
         let (mut types, mut nothing) = (Vec::new(), Vec::new());
         for (value, layout) in loads {
-            let scalar = self.scalar_of(*value);
-            let zero =
-                if scalar.is_float() { self.emitter.float(scalar, 0.0) } else { self.emitter.integer(scalar, 0) };
-            types.extend(std::iter::repeat_n(self.emitter.scalar_type(scalar), layout.register_count()));
-            nothing.extend(std::iter::repeat_n(zero, layout.register_count()));
+            let (scalar, count) = (self.scalar_of(*value), layout.register_count());
+            let word = match scalar.bits() * count.min(4) as u32 {
+                _ if scalar.bits() >= 32 => scalar,
+                8 => Scalar::I8,
+                16 => Scalar::I16,
+                _ => Scalar::I32,
+            };
+            let zero = if word.is_float() { self.emitter.float(word, 0.0) } else { self.emitter.integer(word, 0) };
+            types.extend(std::iter::repeat_n(self.emitter.scalar_type(word), word_count(scalar, count)));
+            nothing.extend(std::iter::repeat_n(zero, word_count(scalar, count)));
         }
         let (reads, _) = self.emitter.new_block(&[]);
         let (after, registers) = self.emitter.new_block(&types);
@@ -304,6 +326,17 @@ impl<'r, 'a> Lowering<'r, 'a> {
         if !self.plan.is_virtual(value) {
             if outside && self.plan.home(value).is_some_and(|home| home != layout) {
                 self.get(value, layout)?;
+            }
+            return Ok(());
+        }
+        if let (true, Definition::Operation(Operation::Load { coordinates, .. })) =
+            (self.plan.ahead.contains(&value), self.analysis.definition(value))
+        {
+            for (coordinate, dimension) in coordinates.iter().zip(tile_dimensions(coordinates)) {
+                if let (Coordinate::Gather(indices), Some(dimension)) = (coordinate, dimension) {
+                    let layout = layout.project(self.shape(value), &[dimension]);
+                    self.hoist_conversions(*indices, &layout, inside)?;
+                }
             }
             return Ok(());
         }
@@ -554,4 +587,9 @@ impl<'r, 'a> Lowering<'r, 'a> {
             _ => Err(Error::Internal { value, what: "only loads are staged" }),
         }
     }
+}
+
+/// Registers that so many elements fill, of which several share a word if they are narrow.
+fn word_count(scalar: Scalar, elements: usize) -> usize {
+    if scalar.bits() < 32 { (elements * scalar.bits() as usize).div_ceil(32) } else { elements }
 }

@@ -10,10 +10,12 @@ use std::collections::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::access::{AccessShape, access_shape_of};
-use super::analysis::{Analysis, Definition, Use, tile_dimensions};
+use super::analysis::{Analysis, Use, tile_dimensions};
 use super::dot_plan::{DotMethod, DotPlan, WarpSplit, fragments, multiply_add, word_run};
 use super::error::Error;
+use super::fragments::COLUMNS;
 use super::layout::Layout;
+use super::origins::{is_dequantized, is_elementwise, is_rearranged, staged_root, virtual_operands};
 use crate::target::Chip;
 use crate::tile::{Access, Block, Coordinate, Element, Instruction, Operation, Value};
 
@@ -37,6 +39,8 @@ pub(super) struct Plan {
     /// Loads that go to registers in the layout that they are wanted in, an iteration ahead.
     pub ahead: HashSet<Value>,
     pub dots: HashMap<Value, DotPlan>,
+    /// Results of dots in loops and of these loops, of which every warp has a part until the loop has ended.
+    pub split_sums: HashSet<Value>,
 }
 
 impl Plan {
@@ -57,6 +61,7 @@ impl Plan {
                 staged: HashMap::new(),
                 ahead: HashSet::new(),
                 dots: HashMap::new(),
+                split_sums: HashSet::new(),
             },
             groups: (0..program.types.len() as u32).collect(),
         };
@@ -86,6 +91,9 @@ fn collect<'p>(block: &'p Block, into: &mut Vec<&'p Instruction>) {
         }
     }
 }
+
+/// Steps of K that are worth a warp of its own: those of a lane are one access.
+const DEEP: u32 = 64;
 
 struct Planner<'r, 'p> {
     analysis: &'r Analysis<'p>,
@@ -132,7 +140,12 @@ impl Planner<'_, '_> {
                         }
                         operation
                             if is_elementwise(operation)
-                                || matches!(operation, Operation::Transpose(_) | Operation::Dequantize { .. }) =>
+                                || matches!(
+                                    operation,
+                                    Operation::Transpose(_)
+                                        | Operation::Rearrange { .. }
+                                        | Operation::Dequantize { .. }
+                                ) =>
                         {
                             self.dot_only[user.results[0].0 as usize]
                         }
@@ -165,22 +178,50 @@ impl Planner<'_, '_> {
                         .iter()
                         .any(|&operand| self.plan.virtuals[operand.0 as usize] && !self.cheap[operand.0 as usize])
             };
-            // A broadcast is a choice of registers.
-            let broadcast = matches!(instruction.operation, Operation::Broadcast { .. }) && self.is_tile(result);
+            // Broadcasts and rearrangements are choices of registers.
+            let broadcast = self.is_tile(result)
+                && matches!(instruction.operation, Operation::Broadcast { .. } | Operation::Rearrange { .. });
             let dequantized = matches!(instruction.operation, Operation::Dequantize { .. }) && self.dot_only[index];
             self.plan.virtuals[index] = self.cheap[index] || broadcast || dequantized || reads_staged();
         }
     }
 
-    /// Whether a load is of scales that go to registers ahead of the dots which want them: too few bytes of a row to copy them asynchronously.
+    /// Whether a load goes to registers, ahead of the dots which want it: scales, which are too few bytes of a row to copy them asynchronously,
+    /// what lies in memory as fragments do, and few rows that meet such fragments.
     fn is_ahead(&self, operation: &Operation, result: Value) -> bool {
         let Operation::Load { tensor, .. } = operation else { return false };
-        self.dot_only[result.0 as usize]
-            && self.analysis.program.tensor(*tensor).is_some_and(|tensor| tensor.access == Access::Read)
-            && self.analysis.uses(result).iter().all(|r#use| match r#use {
-                Use::Operation(user) => {
-                    matches!(user.operation, Operation::Dequantize { scales, .. } if scales == result)
-                }
+        let is_read = self.analysis.program.tensor(*tensor).is_some_and(|tensor| tensor.access == Access::Read);
+        let is_weight = || {
+            self.dot_only[result.0 as usize]
+                && self.is_used_by(result, &|user| match user.operation {
+                    Operation::Dequantize { scales, .. } => scales == result,
+                    Operation::Rearrange { .. } => true,
+                    _ => false,
+                })
+        };
+        is_read && (is_weight() || self.meets_fragments(result))
+    }
+
+    /// Whether a value is the right operand of dots alone, of no more columns than an instruction has, whose left operands lie in memory as
+    /// fragments do.
+    fn meets_fragments(&self, value: Value) -> bool {
+        self.is_used_by(value, &|user| match user.operation {
+            Operation::Transpose(_) | Operation::Broadcast { .. } => {
+                user.results.iter().all(|&result| self.meets_fragments(result))
+            }
+            Operation::Dot { lhs, rhs, .. } => {
+                rhs == value && lhs != value && self.shape(rhs)[1] <= COLUMNS && is_rearranged(self.analysis, lhs)
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether all that uses a value are instructions of a sort.
+    fn is_used_by(&self, value: Value, holds: &dyn Fn(&Instruction) -> bool) -> bool {
+        let uses = self.analysis.uses(value);
+        !uses.is_empty()
+            && uses.iter().all(|r#use| match r#use {
+                Use::Operation(user) => holds(user),
                 Use::Carried => false,
             })
     }
@@ -301,7 +342,10 @@ impl Planner<'_, '_> {
                     let [left, right] =
                         [*lhs, *rhs].map(|side| self.plan.is_virtual(side) && is_dequantized(self.analysis, side));
                     let packed = left || right;
+                    // Few columns are many bytes of weights for each: warps share out the inner dimension, so that there are more of them.
+                    let is_deep = n <= COLUMNS && k >> self.warps >= DEEP && is_rearranged(self.analysis, *lhs);
                     let split = match rows_in_warps || left {
+                        true if left && is_deep => WarpSplit::Depth,
                         true => WarpSplit::Rows,
                         false if right => WarpSplit::Columns,
                         false => WarpSplit::Even,
@@ -321,7 +365,28 @@ impl Planner<'_, '_> {
             self.set_layout(result, plan.accumulator.clone());
             self.plan.dots.insert(result, plan);
         }
+        for instruction in instructions {
+            self.find_split_sums(instruction);
+        }
         Ok(())
+    }
+
+    /// Finds the sums of a loop that its warps can keep apart until the loop has ended: dots add to them, and nothing else looks at them.
+    fn find_split_sums(&mut self, instruction: &Instruction) {
+        let Operation::For { body, .. } = &instruction.operation else { return };
+        for (position, &sum) in body.parameters.iter().skip(1).enumerate() {
+            let &[Use::Operation(Instruction { results, operation: Operation::Dot { accumulator, .. } })] =
+                self.analysis.uses(sum)
+            else {
+                continue;
+            };
+            let (next, total) = (results[0], instruction.results[position]);
+            let is_split = self.plan.dots.get(&next).is_some_and(|plan| plan.is_split);
+            let is_carried = matches!(self.analysis.uses(next), [Use::Carried]);
+            if is_split && is_carried && *accumulator == sum && body.yields[position] == next {
+                self.plan.split_sums.extend([next, total]);
+            }
+        }
     }
 
     /// Whether an operand comes from a tile of 8-bit elements in shared memory that is contiguous along one of the operand's dimensions.
@@ -499,85 +564,5 @@ impl Planner<'_, '_> {
             return Some((value, self.blocked(&shape, AccessShape { fastest: shape.len() - 1, vector: 4 })));
         }
         best.map(|(_, _, value, access)| (value, self.blocked(self.shape(value), access)))
-    }
-}
-
-/// The tiles that a virtual value is computed from, with the layouts that they are wanted in.
-pub(super) fn virtual_operands(analysis: &Analysis<'_>, value: Value, layout: &Layout) -> Vec<(Value, Layout)> {
-    let program = analysis.program;
-    let shape = &program.type_of(value).shape;
-    let Definition::Operation(operation) = analysis.definition(value) else { return Vec::new() };
-    match operation {
-        Operation::Broadcast { value: operand, axes } => {
-            let axes: SmallVec<[usize; 3]> = axes.iter().map(|&axis| usize::from(axis)).collect();
-            vec![(*operand, layout.project(shape, &axes))]
-        }
-        Operation::Transpose(operand) => vec![(*operand, layout.transpose(shape))],
-        Operation::Dequantize { elements, scales } => [*elements, *scales]
-            .into_iter()
-            .map(|operand| {
-                let shift = block_shift(analysis, value, operand);
-                (operand, layout.map(|basis| basis >> shift))
-            })
-            .collect(),
-        operation if is_elementwise(operation) => {
-            operation.operands().into_iter().map(|operand| (operand, layout.clone())).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// Bits by which the index of a `dequantize`'s element is longer than that of the element or the scale that it is made of.
-pub(super) fn block_shift(analysis: &Analysis<'_>, value: Value, operand: Value) -> u32 {
-    let last = |value: Value| analysis.program.type_of(value).shape.last().copied().unwrap_or(1);
-    (last(value) / last(operand)).trailing_zeros()
-}
-
-/// Whether a value is what a `dequantize` makes of two elements a byte, perhaps transposed.
-pub(super) fn is_dequantized(analysis: &Analysis<'_>, value: Value) -> bool {
-    match analysis.definition(value) {
-        Definition::Operation(Operation::Dequantize { elements, .. }) => block_shift(analysis, value, *elements) > 0,
-        Definition::Operation(Operation::Transpose(operand)) => is_dequantized(analysis, *operand),
-        _ => false,
-    }
-}
-
-/// Whether an operation maps elements one to one.
-pub(super) fn is_elementwise(operation: &Operation) -> bool {
-    matches!(
-        operation,
-        Operation::Unary(..)
-            | Operation::Binary(..)
-            | Operation::Compare(..)
-            | Operation::Select(..)
-            | Operation::Cast(_)
-            | Operation::Bitcast(_)
-    )
-}
-
-/// Whether a definition may be repeated elsewhere: it reads nothing that the program writes.
-pub(super) fn is_pure(analysis: &Analysis<'_>, definition: Definition<'_>) -> bool {
-    match definition {
-        Definition::Operation(Operation::Load { tensor, .. }) => {
-            analysis.program.tensor(*tensor).is_some_and(|tensor| tensor.access == Access::Read)
-        }
-        Definition::Operation(operation) => !matches!(
-            operation,
-            Operation::For { .. } | Operation::Dot { .. } | Operation::Reduce { .. } | Operation::Store { .. }
-        ),
-        Definition::Induction => true,
-        Definition::Carried | Definition::Nothing => false,
-    }
-}
-
-/// The load that a value is, but for casts and transposes; and whether it is transposed.
-pub(super) fn staged_root(analysis: &Analysis<'_>, value: Value) -> Option<(Value, bool)> {
-    match analysis.definition(value) {
-        Definition::Operation(Operation::Load { .. }) => Some((value, false)),
-        Definition::Operation(Operation::Cast(operand)) => staged_root(analysis, *operand),
-        Definition::Operation(Operation::Transpose(operand)) => {
-            staged_root(analysis, *operand).map(|(root, transposed)| (root, !transposed))
-        }
-        _ => None,
     }
 }

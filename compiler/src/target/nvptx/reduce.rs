@@ -130,7 +130,7 @@ impl<'a> Lowering<'_, 'a> {
 
     /// Combines what the warps of an axis hold: each writes its part next to the others', all read all parts.
     #[allow(clippy::too_many_arguments)]
-    fn across_warps(
+    pub fn across_warps(
         &mut self,
         reduction: Reduction,
         element: Element,

@@ -3,7 +3,7 @@
 use tessera_ir::minifloat;
 
 use super::Problem;
-use crate::tile::{BinaryOperation, Element, Predicate, Reduction, TileType, UnaryOperation};
+use crate::tile::{BinaryOperation, Element, Predicate, Reduction, TileType, UnaryOperation, e2m1_of_word};
 
 /// Elements of a tile, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -373,6 +373,10 @@ pub(super) fn dequantize(
         (Elements::Integer(bytes), Element::U8) => {
             let halves = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
             halves.map(|bits| minifloat::FP4_E2M1.decode(bits as u16)).collect()
+        }
+        (Elements::Integer(words), Element::U32) => {
+            let codes = words.iter().flat_map(|&word| e2m1_of_word(word as u32));
+            codes.map(|bits| minifloat::FP4_E2M1.decode(bits.into())).collect()
         }
         (Elements::Integer(values), _) => values.iter().map(|&value| value as f64).collect(),
     };

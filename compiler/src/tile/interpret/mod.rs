@@ -346,6 +346,10 @@ impl<'a> Machine<'a> {
                 let (rows, columns) = (result.shape[0] as usize, result.shape[1] as usize);
                 self.tile(*value).pick((0..result.len()).map(|p| p % columns * rows + p / columns))
             }
+            Operation::Rearrange { value, extents, permutation } => {
+                let order = rearranged(extents, permutation);
+                self.tile(*value).pick((0..result.len()).map(order))
+            }
             Operation::Reduce { reduction, value, axis } => {
                 arithmetic::reduce(*reduction, self.tile(*value), kind(value), usize::from(*axis))
             }
@@ -371,6 +375,22 @@ fn constant(literal: Literal, tile: &TileType) -> Tile {
     match literal {
         Literal::Float(value) => Tile::floats(vec![arithmetic::round(tile.element, value); tile.len()]),
         Literal::Integer(value) => Tile::integers(vec![value; tile.len()]),
+    }
+}
+
+/// For each position of a rearranged tile the position in the operand.
+fn rearranged(extents: &[u32], permutation: &[u8]) -> impl Fn(usize) -> usize {
+    let strides: Vec<usize> =
+        (0..extents.len()).map(|axis| extents[axis + 1..].iter().map(|&extent| extent as usize).product()).collect();
+    let dimensions: Vec<(usize, usize)> =
+        permutation.iter().map(|&axis| (extents[usize::from(axis)] as usize, strides[usize::from(axis)])).collect();
+    move |position| {
+        let mut rest = position;
+        dimensions.iter().rev().fold(0, |sum, (extent, stride)| {
+            let place = rest % extent;
+            rest /= extent;
+            sum + place * stride
+        })
     }
 }
 

@@ -314,6 +314,25 @@ fn what_lies_outside_or_is_masked_off_reads_as_other_and_is_not_written() {
 }
 
 #[test]
+fn rearranged_tiles_of_memory_are_a_matrix() {
+    let mut b = Builder::new("test");
+    // Two by three tiles of two by two.
+    let x = b.contiguous("x", Element::F32, &[2, 3, 2, 2].map(Dimension::Constant), Access::Read);
+    let y = b.contiguous("y", Element::F32, &[4, 6].map(Dimension::Constant), Access::Write);
+    let zero = b.index(0);
+    let block = |length| Coordinate::Block { start: zero, length };
+    let loaded = b.load(x, &[block(2), block(3), block(2), block(2)]);
+    let matrix = b.rearrange(loaded, &[2, 3, 2, 2], &[0, 2, 1, 3], &[4, 6]);
+    b.store(y, &[block(4), block(6)], matrix);
+    let input: Vec<f64> = (0..24).map(f64::from).collect();
+    let mut arguments = [floats(&input), floats(&[0.0; 24])];
+    interpret(&b.finish(), &mut arguments).unwrap();
+    let at = |row: usize, column: usize| (row / 2 * 3 + column / 2) * 4 + row % 2 * 2 + column % 2;
+    let expected: Vec<f64> = (0..24).map(|p| at(p / 6, p % 6) as f64).collect();
+    assert_eq!(arguments[1], floats(&expected));
+}
+
+#[test]
 fn broadcast_transpose_and_reduce_agree_with_indexing() {
     let mut b = Builder::new("test");
     let x = b.contiguous("x", Element::F32, &[3, 5].map(Dimension::Constant), Access::Read);

@@ -148,6 +148,13 @@ impl<'a> Parser<'a> {
                 Operation::Broadcast { value, axes: axes.into() }
             }
             "transpose" => Operation::Transpose(self.value()?),
+            "rearrange" => {
+                let value = self.value()?;
+                let extents = self.list(["[", "]"], |parser| parser.number("extent"))?;
+                self.keyword("permuted")?;
+                let permutation = self.list(["[", "]"], |parser| parser.number("dimension"))?;
+                Operation::Rearrange { value, extents: extents.into(), permutation: permutation.into() }
+            }
             "reduce" => {
                 let reduction = self.named("reduction", Reduction::ALL, Reduction::name)?;
                 let value = self.value()?;
@@ -187,7 +194,7 @@ impl<'a> Parser<'a> {
 }
 
 /// Operations besides the elementwise ones.
-pub(super) const OTHER_OPERATIONS: [&str; 17] = [
+pub(super) const OTHER_OPERATIONS: [&str; 18] = [
     "program_id",
     "argument",
     "constant",
@@ -198,6 +205,7 @@ pub(super) const OTHER_OPERATIONS: [&str; 17] = [
     "bitcast",
     "broadcast",
     "transpose",
+    "rearrange",
     "reduce",
     "dequantize",
     "dot",

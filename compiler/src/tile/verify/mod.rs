@@ -6,6 +6,7 @@ mod tests;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use crate::tile::E2M1_PER_WORD;
 use crate::tile::program::{
     Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
     Literal, Operation, Program, TensorArgument, TileType, UnaryOperation, Value,
@@ -328,6 +329,19 @@ impl<'a> Verifier<'a> {
                 }
                 Ok(())
             }
+            Operation::Rearrange { value, extents, permutation } => {
+                let from = self.type_of(*value);
+                let count = |extents: &[u32]| extents.iter().try_fold(1u64, |n, &extent| n.checked_mul(extent.into()));
+                let elements = count(extents);
+                require(from.element == tile.element, || format!("{from} becomes {tile}"))?;
+                require(elements == count(&from.shape) && elements == count(&tile.shape), || {
+                    format!("{from}, the extents {extents:?} and {tile} differ in their number of elements")
+                })?;
+                let mut dimensions = permutation.to_vec();
+                dimensions.sort_unstable();
+                let is_permutation = dimensions.iter().map(|&dimension| usize::from(dimension)).eq(0..extents.len());
+                require(is_permutation, || format!("{permutation:?} is no permutation of {} dimensions", extents.len()))
+            }
             Operation::Transpose(value) => {
                 let from = self.type_of(*value);
                 require(from.shape.len() == 2, || format!("{from} has not two dimensions"))?;
@@ -360,6 +374,7 @@ impl<'a> Verifier<'a> {
         let (stored, factors) = (self.type_of(elements), self.type_of(scales));
         let holds = match stored.element {
             Element::U8 => 2,
+            Element::U32 => E2M1_PER_WORD,
             Element::Fp8E4M3 | Element::Fp8E5M2 | Element::I8 => 1,
             other => return Err(format!("no elements of blocks are {}", other.name())),
         };

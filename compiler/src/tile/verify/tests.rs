@@ -78,6 +78,16 @@ fn shapes_agree() {
         ("%r = broadcast %row [2] : 8x4xf32", "dimension of 4 does not fit axis 2 of 8x4xf32"),
         ("%r = broadcast %matrix [1, 0] : 8x4xf32", "axes must increase"),
         ("%r = transpose %row : 4xf32", "4xf32 has not two dimensions"),
+        (
+            "%r = rearrange %matrix [4, 4, 4] permuted [0, 2, 1] : 4x8xf32",
+            "4x8xf32, the extents [4, 4, 4] and 4x8xf32 differ in their number of elements",
+        ),
+        (
+            "%r = rearrange %matrix [4, 4, 2] permuted [0, 2, 2] : 8x4xf32",
+            "[0, 2, 2] is no permutation of 3 dimensions",
+        ),
+        ("%r = rearrange %matrix [4, 4, 2] permuted [0, 2, 1] : 8x4xf16", "4x8xf32 becomes 8x4xf16"),
+        ("%r = rearrange %matrix [4, 4, 2] permuted [0, 2, 1] : 8x4xf32", "no problem"),
         ("%r = transpose %matrix : 4x8xf32", "%9 is 4x8xf32 where 8x4xf32 is needed"),
         ("%r = reduce sum %row axis 1 : f32", "4xf32 has no axis 1"),
         ("%r = reduce sum %bool axis 0 : bool", "bool does not reduce: cast it"),
