@@ -6,8 +6,9 @@ use tessera_compiler::driver::{CompileOptions, compile};
 use tessera_compiler::target::Target;
 use tessera_compiler::target::nvptx::assembler;
 use tessera_ir::{Module, Storage};
+use tessera_models::gpt_oss::{AttentionKind, GptOssLayout};
 use tessera_models::gpt2::{self, Gpt2Layout};
-use tessera_models::{Gpt2Config, GptConfig, gpt};
+use tessera_models::{Gpt2Config, GptConfig, GptOssConfig, gpt, gpt_oss};
 use tessera_runtime::artifact::Code;
 
 use crate::take_turn;
@@ -21,6 +22,14 @@ fn gpt2(matrices: Storage) -> Module {
 /// The GPT of `GPTConfig::default()`: bf16, weights in fp8_e4m3, a cache in fp8_e5m2.
 fn gpt() -> Module {
     gpt::build(&GptConfig { n_layers: 2, ..GptConfig::default() }).unwrap()
+}
+
+/// gpt-oss-20b with a layer of each kind, as it runs on a GPU.
+fn gpt_oss() -> Module {
+    let config =
+        GptOssConfig { layer_types: vec![AttentionKind::Sliding, AttentionKind::Full], ..GptOssConfig::gpt_oss_20b() };
+    let layout = GptOssLayout { activations: Storage::Bf16, cache: Storage::Bf16, ..GptOssLayout::of(&config) };
+    gpt_oss::build(&config, &layout).unwrap()
 }
 
 /// Assembles every kernel of a module for chips, and asserts that none leaves the registers: no spills and no local memory.
@@ -76,4 +85,10 @@ fn gpt2_in_bf16_stays_in_registers() {
 fn the_gpt_stays_in_registers() {
     let _turn = take_turn();
     check(&gpt(), ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"]);
+}
+
+#[test]
+fn gpt_oss_stays_in_registers() {
+    let _turn = take_turn();
+    check(&gpt_oss(), ["sm_80", "sm_86", "sm_90a", "sm_100a", "sm_120a"]);
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tessera_ir::{Attribute, Graph, Name, Shape, ValueId, ops};
+use tessera_ir::{Attribute, Graph, Name, Op, Shape, ValueId, ops};
 
 use super::clusters::{Cluster, Clusters};
 use super::dataflow::{Dataflow, Source};
@@ -45,6 +45,7 @@ impl<'g> Grouping<'g> {
         grouping.grow_epilogues();
         grouping.copy_prologues();
         grouping.grow_attention();
+        grouping.join_choices();
         grouping.grow_reductions();
         grouping.grow_elementwise();
         grouping
@@ -340,6 +341,26 @@ impl<'g> Grouping<'g> {
                     (!fits).then_some("its result has another shape than the rows")
                 }
             });
+        }
+    }
+
+    /// A router's choice, what it chooses, and the weights that are made of that: small rows, for which kernels of their own are mostly launches.
+    fn join_choices(&mut self) {
+        let is = |step: usize, op: Op| {
+            self.graph.operation(self.flow.steps[step].node).is_some_and(|operation| operation.is(op))
+        };
+        let mut chains = Vec::new();
+        for choice in (0..self.flow.steps.len()).filter(|step| is(*step, ops::TOP_K)) {
+            for taken in self.flow.users[choice].iter().copied().filter(|user| is(*user, ops::TAKE)) {
+                let weights = self.flow.users[taken].iter().copied().filter(|user| is(*user, ops::SOFTMAX));
+                chains.extend(weights.map(|weights| [choice, taken, weights]));
+            }
+        }
+        for [choice, taken, weights] in chains {
+            let cluster = self.clusters.of(choice);
+            if let Some(cluster) = self.take(taken, cluster) {
+                self.take(weights, cluster);
+            }
         }
     }
 
