@@ -43,6 +43,23 @@ fn gated_mlp() {
     insta::assert_snapshot!("gated_mlp_sm_80", scheduled(GATED, "sm_80"));
 }
 
+/// gpt-oss's mixture at its width: few rows of an expert stream its weights, more of them meet in taller tiles.
+#[test]
+fn mixture_of_experts() {
+    let text = "
+module @mixture {
+  param @up : tensor<32x5760x2880xmxfp4>
+  param @down : tensor<32x2880x2880xmxfp4>
+  func @f(%x: tensor<Tx2880xbf16>, %e: tensor<Tx4xi32>) -> (tensor<Tx4x2880xf32>) {
+    %h = grouped_matmul(%x, @up, %e) : tensor<Tx4x5760xf32>
+    %g = swiglu(%h) {style = interleaved, alpha = 1.702, offset = 1.0, limit = 7.0} : tensor<Tx4x2880xbf16>
+    %y = grouped_matmul(%g, @down, %e) : tensor<Tx4x2880xf32>
+    return %y
+  }
+}";
+    insta::assert_snapshot!("mixture_sm_80", scheduled(text, "sm_80"));
+}
+
 /// A value in another order than its consumer's tiles have is cut, and a reshape across rows falls back to runs of elements.
 #[test]
 fn orders_that_tiles_do_not_have() {
