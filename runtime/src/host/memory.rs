@@ -60,14 +60,14 @@ pub(super) struct BoundWeight(pub WeightBytes);
 
 impl Memory for BoundWeight {
     fn address(&self) -> u64 {
-        self.0.resident().as_ptr() as u64
+        self.0.as_slice().as_ptr() as u64
     }
 
     fn bytes(&self) -> u64 {
-        self.0.resident().len() as u64
+        self.0.as_slice().len() as u64
     }
 
     fn host_bytes(&self) -> Option<&[u8]> {
-        Some(self.0.resident())
+        Some(self.0.as_slice())
     }
 }

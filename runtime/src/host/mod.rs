@@ -7,6 +7,7 @@ mod library;
 mod memory;
 mod pool;
 mod recording;
+mod relocations;
 mod signal;
 
 use std::sync::{Arc, OnceLock};
@@ -20,6 +21,7 @@ pub(crate) use memory::HUGE_PAGE;
 use memory::{BoundWeight, HostMemory};
 use pool::Pool;
 use recording::HostRecording;
+use relocations::Relocations;
 
 /// The environment variable that sets how many threads [`Host::shared`] uses.
 pub const THREADS_VARIABLE: &str = "TESSERA_THREADS";
@@ -53,6 +55,7 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct Host {
     pool: Arc<Pool>,
+    relocations: Arc<Relocations>,
 }
 
 impl Host {
@@ -77,7 +80,8 @@ impl Host {
     /// The host with a pool of its own, of `threads` threads, the caller among them.
     pub fn with_threads(threads: usize) -> Result<Arc<Host>, HostError> {
         let failed = |error: std::io::Error| HostError::Threads { threads, problem: error.to_string() };
-        Ok(Arc::new(Host { pool: Arc::new(Pool::new(threads).map_err(failed)?) }))
+        let pool = Arc::new(Pool::new(threads).map_err(failed)?);
+        Ok(Arc::new(Host { pool, relocations: Arc::default() }))
     }
 
     /// How many threads run a launch.
@@ -104,8 +108,11 @@ impl Device for Host {
     }
 
     fn bind_weight(&self, weight: &WeightBytes) -> Result<Box<dyn Memory>, DeviceError> {
-        // Now rather than in the first step.
-        weight.resident();
+        if let Some(file) = weight.file() {
+            // Now rather than in the first step.
+            file.settle();
+            self.relocations.add(file);
+        }
         Ok(Box::new(BoundWeight(weight.clone())))
     }
 
@@ -149,6 +156,7 @@ impl Device for Host {
             kernels: Arc::new(Kernels { entries, _library: library }),
             specifications: kernels.clone(),
             pool: self.pool.clone(),
+            relocations: self.relocations.clone(),
         }))
     }
 }
@@ -165,10 +173,12 @@ struct HostModule {
     kernels: Arc<Kernels>,
     specifications: Vec<Kernel>,
     pool: Arc<Pool>,
+    relocations: Arc<Relocations>,
 }
 
 impl Module for HostModule {
     fn prepare(&self, launches: Vec<PreparedLaunch>) -> Result<Box<dyn Recording>, DeviceError> {
-        Ok(Box::new(HostRecording::new(self.kernels.clone(), &self.specifications, self.pool.clone(), launches)))
+        let (kernels, pool, relocations) = (self.kernels.clone(), self.pool.clone(), self.relocations.clone());
+        Ok(Box::new(HostRecording::new(kernels, &self.specifications, pool, relocations, launches)))
     }
 }

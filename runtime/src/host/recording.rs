@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Kernels;
 use super::library::Entry;
 use super::pool::{Member, Pool};
+use super::relocations::Relocations;
 use super::signal::CacheLine;
 use crate::device::{DeviceError, PreparedLaunch, Recording};
 use crate::plan::{Balance, Kernel};
@@ -19,6 +20,9 @@ pub(super) struct HostRecording {
     /// The arguments of all launches; each launch's are followed by its grid.
     arguments: Vec<u64>,
     pool: Arc<Pool>,
+    relocations: Arc<Relocations>,
+    /// How long the last run took; `None` before the first.
+    previous_run: Option<Duration>,
     /// Keeps the entry points of the steps loaded.
     _kernels: Arc<Kernels>,
 }
@@ -52,6 +56,7 @@ impl HostRecording {
         kernels: Arc<Kernels>,
         specifications: &[Kernel],
         pool: Arc<Pool>,
+        relocations: Arc<Relocations>,
         launches: Vec<PreparedLaunch>,
     ) -> HostRecording {
         let mut arguments = Vec::new();
@@ -77,7 +82,7 @@ impl HostRecording {
             let scratch_bytes = kernel.scratch_bytes;
             steps.push(Step { entry, first_argument, programs, scratch_bytes, threads, share, meet: false });
         }
-        HostRecording { steps, arguments, pool, _kernels: kernels }
+        HostRecording { steps, arguments, pool, relocations, previous_run: None, _kernels: kernels }
     }
 
     /// Runs some of the steps on as many threads as they need.
@@ -165,8 +170,14 @@ impl Recording for HostRecording {
     }
 
     unsafe fn run(&mut self) -> Result<(), DeviceError> {
+        // Not before the first run, which somebody may be waiting for since the model was loaded.
+        if let Some(previous) = self.previous_run {
+            self.relocations.advance(&self.pool, previous);
+        }
+        let start = Instant::now();
         // SAFETY: the caller's.
         unsafe { self.run_steps(0..self.steps.len()) };
+        self.previous_run = Some(start.elapsed());
         Ok(())
     }
 
@@ -178,5 +189,38 @@ impl Recording for HostRecording {
             start.elapsed()
         };
         Ok((0..self.steps.len()).map(timed).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::file_tests::file_of;
+
+    #[test]
+    fn weights_are_moved_before_runs_that_are_not_the_first() {
+        let Some(file) = file_of(64 << 20) else { return };
+        file.settle_within(Duration::ZERO);
+        let file = Arc::new(file);
+        let (pool, relocations) = (Arc::new(Pool::new(2).unwrap()), Arc::new(Relocations::default()));
+        relocations.add(&file);
+        let kernels = Arc::new(Kernels { entries: Vec::new(), _library: None });
+        let mut recording = HostRecording::new(kernels, &[], pool, relocations, Vec::new());
+        // SAFETY: there are no launches.
+        unsafe {
+            recording.profile().unwrap();
+            recording.run().unwrap();
+            recording.profile().unwrap();
+            assert_eq!(file.moved(), 0);
+            // Runs that take no time move a piece by each thread.
+            for _ in 0..32 {
+                assert!(file.is_relocating());
+                recording.run().unwrap();
+                if !file.is_relocating() {
+                    break;
+                }
+            }
+        }
+        assert!(file.moved() >= 60 << 20);
     }
 }

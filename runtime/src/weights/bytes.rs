@@ -21,7 +21,7 @@ enum Source {
 impl WeightBytes {
     /// Part of a mapped file; `None` where it ends beyond the file.
     pub(super) fn of_file(file: Arc<WeightFile>, range: Range<usize>) -> Option<WeightBytes> {
-        file.mapped().get(range.clone())?;
+        file.bytes().get(range.clone())?;
         Some(WeightBytes { source: Source::File(file), range })
     }
 
@@ -41,7 +41,7 @@ impl WeightBytes {
     /// The bytes. Their address does not change while any clone lives.
     pub fn as_slice(&self) -> &[u8] {
         match &self.source {
-            Source::File(file) => &file.mapped()[self.range.clone()],
+            Source::File(file) => &file.bytes()[self.range.clone()],
             Source::Memory(bytes) => &bytes[self.range.clone()],
         }
     }
@@ -53,10 +53,11 @@ impl WeightBytes {
         Some(format!("{} {:?}", file.identity()?, self.range))
     }
 
-    /// The bytes for kernels of the host, which read them at every step: where that is fastest, which may be a copy of the whole file that all
-    /// its weights share. Their address does not change while any clone lives.
-    pub fn resident(&self) -> &[u8] {
-        let Source::File(file) = &self.source else { return self.as_slice() };
-        &file.resident()[self.range.clone()]
+    /// The file they are in; `None` if they are in memory.
+    pub(crate) fn file(&self) -> Option<&Arc<WeightFile>> {
+        match &self.source {
+            Source::File(file) => Some(file),
+            Source::Memory(_) => None,
+        }
     }
 }

@@ -1,19 +1,25 @@
 //! Weights: tensors bound to a model by name, in place where they are stored.
 //!
 //! [`Weights`] reads safetensors, one file or many behind an index, as Hugging Face folders have them. Files are mapped: devices copy
-//! what they need from there, and kernels of the host read them in place, or where memory allows from one copy in huge pages.
+//! what they need from there, and kernels of the host read them in place. For these, the pages of large files are replaced by huge ones with
+//! the same contents where memory allows, little by little while the model runs; addresses stay the same, and the process has
+//! no more in memory than before (the system may keep the file in its cache).
 
 mod bytes;
 mod file;
 mod laid_out;
+mod memory;
 mod open;
-#[cfg(target_os = "linux")]
 mod pages;
+mod relocation;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use bytes::WeightBytes;
+pub(crate) use file::WeightFile;
+#[cfg(test)]
+pub(crate) use file::tests as file_tests;
 pub use laid_out::{LayoutCache, for_each_part};
 
 use crate::plan::{ElementType, ParameterSpecification};
