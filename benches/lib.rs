@@ -1,5 +1,7 @@
 //! Benches: each figure is measured beside what it is compared with, in one run.
 
+pub mod language_model;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use tessera_runtime::device::Device;
-use tessera_runtime::execute::{Executable, KvCache, RunError, Session, TensorView};
+use tessera_runtime::execute::{Executable, KvCache, LaunchTime, RunError, Session, TensorView};
 use tessera_runtime::pages::Pool;
 use tessera_runtime::{Artifact, Weights};
 
@@ -103,6 +103,33 @@ struct EngineCache {
     memory: KvCache,
 }
 
+/// Inputs by name, and caches.
+type Arguments<'a> = (Vec<(&'a str, TensorView<'a>)>, Vec<(&'a str, &'a mut KvCache)>);
+
+/// What the function of a step is called with.
+fn arguments<'a>(caches: &'a mut [EngineCache], step: &'a Step) -> Result<Arguments<'a>> {
+    let mut inputs = vec![
+        ("tokens", TensorView::vector(&step.tokens)),
+        ("positions", TensorView::vector(&step.positions)),
+        ("sequences", TensorView::vector(&step.sequences)),
+        ("rows", TensorView::vector(&step.rows)),
+    ];
+    let mut memories = Vec::with_capacity(caches.len());
+    for (cache, table) in caches.iter_mut().zip(&step.page_tables) {
+        inputs.push((&cache.page_table, TensorView::new(&table.shape, &table.entries)?));
+        memories.push((cache.name.as_str(), &mut cache.memory));
+    }
+    Ok((inputs, memories))
+}
+
+impl RuntimeEngine {
+    /// Computes a step one launch at a time, and says how long each took; the logits are not to be had afterwards.
+    pub fn profile(&mut self, step: &Step) -> Result<Vec<LaunchTime>> {
+        let (inputs, mut caches) = arguments(&mut self.caches, step)?;
+        Ok(self.step.profile(&inputs, &mut caches)?)
+    }
+}
+
 impl Engine for RuntimeEngine {
     fn vocabulary(&self) -> usize {
         self.model.vocabulary
@@ -122,17 +149,7 @@ impl Engine for RuntimeEngine {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        let mut inputs = vec![
-            ("tokens", TensorView::vector(&step.tokens)),
-            ("positions", TensorView::vector(&step.positions)),
-            ("sequences", TensorView::vector(&step.sequences)),
-            ("rows", TensorView::vector(&step.rows)),
-        ];
-        let mut caches = Vec::with_capacity(self.caches.len());
-        for (cache, table) in self.caches.iter_mut().zip(&step.page_tables) {
-            inputs.push((&cache.page_table, TensorView::new(&table.shape, &table.entries)?));
-            caches.push((cache.name.as_str(), &mut cache.memory));
-        }
+        let (inputs, mut caches) = arguments(&mut self.caches, step)?;
         let outputs = self.step.run(&inputs, &mut caches)?;
         let logits = only_output(&outputs)?;
         self.logits.clear();
