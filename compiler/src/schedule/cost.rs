@@ -338,7 +338,7 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
                 None => tiling(rows, narrow.min(widest(product.inner))),
             };
             let many = tiling(96, panel.min(widest(product.inner)));
-            by_rows(rows, vec![(few(1), 1), (few(8), 8)], stored(graph, many))
+            by_rows(rows, vec![(few(1), 1), (stored(graph, few(8)), 8)], stored(graph, many))
         }
     }
 }
@@ -384,7 +384,7 @@ impl Product {
 /// Elements of a tile that four warps hold in registers beside others.
 const CUDA_TILE_ELEMENTS: u32 = 8192;
 
-/// With many rows, what is reduced over them is computed once and not for every tile of columns.
+/// With several rows, what is reduced over them is computed once and not for every tile of columns.
 fn stored(graph: &Graph, tiling: Tiling) -> Tiling {
     let prologue = if super::steps::prologue(graph).is_some() { 2 } else { 1 };
     Tiling { prologue, ..tiling }

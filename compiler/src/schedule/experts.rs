@@ -23,8 +23,11 @@ use super::packing::DEPTH;
 use super::strategy::Tiling;
 use crate::tile::{BinaryOperation, Dimension, Element, Predicate, Reduction};
 
-/// Up to this many rows of an expert are multiplied one by one, reading its weights from the cache again, instead of unpacking them for all.
+/// Up to this many rows of an expert are multiplied [`ROWS_AT_ONCE`] at a time, reading its weights from the cache again, instead of unpacking them for all.
 const FEW_ROWS: i64 = 8;
+
+/// As many as are multiplied in the time in which an expert's weights come from memory.
+const ROWS_AT_ONCE: u32 = 2;
 
 /// Fewest rows that are worth a place on the right of a product.
 const FEWEST_RIGHT: u32 = 8;
@@ -362,10 +365,19 @@ impl Kernel<'_> {
         let few = emitter.compare(Predicate::LessEqual, &count, &limit);
         let many = emitter.compare(Predicate::Greater, &count, &limit);
         let single = emitter.axis(1);
+        let group = emitter.lanes(ROWS_AT_ONCE);
         let lanes = emitter.lanes(tiling.rows);
-        let &[rows] = lanes.axes().as_slice() else { return Ok(()) };
+        let (&[together], &[rows]) = (group.axes().as_slice(), lanes.axes().as_slice()) else { return Ok(()) };
         emitter.conditionally(&few, |emitter| {
-            emitter.for_rows([&first, &end], 1, |emitter, place| {
+            let size = emitter.number(ROWS_AT_ONCE.into(), Element::I32);
+            let groups = emitter.binary(BinaryOperation::Divide, &count, &size);
+            let grouped_rows = emitter.multiply(&groups, &size);
+            let rest = emitter.add(&first, &grouped_rows);
+            emitter.for_rows([&first, &rest], ROWS_AT_ONCE, |emitter, place| {
+                let row = emitter.ordered_row(grouped, &order, (&place.plus(&group), together), &end)?;
+                emitter.put_rows(grouped, roots, (&row, together), &expert, &column)
+            })?;
+            emitter.for_rows([&rest, &end], 1, |emitter, place| {
                 let row = emitter.load(grouped.value, &order, std::slice::from_ref(place))?;
                 emitter.put_rows(grouped, roots, (&Index::scalar(row.value), single), &expert, &column)
             })

@@ -162,14 +162,15 @@ impl Emitter<'_> {
         let elements = [self.multiplied(lhs)?, self.multiplied(rhs)?];
         let mut dequantize = None;
         let mut element = common(elements);
-        if let Some(found) = graph.defining(rhs).and_then(|operation| operation.downcast::<ops::Dequantize>())
+        let dequantized = self.below_casts(rhs)?;
+        if let Some(found) = graph.defining(dequantized).and_then(|operation| operation.downcast::<ops::Dequantize>())
             && !is_grouped
         {
-            let parts = graph.operands(rhs.node);
+            let parts = graph.operands(dequantized.node);
             let inner = self.tensor_type(rhs)?.rank() - if transpose_rhs { 1 } else { 2 };
             let scale_rank = self.tensor_type(parts[1])?.rank();
             if scale_rank == 0 || (scale_rank == 1 && found.axis.is_some_and(|axis| axis != inner)) {
-                dequantize = Some(rhs);
+                dequantize = Some(dequantized);
                 rhs = parts[0];
                 element = common([elements[0], self.multiplied(rhs)?]);
             }
@@ -191,6 +192,18 @@ impl Emitter<'_> {
         };
         let key = key.clone();
         Ok(Product { key, lhs, rhs, transpose_rhs, dequantize, element, left, matrix, column, rows, columns, bias })
+    }
+
+    /// What a value is cast from, from one float to another: what is between them need not be rounded.
+    fn below_casts(&self, mut value: ValueId) -> Result<ValueId, Cut> {
+        while self.graph.operation(value.node).is_some_and(|operation| operation.is(ops::CAST)) {
+            let from = self.graph.operands(value.node)[0];
+            if !self.tensor_type(from)?.storage().is_float() || !self.tensor_type(value)?.storage().is_float() {
+                break;
+            }
+            value = from;
+        }
+        Ok(value)
     }
 
     /// The element that a value's numbers are exact in and that matrix units take.

@@ -29,17 +29,20 @@ pub(super) enum Extension {
     Bf16,
     /// Tile multiplication of bf16 (`tdpbf16ps`).
     AmxBf16,
+    /// Tile multiplication of bytes (`tdpbssd`).
+    AmxInt8,
     /// Dot products of bytes (`vpdpbusd`), and tables of bytes (`vpermb`), which the processors that have the one have too.
     Vnni,
 }
 
 impl Extension {
-    const ALL: [Self; 3] = [Self::Bf16, Self::AmxBf16, Self::Vnni];
+    const ALL: [Self; 4] = [Self::Bf16, Self::AmxBf16, Self::AmxInt8, Self::Vnni];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Bf16 => "avx512bf16",
             Self::AmxBf16 => "amx-bf16",
+            Self::AmxInt8 => "amx-int8",
             Self::Vnni => "avx512vnni",
         }
     }
@@ -49,6 +52,7 @@ impl Extension {
         match self {
             Self::Bf16 => &["avx512bf16"],
             Self::AmxBf16 => &["amx-tile", "amx-bf16"],
+            Self::AmxInt8 => &["amx-tile", "amx-int8"],
             Self::Vnni => &["avx512vnni", "avx512vbmi"],
         }
     }
@@ -83,14 +87,14 @@ impl CpuFeatures {
         Ok(Self { level, extensions: Extension::ALL.into_iter().filter(usable).collect() })
     }
 
-    /// `native`, or a level (`x86-64`, `x86-64-v3`, `x86-64-v4`), with extensions after plus signs: `x86-64-v4+avx512bf16+amx-bf16+avx512vnni`.
+    /// `native`, or a level (`x86-64`, `x86-64-v3`, `x86-64-v4`), with extensions after plus signs: `x86-64-v4+avx512bf16+amx-bf16+amx-int8+avx512vnni`.
     ///
     /// # Errors
     /// If a name is unknown, with those that are known.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let unknown = || {
             Error::Features(format!(
-                "`{text}`: expected `native`, or x86-64, x86-64-v3 or x86-64-v4, the last optionally followed by +avx512bf16, +amx-bf16 and +avx512vnni"
+                "`{text}`: expected `native`, or x86-64, x86-64-v3 or x86-64-v4, the last optionally followed by +avx512bf16, +amx-bf16, +amx-int8 and +avx512vnni"
             ))
         };
         let mut parts = text.split('+');

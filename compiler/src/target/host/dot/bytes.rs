@@ -10,12 +10,13 @@ use super::{
         lower::{Buffer, Lowering},
     },
     Arithmetic, Extents, Staged,
+    columns::columns_ahead,
     digits::{Digits, Packing},
 };
 use crate::tile::{Element, Operation, Value};
 
-/// Columns that are read side by side, of one row.
-const GROUP: i64 = 4;
+/// Up to this many rows the sums of products with floats have several chains of additions.
+const MOST_ROWS_IN_CHAINS: u32 = 4;
 /// An e4m3 over the binary16 that has its bits: their exponents are biased by 7 and 15.
 const E4M3_OF_HALF: f64 = 256.0;
 
@@ -46,40 +47,37 @@ impl<'a> Lowering<'_, 'a> {
         extents: Extents,
         arithmetic: Arithmetic,
     ) {
-        let digits = self.digits_of(left, arithmetic, Packing::Single, extents);
         let columns = self.columns_inside(rhs, columns, extents);
-        let group = (GROUP / i64::from(extents.rows)).max(1);
-        self.in_groups(columns, group, |column, count| {
-            self.integer_columns(stored, &digits, sums, column, count, extents);
-        });
+        let first = if self.multiplies_integer_tiles(rhs, extents) {
+            self.multiply_integer_tiles(stored, left, sums, columns, extents, arithmetic)
+        } else {
+            self.emitter.index(0)
+        };
+        let rest = || {
+            let digits = self.digits_of(left, arithmetic, Packing::Single, extents);
+            self.each_column(first, columns, |column| self.integer_column(stored, &digits, sums, column, extents));
+        };
+        if self.multiplies_integer_tiles(rhs, extents) {
+            self.emitter.when(self.emitter.compare(Comparison::Less, first, columns), || self.memo.scope(rest));
+        } else {
+            rest();
+        }
     }
 
-    fn integer_columns(
-        &self,
-        stored: Value,
-        digits: &Digits<'a>,
-        sums: &Buffer<'a>,
-        column: Ssa<'a>,
-        count: i64,
-        extents: Extents,
-    ) {
+    fn integer_column(&self, stored: Value, digits: &Digits<'a>, sums: &Buffer<'a>, column: Ssa<'a>, extents: Extents) {
         let e = self.emitter;
         let bytes = self.step_bytes();
-        let rows = i64::from(extents.rows);
-        let initial = vec![e.float(Machine::F32, self.lanes, 0.0); (count * rows) as usize];
-        let totals = self.column_steps(stored, column, count, extents, &initial, |step, columns, totals| {
-            for (place, &column) in columns.iter().enumerate() {
-                let raised = e.xor(column, e.integer(Machine::I8, bytes as u32, -128));
-                for row in 0..rows {
-                    let sum = self.digit_products(digits, row, step, &[raised]);
-                    let units = e.offset(digits.units, e.index(row * digits.unit_row_bytes));
-                    let units = e.load(e.offset(units, e.multiply(step, e.index(bytes))), Machine::F32, self.lanes);
-                    let total = &mut totals[place * rows as usize + row as usize];
-                    *total = e.multiply_add(sum, units, *total);
-                }
+        let initial = vec![e.float(Machine::F32, self.lanes, 0.0); extents.rows as usize];
+        let totals = self.column_steps(stored, column, extents, &initial, |step, column, totals| {
+            let raised = e.xor(column, e.integer(Machine::I8, bytes as u32, -128));
+            for (row, total) in (0..).zip(totals) {
+                let sum = self.digit_products(digits, row, step, &[raised]);
+                let units = e.offset(digits.units, e.index(row * digits.unit_row_bytes));
+                let units = e.load(e.offset(units, e.multiply(step, e.index(bytes))), Machine::F32, self.lanes);
+                *total = e.multiply_add(sum, units, *total);
             }
         });
-        self.add_totals(&totals, sums, column, rows);
+        self.add_totals(&totals, sums, column);
     }
 
     /// sums += staged · rhs, whose columns are floats of eight bits; the left-hand side is f32.
@@ -94,9 +92,8 @@ impl<'a> Lowering<'_, 'a> {
     ) {
         let left = self.parted(left, extents);
         let columns = self.columns_inside(rhs, columns, extents);
-        let group = (GROUP / i64::from(extents.rows)).max(1);
-        self.in_groups(columns, group, |column, count| {
-            self.float_columns(stored, &left, sums, column, count, extents);
+        self.each_column(self.emitter.index(0), columns, |column| {
+            self.float_column(stored, &left, sums, column, extents)
         });
     }
 
@@ -141,56 +138,49 @@ impl<'a> Lowering<'_, 'a> {
         Staged { pointer, row_bytes }
     }
 
-    fn float_columns(
-        &self,
-        stored: Value,
-        left: &Staged<'a>,
-        sums: &Buffer<'a>,
-        column: Ssa<'a>,
-        count: i64,
-        extents: Extents,
-    ) {
+    fn float_column(&self, stored: Value, left: &Staged<'a>, sums: &Buffer<'a>, column: Ssa<'a>, extents: Extents) {
         let e = self.emitter;
         let element = self.program.type_of(stored).element;
         let bytes = self.step_bytes() as u32;
-        let rows = i64::from(extents.rows);
-        // The totals, and for each column its largest magnitude, by which a NaN is known.
-        let mut carried = vec![e.float(Machine::F32, self.lanes, 0.0); (count * rows) as usize];
+        let rows = extents.rows as usize;
+        // Additions in a row wait for one another; of few rows each of the four vectors of a step has a total of its own.
+        let chains = if extents.rows <= MOST_ROWS_IN_CHAINS { 4 } else { 1 };
+        let mut carried = vec![e.float(Machine::F32, self.lanes, 0.0); rows * chains];
+        // The column's largest magnitude, by which a NaN is known.
         let has_largest = element == Element::Fp8E4M3;
         if has_largest {
-            carried.extend((0..count).map(|_| e.integer(Machine::I8, bytes, 0)));
+            carried.push(e.integer(Machine::I8, bytes, 0));
         }
-        let mut carried = self.column_steps(stored, column, count, extents, &carried, |step, columns, carried| {
-            let (totals, largest) = carried.split_at_mut((count * rows) as usize);
-            for (place, &column) in columns.iter().enumerate() {
-                let halves = self.halves_of(column, element);
-                if let Some(largest) = largest.get_mut(place) {
-                    let magnitude = e.and(column, e.integer(Machine::I8, bytes, 0x7f));
-                    *largest = e.integer_maximum(*largest, magnitude);
-                }
-                let numbers: Vec<Ssa<'a>> = halves.map(|half| e.half_extend(half)).collect();
-                for row in 0..rows {
-                    let total = &mut totals[place * rows as usize + row as usize];
-                    let left = e.offset(left.pointer, e.index(row * left.row_bytes));
-                    let left = e.offset(left, e.multiply(step, e.index(i64::from(bytes) * 4)));
-                    for (part, &number) in numbers.iter().enumerate() {
-                        let place = e.offset(left, e.index(part as i64 * i64::from(bytes)));
-                        *total = e.multiply_add(e.load(place, Machine::F32, self.lanes), number, *total);
-                    }
+        let mut carried = self.column_steps(stored, column, extents, &carried, |step, column, carried| {
+            let (totals, largest) = carried.split_at_mut(rows * chains);
+            if let [largest] = largest {
+                let magnitude = e.and(column, e.integer(Machine::I8, bytes, 0x7f));
+                *largest = e.integer_maximum(*largest, magnitude);
+            }
+            let numbers: Vec<Ssa<'a>> = self.halves_of(column, element).map(|half| e.half_extend(half)).collect();
+            for (row, totals) in (0..).zip(totals.chunks_mut(chains)) {
+                let left = e.offset(left.pointer, e.index(row * left.row_bytes));
+                let left = e.offset(left, e.multiply(step, e.index(i64::from(bytes) * 4)));
+                for (part, &number) in numbers.iter().enumerate() {
+                    let place = e.offset(left, e.index(part as i64 * i64::from(bytes)));
+                    let total = &mut totals[part % chains];
+                    *total = e.multiply_add(e.load(place, Machine::F32, self.lanes), number, *total);
                 }
             }
         });
-        let largest = carried.split_off((count * rows) as usize);
-        for (place, largest) in largest.into_iter().enumerate() {
+        let largest = carried.split_off(rows * chains).pop();
+        let sum = |totals: &[Ssa<'a>]| totals.iter().copied().reduce(|a, b| e.add(a, b));
+        let mut totals: Vec<Ssa<'a>> = carried.chunks(chains).filter_map(sum).collect();
+        if let Some(largest) = largest {
             let is_nan = e.compare(Comparison::Equal, largest, e.integer(Machine::I8, bytes, 0x7f));
             let any = e.bitcast(is_nan, Machine::I64, 1);
             let any = e.compare(Comparison::NotEqual, any, e.integer(Machine::I64, 1, 0));
-            for total in &mut carried[place * rows as usize..][..rows as usize] {
+            for total in &mut totals {
                 let scaled = e.multiply(*total, e.float(Machine::F32, self.lanes, E4M3_OF_HALF));
                 *total = e.select(any, e.float(Machine::F32, self.lanes, f64::NAN), scaled);
             }
         }
-        self.add_totals(&carried, sums, column, rows);
+        self.add_totals(&totals, sums, column);
     }
 
     /// Bytes of floats as binary16, of e4m3 [`E4M3_OF_HALF`] times too small: those of even place, then the others, in vectors of lanes.
@@ -216,32 +206,25 @@ impl<'a> Lowering<'_, 'a> {
         vectors.into_iter().flatten()
     }
 
-    /// Carries values over the steps of `count` columns from `first` on. The body gets the number of the step and the bytes of each column.
+    /// Carries values over the steps of a column. The body gets the number of the step and the bytes.
     fn column_steps(
         &self,
         stored: Value,
-        first: Ssa<'a>,
-        count: i64,
+        column: Ssa<'a>,
         extents: Extents,
         initial: &[Ssa<'a>],
-        body: impl Fn(Ssa<'a>, &[Ssa<'a>], &mut [Ssa<'a>]),
+        body: impl Fn(Ssa<'a>, Ssa<'a>, &mut [Ssa<'a>]),
     ) -> Vec<Ssa<'a>> {
         let e = self.emitter;
         let bytes = self.step_bytes();
         let inner = i64::from(extents.inner);
-        let start = |ahead: i64| self.column_pointer(stored, e.add(first, e.index(ahead)));
-        let pointers: Vec<[Ssa<'a>; 2]> = (0..count).map(|ahead| [start(ahead), start(ahead + count)]).collect();
+        let pointer = self.column_pointer(stored, column);
+        let later = self.column_pointer(stored, e.add(column, e.index(columns_ahead(inner))));
         let step = |index: Ssa<'a>, valid: i64, carried: &[Ssa<'a>]| {
             let at = |pointer: Ssa<'a>| e.offset(pointer, e.multiply(index, e.index(bytes)));
-            let columns: Vec<Ssa<'a>> = pointers
-                .iter()
-                .map(|[pointer, ahead]| {
-                    self.prefetch_line(at(*ahead));
-                    self.column_bytes(at(*pointer), bytes, valid)
-                })
-                .collect();
+            self.prefetch_line(at(later));
             let mut next = carried.to_vec();
-            body(index, &columns, &mut next);
+            body(index, self.column_bytes(at(pointer), bytes, valid), &mut next);
             next
         };
         let mut carried = initial.to_vec();

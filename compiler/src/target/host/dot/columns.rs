@@ -14,6 +14,9 @@ use crate::tile::{Coordinate, Dimension, Operation, Value};
 /// Bytes that come from memory at a time.
 const LINE: usize = 64;
 
+/// How far ahead of where it reads a stream is fetched into the second cache: more than a memory access takes, at the speed of the memory.
+const BYTES_AHEAD: i64 = 16 << 10;
+
 impl<'a> Lowering<'_, 'a> {
     /// What a value is cast from.
     pub(super) fn peeled(&self, mut value: Value) -> Value {
@@ -62,20 +65,13 @@ impl<'a> Lowering<'_, 'a> {
         self.bounds_of(rhs)[1].map_or(wanted, |count| e.integer_minimum(wanted, count))
     }
 
-    /// Visits all columns, `group` at a time, and what is left one by one.
-    pub(super) fn in_groups(&self, columns: Ssa<'a>, group: i64, visit: impl Fn(Ssa<'a>, i64)) {
+    /// Visits the columns from `first` on, in the order in which they lie in memory: one stream that is fetched far ahead is read faster than several side by side.
+    pub(super) fn each_column(&self, first: Ssa<'a>, columns: Ssa<'a>, visit: impl Fn(Ssa<'a>)) {
         let e = self.emitter;
-        let end = e.subtract(columns, e.index(group - 1));
-        let done = self.each(e.index(0), end, e.index(group), &[e.index(0)], |column, _| {
-            visit(column, group);
-            vec![e.add(column, e.index(group))]
+        self.each(first, columns, e.index(1), &[], |column, _| {
+            visit(column);
+            vec![]
         });
-        if group > 1 {
-            self.each(done[0], columns, e.index(1), &[], |column, _| {
-                visit(column, 1);
-                vec![]
-            });
-        }
     }
 
     /// `lanes` bytes of a column, those from `valid` on zero and not read.
@@ -131,13 +127,18 @@ impl<'a> Lowering<'_, 'a> {
         self.emitter.intrinsic_effect("llvm.prefetch", &operands);
     }
 
-    /// Adds the lanes of totals to sums: for each column from `first` on those of all rows.
-    pub(super) fn add_totals(&self, totals: &[Ssa<'a>], sums: &Buffer<'a>, first: Ssa<'a>, rows: i64) {
+    /// Adds the lanes of the totals of a column, one for each row, to the sums.
+    pub(super) fn add_totals(&self, totals: &[Ssa<'a>], sums: &Buffer<'a>, column: Ssa<'a>) {
         let e = self.emitter;
-        for (place, &total) in totals.iter().enumerate() {
-            let (ahead, row) = (place as i64 / rows, place as i64 % rows);
-            let pointer = self.buffer_pointer(sums, &[e.index(row), e.add(first, e.index(ahead))]);
+        for (row, &total) in (0..).zip(totals) {
+            let pointer = self.buffer_pointer(sums, &[e.index(row), column]);
             e.store(e.add(e.load(pointer, Machine::F32, 1), self.add_lanes(total)), pointer);
         }
     }
+}
+
+/// How many columns of so many bytes later that is fetched which a step is followed by.
+pub(super) const fn columns_ahead(bytes: i64) -> i64 {
+    // A column may have no bytes.
+    BYTES_AHEAD / if bytes > 0 { bytes } else { 1 } + 1
 }

@@ -22,7 +22,7 @@ use super::{
 /// Elements that share a unit.
 const BLOCK: i64 = 32;
 /// 1.5 · 2²³: added to a number below 2²² it leaves the nearest integer in the lowest bits.
-const ROUNDING: f64 = 12_582_912.0;
+pub(super) const ROUNDING: f64 = 12_582_912.0;
 
 /// How the elements of a column lie in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +149,9 @@ impl<'a> Lowering<'_, 'a> {
                 };
                 let places: Vec<i64> = (block * BLOCK..(block + 1) * BLOCK).step_by(lanes as usize).collect();
                 let numbers: Vec<Ssa<'a>> = places.iter().map(|&first| number(first)).collect();
-                let (unit, inverse) = self.unit_of(&numbers, precision);
+                let nothing = e.integer(Machine::I32, self.lanes, 0);
+                let largest = numbers.iter().fold(nothing, |largest, &number| self.larger_magnitude(largest, number));
+                let (unit, inverse) = self.unit_of(largest, precision);
                 for (first, number) in places.into_iter().zip(numbers) {
                     let rounding = e.float(Machine::F32, self.lanes, ROUNDING);
                     let integer = |value| e.bitcast(value, Machine::I32, self.lanes);
@@ -206,17 +208,19 @@ impl<'a> Lowering<'_, 'a> {
         digits
     }
 
-    /// The unit of a block of numbers, 2^−`precision` of the power of two of the largest, and its inverse, in all lanes. That of numbers which are not all finite
-    /// is NaN.
-    fn unit_of(&self, numbers: &[Ssa<'a>], precision: i64) -> (Ssa<'a>, Ssa<'a>) {
+    /// In each lane the larger of a magnitude, as bits, and that of a number.
+    pub(super) fn larger_magnitude(&self, largest: Ssa<'a>, number: Ssa<'a>) -> Ssa<'a> {
+        let e = self.emitter;
+        let magnitude = e.integer(Machine::I32, self.lanes, 0x7fff_ffff);
+        e.integer_maximum(largest, e.and(e.bitcast(number, Machine::I32, self.lanes), magnitude))
+    }
+
+    /// The unit of numbers, 2^−`precision` of the power of two of the largest, and its inverse, in all lanes; `largest` has the magnitudes, as bits, of the largest
+    /// in each lane. The unit of numbers which are not all finite is NaN.
+    pub(super) fn unit_of(&self, mut largest: Ssa<'a>, precision: i64) -> (Ssa<'a>, Ssa<'a>) {
         let e = self.emitter;
         let lanes = self.lanes;
         let integer = |value: i64| e.integer(Machine::I32, lanes, value);
-        let mut largest = integer(0);
-        for number in numbers {
-            let magnitude = e.and(e.bitcast(*number, Machine::I32, lanes), integer(0x7fff_ffff));
-            largest = e.integer_maximum(largest, magnitude);
-        }
         let mut distance = lanes / 2;
         while distance > 0 {
             let others: Vec<i32> = (0..lanes).map(|lane| (lane ^ distance) as i32).collect();

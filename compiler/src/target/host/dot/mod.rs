@@ -8,6 +8,7 @@ mod blocked;
 mod bytes;
 mod columns;
 mod digits;
+mod integer_tiles;
 mod nibbles;
 mod pack;
 mod stream;
@@ -118,7 +119,10 @@ impl<'p, 'a> Lowering<'p, 'a> {
 
     fn uses_amx(&self, instructions: &[Instruction]) -> bool {
         instructions.iter().any(|instruction| match &instruction.operation {
-            Operation::Dot { lhs, rhs, .. } => self.arithmetic(*lhs, *rhs) == Arithmetic::Amx,
+            Operation::Dot { lhs, rhs, .. } => {
+                self.arithmetic(*lhs, *rhs) == Arithmetic::Amx
+                    || self.multiplies_integer_tiles(*rhs, self.extents(*lhs, *rhs))
+            }
             Operation::For { body, .. } => self.uses_amx(&body.instructions),
             _ => false,
         })

@@ -15,6 +15,7 @@ use super::{
         lower::{Buffer, Lowering},
     },
     Arithmetic, Extents, Staged,
+    columns::columns_ahead,
     digits::{Digits, Packing},
 };
 use crate::tile::{Element, Operation, Value};
@@ -48,49 +49,42 @@ impl<'a> Lowering<'_, 'a> {
     ) {
         let digits = self.digits_of(left, arithmetic, Packing::Pairs, extents);
         let columns = self.columns_inside(rhs, columns, extents);
-        let group = (4 / i64::from(extents.rows)).max(1);
-        self.in_groups(columns, group, |column, count| {
-            self.nibble_columns(blocks, &digits, sums, column, count, extents);
+        self.each_column(self.emitter.index(0), columns, |column| {
+            self.nibble_column(blocks, &digits, sums, column, extents)
         });
     }
 
-    /// Sums of products of all rows with `count` columns.
-    fn nibble_columns(
+    /// Sums of products of all rows with a column.
+    fn nibble_column(
         &self,
         blocks: &Blocks,
         digits: &Digits<'a>,
         sums: &Buffer<'a>,
         column: Ssa<'a>,
-        count: i64,
         extents: Extents,
     ) {
         let e = self.emitter;
         let (rows, lanes) = (i64::from(extents.rows), i64::from(self.lanes));
+        let inner = i64::from(extents.inner);
         let step_bytes = self.step_bytes();
         let step_elements = 2 * step_bytes;
         // Scales are read for as many blocks as there are lanes.
         let group_elements = lanes * BLOCK;
-        let zero = e.float(Machine::F32, self.lanes, 0.0);
-        let start = |value: Value, ahead: i64| self.column_pointer(value, e.add(column, e.index(ahead)));
-        let pointers: Vec<[Ssa<'a>; 3]> = (0..count)
-            .map(|ahead| {
-                [start(blocks.elements, ahead), start(blocks.scales, ahead), start(blocks.elements, ahead + count)]
-            })
-            .collect();
+        let [elements, scales] = [blocks.elements, blocks.scales].map(|value| self.column_pointer(value, column));
+        let later = e.add(column, e.index(columns_ahead(inner / 2)));
+        let later = self.column_pointer(blocks.elements, later);
         let group = |index: Ssa<'a>, valid: i64, carried: &[Ssa<'a>]| {
             let at = |pointer: Ssa<'a>, bytes: i64| e.offset(pointer, e.multiply(index, e.index(bytes)));
-            // For each column and row the factors of the blocks. The byte 0 gives 0 for 2^(−127), and 255 an infinity for NaN.
-            let mut factors = Vec::new();
-            for [_, scales, _] in &pointers {
-                let scales = self.column_bytes(at(*scales, lanes), lanes, valid / BLOCK);
-                let scales = e.convert("zext", scales, Machine::I32);
-                let scales = e.shift_left(scales, e.integer(Machine::I32, self.lanes, 23));
-                let scales = e.bitcast(scales, Machine::F32, self.lanes);
-                for row in 0..rows {
-                    let units = at(e.offset(digits.units, e.index(row * digits.unit_row_bytes)), lanes * 4);
-                    factors.push(e.multiply(scales, e.load(units, Machine::F32, self.lanes)));
-                }
-            }
+            // For each row the factors of the blocks. The byte 0 gives 0 for 2^(−127), and 255 an infinity for NaN.
+            let scales = self.column_bytes(at(scales, lanes), lanes, valid / BLOCK);
+            let scales = e.convert("zext", scales, Machine::I32);
+            let scales = e.shift_left(scales, e.integer(Machine::I32, self.lanes, 23));
+            let scales = e.bitcast(scales, Machine::F32, self.lanes);
+            let factors = (0..rows).map(|row| {
+                let units = at(e.offset(digits.units, e.index(row * digits.unit_row_bytes)), lanes * 4);
+                e.multiply(scales, e.load(units, Machine::F32, self.lanes))
+            });
+            let factors: Vec<Ssa<'a>> = factors.collect();
             let mut totals = carried.to_vec();
             for step in 0..group_elements / step_elements {
                 let left = (valid - step * step_elements).min(step_elements);
@@ -99,24 +93,17 @@ impl<'a> Lowering<'_, 'a> {
                 }
                 let number = e.add(e.multiply(index, e.index(group_elements / step_elements)), e.index(step));
                 let lane_factors: Vec<i32> = (0..lanes).map(|lane| ((step * lanes + lane) / 4) as i32).collect();
-                for (place, [elements, _, ahead]) in pointers.iter().enumerate() {
-                    let offset =
-                        |pointer: Ssa<'a>| e.offset(at(pointer, group_elements / 2), e.index(step * step_bytes));
-                    self.prefetch_line(offset(*ahead));
-                    let bytes = self.column_bytes(offset(*elements), step_bytes, left / 2);
-                    let halves = self.raised_halves(bytes);
-                    for row in 0..rows {
-                        let sum = self.digit_products(digits, row, number, &halves);
-                        let slot = place * rows as usize + row as usize;
-                        let factor = e.shuffle(factors[slot], factors[slot], &lane_factors);
-                        totals[slot] = e.multiply_add(sum, factor, totals[slot]);
-                    }
+                let offset = |pointer: Ssa<'a>| e.offset(at(pointer, group_elements / 2), e.index(step * step_bytes));
+                self.prefetch_line(offset(later));
+                let halves = self.raised_halves(self.column_bytes(offset(elements), step_bytes, left / 2));
+                for ((row, &factors), total) in (0..).zip(&factors).zip(&mut totals) {
+                    let sum = self.digit_products(digits, row, number, &halves);
+                    *total = e.multiply_add(sum, e.shuffle(factors, factors, &lane_factors), *total);
                 }
             }
             totals
         };
-        let inner = i64::from(extents.inner);
-        let mut totals = vec![zero; (count * rows) as usize];
+        let mut totals = vec![e.float(Machine::F32, self.lanes, 0.0); rows as usize];
         if inner >= group_elements {
             totals = self.each(e.index(0), e.index(inner / group_elements), e.index(1), &totals, |index, carried| {
                 group(index, group_elements, carried)
@@ -125,7 +112,7 @@ impl<'a> Lowering<'_, 'a> {
         if inner % group_elements > 0 {
             totals = self.memo.scope(|| group(e.index(inner / group_elements), inner % group_elements, &totals));
         }
-        self.add_totals(&totals, sums, column, rows);
+        self.add_totals(&totals, sums, column);
     }
 
     /// Of bytes of two elements the lower and the upper ones, doubled and raised to be no less than 0.
