@@ -1,6 +1,6 @@
 //! Matrix products.
 //!
-//! With few rows the right-hand side is read once, straight from memory ([`stream`], narrow ones by [`nibbles`] and [`bytes`]): the speed is that of the memory. With many rows it is packed into
+//! With few rows the right-hand side is read once, straight from memory ([`stream`], narrow ones by [`nibbles`], [`bytes`] and [`integer_tiles`]): the speed is that of the memory. With many rows it is packed into
 //! panels first and multiplied by a register-blocked kernel ([`blocked`], [`amx`]): the speed is that of the multipliers.
 
 mod amx;
