@@ -34,7 +34,7 @@ use melior::ir::{Location, Module};
 
 pub use error::Error;
 
-use self::analysis::Analysis;
+use self::analysis::{Analysis, Definition};
 use self::emit::{Emitter, Parameter};
 use self::lower::Lowering;
 use self::plan::Plan;
@@ -133,15 +133,19 @@ fn check(program: &Program) -> Result<(), Error> {
 }
 
 /// How many blocks a multiprocessor should hold, which is how ptxas is told what registers a thread may have. It spills to fit more blocks
-/// than are needed if it is not told; a loop over small tiles that carries little is left 128 registers, any other all that there are.
+/// than are needed if it is not told; a loop over small tiles that carries little is left 128 registers, or 168 where
+/// it unpacks weights that each warp has whole; any other all that there are.
 fn minimum_blocks(analysis: &Analysis<'_>, plan: &Plan) -> Option<u32> {
     const SMALL: usize = 16;
     let inside = (0..analysis.program.types.len() as u32).map(tile::Value).filter(|&value| analysis.scope(value) > 0);
     let registers = |value| plan.home(value).map_or(0, layout::Layout::register_count);
-    let largest = inside.map(registers).max()?;
+    let largest = inside.clone().map(registers).max()?;
     let threads = 32 << plan.warps;
     let small = largest <= SMALL && carried(&analysis.program.body, &registers) <= SMALL;
-    Some(if small { (512 / threads).max(1) } else { 1 })
+    let unpacks =
+        |value| matches!(analysis.definition(value), Definition::Operation(tile::Operation::Dequantize { .. }));
+    let most_threads = if plan.split_sums.is_empty() && inside.clone().any(unpacks) { 384 } else { 512 };
+    Some(if small { (most_threads / threads).max(1) } else { 1 })
 }
 
 /// The most registers that a loop of a block carries from one iteration to the next.
