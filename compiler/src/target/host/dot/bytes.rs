@@ -48,20 +48,17 @@ impl<'a> Lowering<'_, 'a> {
         arithmetic: Arithmetic,
     ) {
         let columns = self.columns_inside(rhs, columns, extents);
-        let first = if self.multiplies_integer_tiles(rhs, extents) {
-            self.multiply_integer_tiles(stored, left, sums, columns, extents, arithmetic)
-        } else {
-            self.emitter.index(0)
-        };
-        let rest = || {
+        let e = self.emitter;
+        let one_by_one = |first: Ssa<'a>| {
             let digits = self.digits_of(left, arithmetic, Packing::Single, extents);
             self.each_column(first, columns, |column| self.integer_column(stored, &digits, sums, column, extents));
         };
-        if self.multiplies_integer_tiles(rhs, extents) {
-            self.emitter.when(self.emitter.compare(Comparison::Less, first, columns), || self.memo.scope(rest));
-        } else {
-            rest();
+        if !self.multiplies_integer_tiles(rhs, extents) {
+            return one_by_one(e.index(0));
         }
+        let done = self.multiply_integer_tiles(stored, left, sums, columns, extents, arithmetic);
+        let is_left = e.compare(Comparison::Less, done, columns);
+        e.when(is_left, || self.memo.scope(|| one_by_one(done)));
     }
 
     fn integer_column(&self, stored: Value, digits: &Digits<'a>, sums: &Buffer<'a>, column: Ssa<'a>, extents: Extents) {

@@ -96,12 +96,13 @@ fn weights_of_products_are_bytes() {
 /// What is not a number stays none, and rows and columns without one are not touched.
 #[test]
 fn bytes_and_rows_may_be_nan() {
-    let case = Case { rows: 2, inner: 70, columns: 9, row_block: 2, column_block: 16 };
+    // A tile of columns, and some after it.
+    let case = Case { rows: 2, inner: 70, columns: 21, row_block: 2, column_block: 32 };
     for weights in WEIGHTS {
         let mut numbers = Numbers::new(7);
         let mut rows: Vec<f64> = (0..140).map(|_| numbers.float(-1.0, 1.0)).collect();
         rows[69] = f64::NAN;
-        let mut columns: Vec<f64> = (0..9 * 70).map(|_| numbers.float(-0.1, 0.1)).collect();
+        let mut columns: Vec<f64> = (0..21 * 70).map(|_| numbers.float(-0.1, 0.1)).collect();
         columns[3 * 70 + 67] = if weights == Element::I8 { 1.0 } else { f64::NAN };
         let w = match weights {
             Element::I8 => {
@@ -110,7 +111,7 @@ fn bytes_and_rows_may_be_nan() {
             _ => TensorData::from_floats(weights, &columns),
         };
         let x = ArgumentData::Tensor(TensorData::from_floats(Element::F32, &rows));
-        let arguments = [x, ArgumentData::Tensor(w), unwritten(Element::F32, 18)];
+        let arguments = [x, ArgumentData::Tensor(w), unwritten(Element::F32, 42)];
         let tolerance = Tolerance { relative: 1e-5, absolute: 1e-4 };
         check(&product(Element::F32, weights, Element::F32, case), &arguments, tolerance);
     }
