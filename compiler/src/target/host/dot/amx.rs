@@ -9,13 +9,13 @@ use super::{
 };
 
 /// Rows and columns of a tile of sums.
-const TILE: i64 = 16;
+pub(super) const TILE: i64 = 16;
 /// Rows that are read together: two tiles, where there may be as many.
 pub(super) const ROWS: i64 = 2 * TILE;
 /// Elements of the inner dimension that one instruction takes.
-const DEPTH: i64 = 32;
+pub(super) const DEPTH: i64 = 32;
 /// Bytes of a row of every tile.
-const ROW_BYTES: i64 = 64;
+pub(super) const ROW_BYTES: i64 = 64;
 
 impl<'a> Lowering<'_, 'a> {
     /// All eight tiles as 16 rows of 64 bytes.

@@ -11,6 +11,7 @@ mod digits;
 mod integer_tiles;
 mod nibbles;
 mod pack;
+mod short_tiles;
 mod stream;
 
 pub(super) use pack::Packed;
@@ -121,6 +122,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         instructions.iter().any(|instruction| match &instruction.operation {
             Operation::Dot { lhs, rhs, .. } => {
                 self.arithmetic(*lhs, *rhs) == Arithmetic::Amx
+                    || self.multiplies_short_tiles(*lhs, *rhs)
                     || self.multiplies_integer_tiles(*rhs, self.extents(*lhs, *rhs))
             }
             Operation::For { body, .. } => self.uses_amx(&body.instructions),
@@ -176,6 +178,9 @@ impl<'p, 'a> Lowering<'p, 'a> {
             }
             if extents.rows <= STREAMED_ROWS && self.stream_narrow(lhs, rhs, &sums, rows, columns, extents) {
                 return;
+            }
+            if self.multiplies_short_tiles(lhs, rhs) {
+                return self.multiply_short_tiles(lhs, rhs, &sums, columns, extents);
             }
             if extents.rows <= STREAMED_ROWS {
                 let along_inner = self.runs_along_inner(rhs);

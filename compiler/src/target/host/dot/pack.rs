@@ -249,10 +249,11 @@ impl<'a> Lowering<'_, 'a> {
         }
     }
 
-    /// Transposes as many vectors as they have lanes, by exchanging ever smaller halves.
+    /// Transposes squares of as many lanes as there are vectors, which lie side by side in them, by exchanging ever smaller halves.
     pub(super) fn transpose_registers(&self, registers: &mut [Ssa<'a>]) {
-        let lanes = registers.len();
-        let mut distance = lanes / 2;
+        let side = registers.len();
+        let lanes = registers.first().map_or(0, |register| register.lanes as usize);
+        let mut distance = side / 2;
         while distance > 0 {
             // Exchange the block of lanes with bit `distance` set in one with that clear in the other.
             let low: Vec<i32> = (0..lanes)
@@ -261,7 +262,7 @@ impl<'a> Lowering<'_, 'a> {
             let high: Vec<i32> = (0..lanes)
                 .map(|lane| if lane & distance == 0 { (lane + distance) as i32 } else { (lanes + lane) as i32 })
                 .collect();
-            for row in 0..lanes {
+            for row in 0..side {
                 if row & distance == 0 {
                     let (a, b) = (registers[row], registers[row + distance]);
                     registers[row] = self.emitter.shuffle(a, b, &low);

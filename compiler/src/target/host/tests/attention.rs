@@ -130,6 +130,15 @@ fn several_queries() {
 
 #[test]
 fn bf16() {
-    check_attention(Element::BF16, 64, 1, 60, 1, 64);
+    for length in [1, 7, 33, 129] {
+        check_attention(Element::BF16, 64, 1, length - 1, 1, 64);
+        // A few queries, as the heads that share keys are.
+        for (queries, query_block) in [(2, 2), (3, 8), (5, 4), (8, 8), (17, 7)] {
+            check_attention(Element::BF16, 64, queries, length - 1, query_block, 64);
+        }
+    }
+    check_attention(Element::BF16, 32, 4, 90, 4, 80);
+    check_attention(Element::BF16, 40, 8, 90, 8, 48);
+    check_attention(Element::BF16, 128, 8, 200, 8, 64);
     check_attention(Element::BF16, 64, 33, 0, 32, 64);
 }

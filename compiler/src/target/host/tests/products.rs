@@ -102,6 +102,23 @@ fn small_elements_are_streamed() {
 }
 
 #[test]
+fn few_rows_of_small_products() {
+    for (rows, inner, columns, row_block, column_block) in [
+        (2, 32, 16, 2, 16),
+        (8, 64, 64, 8, 64),
+        (8, 64, 129, 8, 64),
+        (5, 33, 100, 7, 48),
+        (13, 129, 65, 5, 33),
+        (11, 250, 40, 3, 32),
+    ] {
+        let case = Case { rows, inner, columns, row_block, column_block };
+        for transposed in [false, true] {
+            check_product(Element::BF16, case, transposed);
+        }
+    }
+}
+
+#[test]
 fn many_rows_are_blocked() {
     for (rows, inner, columns, row_block, column_block) in [
         (9, 1, 1, 9, 16),
