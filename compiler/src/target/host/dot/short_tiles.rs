@@ -45,6 +45,7 @@ impl<'a> Lowering<'_, 'a> {
         let Extents { rows, inner, columns } = self.extents(lhs, rhs);
         let is_bf16 = |value| self.program.type_of(value).element == Element::BF16;
         self.has(Extension::AmxBf16)
+            && i64::from(self.lanes) == TILE
             && (2..=STREAMED_ROWS).contains(&rows)
             && is_bf16(lhs)
             && is_bf16(rhs)
