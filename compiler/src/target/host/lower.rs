@@ -52,6 +52,8 @@ pub(super) struct Lowering<'p, 'a> {
     destinations: RefCell<HashMap<Value, Ssa<'a>>>,
     /// Right-hand sides of dots that were packed ahead of their use.
     pub(super) packed: RefCell<HashMap<Value, super::dot::Packed<'a>>>,
+    /// What the next round of the loop that is being lowered gathers.
+    pub(super) ahead: RefCell<Option<super::dot::Ahead<'a>>>,
     pub(super) memo: Memo<'a>,
 }
 
@@ -96,6 +98,7 @@ pub(super) fn lower<'a>(
         buffers: RefCell::default(),
         destinations: RefCell::default(),
         packed: RefCell::default(),
+        ahead: RefCell::default(),
         memo: Memo::default(),
     };
     lowering.programs(begin, end);
@@ -455,7 +458,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
                             position += 2;
                         }
                     }
-                    self.block(body, ids);
+                    self.looking_ahead(body, index, lower, step, || self.block(body, ids));
                     let mut yields = Vec::new();
                     for ((&parameter, &next), spare) in parameters.iter().zip(&body.yields).zip(spare) {
                         match spare {

@@ -239,6 +239,7 @@ impl<'a> Lowering<'_, 'a> {
         }
         let upper = nest.limits[dimension].unwrap_or_else(|| e.index(i64::from(nest.shape[dimension])));
         self.each(e.index(0), upper, e.index(1), &[], |index, _| {
+            self.fetch_ahead();
             body(index);
             vec![]
         });

@@ -11,9 +11,6 @@ use super::{
 };
 use crate::tile::{Coordinate, Dimension, Operation, Value};
 
-/// Bytes that come from memory at a time.
-const LINE: usize = 64;
-
 /// How far ahead of where it reads a stream is fetched into the second cache: more than a memory access takes, at the speed of the memory.
 const BYTES_AHEAD: i64 = 16 << 10;
 
@@ -90,34 +87,6 @@ impl<'a> Lowering<'_, 'a> {
             let byte = e.load(e.offset(pointer, e.index(lane)), Machine::I8, 1);
             e.insert(vector, lane as u32, byte)
         })
-    }
-
-    /// Asks for all rows of a right-hand side that are gathered from memory: they lie too far from one another for a processor to foresee them.
-    pub(super) fn prefetch_gathered(&self, rhs: Value) {
-        let e = self.emitter;
-        let mut source = rhs;
-        while let Some(Operation::Cast(inner) | Operation::Transpose(inner)) = self.analysis.definition(source) {
-            source = *inner;
-        }
-        let Some(Operation::Load { tensor, coordinates, .. }) = self.analysis.definition(source) else { return };
-        let argument = self.analysis.tensor(*tensor);
-        let &[rows, length] = self.program.type_of(source).shape.as_slice() else { return };
-        let mut tile = coordinates.iter().zip(&argument.strides).filter(|(c, _)| !matches!(c, Coordinate::At(_)));
-        let is_gathered = matches!(tile.next(), Some((Coordinate::Gather(_), _)))
-            && matches!(tile.next(), Some((Coordinate::Block { .. }, &Dimension::Constant(1))));
-        if !is_gathered || self.buffers.borrow().contains_key(&source) || self.analysis.is_materialized(source) {
-            return;
-        }
-        let line = LINE / argument.element.bytes();
-        self.each(e.index(0), e.index(i64::from(rows)), e.index(1), &[], |row, _| {
-            for first in (0..length).step_by(line) {
-                let indices = [Index::At(row), Index::At(e.index(i64::from(first)))];
-                let (Address::Contiguous(pointer) | Address::Scattered(pointer)) =
-                    self.place(*tensor, coordinates, None, &indices, Guard::Unchecked).address;
-                self.prefetch_line(pointer);
-            }
-            vec![]
-        });
     }
 
     /// Asks for a line of memory.

@@ -3,6 +3,7 @@
 //! With few rows the right-hand side is read once, straight from memory ([`stream`], narrow ones by [`nibbles`], [`bytes`] and [`integer_tiles`]): the speed is that of the memory. With many rows it is packed into
 //! panels first and multiplied by a register-blocked kernel ([`blocked`], [`amx`]): the speed is that of the multipliers.
 
+mod ahead;
 mod amx;
 mod blocked;
 mod bytes;
@@ -11,9 +12,11 @@ mod digits;
 mod integer_tiles;
 mod nibbles;
 mod pack;
+mod runs;
 mod short_tiles;
 mod stream;
 
+pub(super) use ahead::Ahead;
 pub(super) use pack::Packed;
 
 use digits::Packing;

@@ -11,8 +11,9 @@ use super::{
     },
     Arithmetic, Extents, STREAMED_ROWS, Staged,
     amx::{DEPTH, ROW_BYTES, TILE},
+    runs::Runs,
 };
-use crate::tile::{Element, Operation, Value};
+use crate::tile::{Element, Value};
 
 const TILE_BYTES: i64 = TILE * ROW_BYTES;
 /// Tiles of products that are summed side by side, in the first registers. Then come the tile that they share, and one of their own.
@@ -24,15 +25,19 @@ const ROWS: usize = STREAMED_ROWS as usize;
 /// Bytes of a right-hand side that is copied before it is multiplied: a third of the first-level cache. Larger ones are streamed.
 const LARGEST: u32 = 16 << 10;
 
-/// Where a tile starts, and the bytes from one row of it to the next.
-type Place<'a> = (Ssa<'a>, i64);
+/// Where the first tile of a row of tiles starts, the bytes from one row of it to the next, and those from one tile to the next.
+struct Place<'a> {
+    pointer: Ssa<'a>,
+    pitch: Ssa<'a>,
+    step: i64,
+}
 
-/// Tiles of a product. A position along the inner dimension counts tiles.
+/// Tiles of a product, along the inner dimension.
 struct Tiles<'t, 'a> {
-    /// The tile that all columns are multiplied with.
-    shared: &'t dyn Fn(Ssa<'a>) -> Place<'a>,
-    /// The tile of columns from this one on.
-    own: &'t dyn Fn(Ssa<'a>, Ssa<'a>) -> Place<'a>,
+    /// The tiles that all columns are multiplied with.
+    shared: Place<'a>,
+    /// The tiles of columns from this one on.
+    own: &'t dyn Fn(Ssa<'a>) -> Place<'a>,
     /// Whether the columns' tiles are the left factors.
     columns_first: bool,
     /// Adds a tile of products of columns from this one on.
@@ -66,71 +71,101 @@ impl<'a> Lowering<'_, 'a> {
         let e = self.emitter;
         let columns = columns.unwrap_or_else(|| e.index(i64::from(extents.columns)));
         let left = self.stage(lhs, Arithmetic::Amx, e.index(i64::from(extents.rows)), extents);
-        match self.analysis.definition(rhs) {
-            Some(&Operation::Transpose(stored)) if self.runs_along_inner(rhs) => {
-                let right = self.stage(stored, Arithmetic::Amx, columns, Extents { rows: extents.columns, ..extents });
-                self.multiply_columns(&left, &right, sums, columns, extents);
-            }
-            _ => self.multiply_panels(&left, rhs, sums, columns, extents),
+        if self.runs_along_inner(rhs) {
+            let runs = self.runs(rhs, extents.columns, extents.inner, true);
+            self.multiply_columns(&left, &runs, sums, columns, extents);
+        } else {
+            let runs = self.runs(rhs, extents.inner, extents.columns, false);
+            self.multiply_panels(&left, &runs, sums, columns, extents);
         }
     }
 
     fn multiply_columns(
         &self,
         left: &Staged<'a>,
-        right: &Staged<'a>,
+        runs: &Runs<'a>,
         sums: &Buffer<'a>,
         columns: Ssa<'a>,
         extents: Extents,
     ) {
         let e = self.emitter;
-        let pairs = self.row_pairs(left, extents);
         let halves: Vec<i32> = (0..2 * ROWS as i32).collect();
-        self.each_tile(
-            columns,
-            extents,
-            &Tiles {
-                shared: &|step| (e.offset(pairs, e.multiply(step, e.index(TILE_BYTES))), ROW_BYTES),
-                own: &|column, step| {
-                    let row = e.offset(right.pointer, e.multiply(column, e.index(right.row_bytes)));
-                    (e.offset(row, e.multiply(step, e.index(ROW_BYTES))), right.row_bytes)
-                },
-                columns_first: true,
-                add: &|products, column| {
-                    let row = |row: usize| {
-                        e.load(e.offset(products, e.index(row as i64 * ROW_BYTES)), Machine::F32, ROWS as u32)
-                    };
-                    let mut registers: Vec<Ssa<'a>> =
-                        (0..ROWS).map(|index| e.shuffle(row(index), row(index + ROWS), &halves)).collect();
-                    self.transpose_registers(&mut registers);
-                    self.add_rows(&registers, sums, column, extents);
-                },
+        let tiles = Tiles {
+            shared: Place { pointer: self.row_pairs(left, extents), pitch: e.index(ROW_BYTES), step: TILE_BYTES },
+            own: &|column| {
+                let (pointer, pitch) = self.tile_of_runs(runs, column);
+                Place { pointer, pitch, step: ROW_BYTES }
             },
-        );
+            columns_first: true,
+            add: &|products, column| {
+                let row =
+                    |row: usize| e.load(e.offset(products, e.index(row as i64 * ROW_BYTES)), Machine::F32, ROWS as u32);
+                let mut registers: Vec<Ssa<'a>> =
+                    (0..ROWS).map(|index| e.shuffle(row(index), row(index + ROWS), &halves)).collect();
+                self.transpose_registers(&mut registers);
+                self.add_rows(&registers, sums, column, extents);
+            },
+        };
+        self.each_tile(columns, extents, &tiles);
     }
 
-    fn multiply_panels(&self, left: &Staged<'a>, rhs: Value, sums: &Buffer<'a>, columns: Ssa<'a>, extents: Extents) {
+    fn multiply_panels(
+        &self,
+        left: &Staged<'a>,
+        runs: &Runs<'a>,
+        sums: &Buffer<'a>,
+        columns: Ssa<'a>,
+        extents: Extents,
+    ) {
         let e = self.emitter;
-        let packed = self.pack(rhs, Arithmetic::Amx);
-        self.each_tile(
-            columns,
-            extents,
-            &Tiles {
-                shared: &|step| (e.offset(left.pointer, e.multiply(step, e.index(ROW_BYTES))), left.row_bytes),
-                own: &|column, step| {
-                    let panel = e.unsigned_divide(column, e.index(TILE));
-                    let panel = e.offset(packed.pointer, e.multiply(panel, e.index(packed.panel_bytes)));
-                    (e.offset(panel, e.multiply(step, e.index(TILE_BYTES))), ROW_BYTES)
-                },
-                columns_first: false,
-                add: &|products, column| {
-                    let rows: Vec<Ssa<'a>> = (0..i64::from(extents.rows))
-                        .map(|row| e.load(e.offset(products, e.index(row * ROW_BYTES)), Machine::F32, self.lanes))
-                        .collect();
-                    self.add_rows(&rows, sums, column, extents);
-                },
+        let panel_bytes = steps(extents) * TILE_BYTES;
+        let packed = self.pack_runs(runs, extents);
+        let tiles = Tiles {
+            shared: Place { pointer: left.pointer, pitch: e.index(left.row_bytes), step: ROW_BYTES },
+            own: &|column| {
+                let panel = e.multiply(e.unsigned_divide(column, e.index(TILE)), e.index(panel_bytes));
+                Place { pointer: e.offset(packed, panel), pitch: e.index(ROW_BYTES), step: TILE_BYTES }
             },
-        );
+            columns_first: false,
+            add: &|products, column| {
+                let rows: Vec<Ssa<'a>> = (0..i64::from(extents.rows))
+                    .map(|row| e.load(e.offset(products, e.index(row * ROW_BYTES)), Machine::F32, self.lanes))
+                    .collect();
+                self.add_rows(&rows, sums, column, extents);
+            },
+        };
+        self.each_tile(columns, extents, &tiles);
+    }
+
+    /// Rows of a right-hand side as panels of 16 columns, in which the rows lie in pairs.
+    fn pack_runs(&self, runs: &Runs<'a>, extents: Extents) -> Ssa<'a> {
+        let e = self.emitter;
+        let panel_bytes = steps(extents) * TILE_BYTES;
+        let width = i64::from(extents.columns.next_multiple_of(DEPTH as u32));
+        let packed = self.reserve((width / TILE * panel_bytes) as u64);
+        let rows = steps(extents) * DEPTH;
+        self.each(e.index(0), e.index(rows), e.index(TILE), &[], |first, _| {
+            let (pointer, pitch) = self.tile_of_runs(runs, first);
+            self.each(e.index(0), e.index(TILE), e.index(2), &[], |row, _| {
+                self.fetch_ahead();
+                let even = e.offset(pointer, e.multiply(row, pitch));
+                let odd = e.offset(even, pitch);
+                let target = e.offset(packed, e.multiply(e.add(first, row), e.index(ROW_BYTES / 2)));
+                for column in (0..width).step_by(DEPTH as usize) {
+                    let [even, odd] =
+                        [even, odd].map(|row| e.load(e.offset(row, e.index(2 * column)), Machine::I16, DEPTH as u32));
+                    for panel in 0..DEPTH / TILE {
+                        let lanes = panel * TILE..(panel + 1) * TILE;
+                        let pairs: Vec<i32> = lanes.flat_map(|lane| [lane as i32, (DEPTH + lane) as i32]).collect();
+                        let place = (column / TILE + panel) * panel_bytes;
+                        e.store(e.shuffle(even, odd, &pairs), e.offset(target, e.index(place)));
+                    }
+                }
+                vec![]
+            });
+            vec![]
+        });
+        packed
     }
 
     /// The rows as tiles that are multiplied from the right: in each row a pair of elements of every row.
@@ -167,18 +202,20 @@ impl<'a> Lowering<'_, 'a> {
         let products = self.reserve((WIDE * TILE_BYTES) as u64);
         let steps = e.index(steps(extents));
         let register = |number: i64| e.integer(Machine::I8, 1, number);
-        let load = |tile: i64, (pointer, pitch): Place<'a>| {
-            e.intrinsic_effect("llvm.x86.tileloadd64", &[register(tile), pointer, e.index(pitch)]);
+        let load = |tile: i64, place: &Place<'a>, step: Ssa<'a>| {
+            let pointer = e.offset(place.pointer, e.multiply(step, e.index(place.step)));
+            e.intrinsic_effect("llvm.x86.tileloadd64", &[register(tile), pointer, place.pitch]);
         };
         let group = |column: Ssa<'a>, wide: i64| {
             let at = |tile: i64| e.add(column, e.index(tile * TILE));
+            let own: Vec<Place<'a>> = (0..wide).map(|tile| (tiles.own)(at(tile))).collect();
             for tile in 0..wide {
                 e.intrinsic_effect("llvm.x86.tilezero", &[register(tile)]);
             }
             self.each(e.index(0), steps, e.index(1), &[], |step, _| {
-                load(SHARED, (tiles.shared)(step));
-                for tile in 0..wide {
-                    load(OWN, (tiles.own)(at(tile), step));
+                load(SHARED, &tiles.shared, step);
+                for (tile, own) in (0..).zip(&own) {
+                    load(OWN, own, step);
                     let [left, right] = if tiles.columns_first { [OWN, SHARED] } else { [SHARED, OWN] };
                     e.intrinsic_effect("llvm.x86.tdpbf16ps", &[register(tile), register(left), register(right)]);
                 }

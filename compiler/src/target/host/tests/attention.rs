@@ -10,7 +10,7 @@ use crate::tile::{
 const PAGE: u32 = 16;
 
 /// One head of one sequence: queries [T, D] at positions `first..`, keys and values in pages, causal.
-fn attention(element: Element, dimension: u32, query_block: u32, key_block: u32) -> Program {
+fn attention(element: Element, dimension: u32, query_block: u32, key_block: u32, page_size: u32) -> Program {
     let mut b = Builder::new("attention");
     let tokens = b.integer("tokens", 1);
     let first = b.integer("first", 1);
@@ -48,7 +48,7 @@ fn attention(element: Element, dimension: u32, query_block: u32, key_block: u32)
         let iota = b.iota(key_block);
         let key_tile = b.fill(key, &[key_block]);
         let key_positions = b.add(key_tile, iota);
-        let page_size = b.constant(Literal::Integer(PAGE.into()), &[key_block], Element::I32);
+        let page_size = b.constant(Literal::Integer(page_size.into()), &[key_block], Element::I32);
         let page = b.binary(BinaryOperation::Divide, key_positions, page_size);
         let slot = b.binary(BinaryOperation::Remainder, key_positions, page_size);
         let physical = b.load_masked(table, &[Coordinate::Gather(page)], None, Some(Literal::Integer(-1)));
@@ -89,10 +89,14 @@ fn attention(element: Element, dimension: u32, query_block: u32, key_block: u32)
 }
 
 fn check_attention(element: Element, dimension: u32, tokens: u32, first: u32, query_block: u32, key_block: u32) {
-    let program = attention(element, dimension, query_block, key_block);
+    let program = attention(element, dimension, query_block, key_block, PAGE);
+    check_in_pages(&program, element, dimension, tokens, first, PAGE);
+}
+
+fn check_in_pages(program: &Program, element: Element, dimension: u32, tokens: u32, first: u32, page_size: u32) {
     let length = tokens + first;
-    let pages = length.div_ceil(PAGE);
-    let rows = (pages + 3) * PAGE;
+    let pages = length.div_ceil(page_size);
+    let rows = (pages + 3) * page_size;
     // Pages in an order of their own, with some that belong to nobody.
     let order: Vec<i64> = (0..i64::from(pages)).map(|page| i64::from(pages) + 2 - page).collect();
     let mut numbers = Numbers::new(u64::from(length * dimension));
@@ -110,7 +114,7 @@ fn check_attention(element: Element, dimension: u32, tokens: u32, first: u32, qu
     ];
     // Weights are rounded to bf16 on both sides, but their neighbours may differ in the last place.
     let tolerance = if element == Element::F32 { 2e-5 } else { 1e-2 };
-    check(&program, &arguments, Tolerance { relative: tolerance, absolute: tolerance });
+    check(program, &arguments, Tolerance { relative: tolerance, absolute: tolerance });
 }
 
 #[test]
@@ -141,4 +145,15 @@ fn bf16() {
     check_attention(Element::BF16, 40, 8, 90, 8, 48);
     check_attention(Element::BF16, 128, 8, 200, 8, 64);
     check_attention(Element::BF16, 64, 33, 0, 32, 64);
+}
+
+/// Keys that do not lie in runs as long as a tile, and such as begin in the middle of one.
+#[test]
+fn short_and_long_pages() {
+    for page_size in [1, 8, 24, 64] {
+        for (dimension, tokens, first) in [(64, 8, 129), (32, 3, 70), (96, 5, 0)] {
+            let program = attention(Element::BF16, dimension, 8, 64, page_size);
+            check_in_pages(&program, Element::BF16, dimension, tokens, first, page_size);
+        }
+    }
 }
