@@ -99,9 +99,14 @@ impl<'a> Lowering<'_, 'a> {
     /// Adds the lanes of the totals of a column, one for each row, to the sums.
     pub(super) fn add_totals(&self, totals: &[Ssa<'a>], sums: &Buffer<'a>, column: Ssa<'a>) {
         let e = self.emitter;
-        for (row, &total) in (0..).zip(totals) {
-            let pointer = self.buffer_pointer(sums, &[e.index(row), column]);
-            e.store(e.add(e.load(pointer, Machine::F32, 1), self.add_lanes(total)), pointer);
+        let lanes = self.lanes as usize;
+        for (part, group) in totals.chunks(lanes).enumerate() {
+            let added = self.add_lanes(group);
+            for (lane, _) in (0..).zip(group) {
+                let row = (part * lanes) as i64 + i64::from(lane);
+                let pointer = self.buffer_pointer(sums, &[e.index(row), column]);
+                e.store(e.add(e.load(pointer, Machine::F32, 1), e.extract(added, lane)), pointer);
+            }
         }
     }
 }

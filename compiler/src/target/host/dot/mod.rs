@@ -15,6 +15,7 @@ mod pack;
 mod runs;
 mod short_tiles;
 mod stream;
+mod totals;
 
 pub(super) use ahead::Ahead;
 pub(super) use pack::Packed;

@@ -225,9 +225,12 @@ impl<'a> Lowering<'_, 'a> {
             for tile in 0..wide {
                 e.intrinsic_effect("llvm.x86.tilestored64", &[register(tile), place(tile), e.index(ROW_BYTES)]);
             }
-            for tile in 0..wide {
-                (tiles.add)(place(tile), at(tile));
-            }
+            // A loop, since a kernel that runs between others that read all weights finds none of its code in a cache.
+            self.each(e.index(0), e.index(wide), e.index(1), &[], |tile, _| {
+                let place = e.offset(products, e.multiply(tile, e.index(TILE_BYTES)));
+                (tiles.add)(place, e.add(column, e.multiply(tile, e.index(TILE))));
+                vec![]
+            });
         };
         let end = e.subtract(columns, e.index(WIDE * TILE - 1));
         let done = self.each(e.index(0), end, e.index(WIDE * TILE), &[e.index(0)], |column, _| {

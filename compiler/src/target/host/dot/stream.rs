@@ -252,26 +252,19 @@ impl<'a> Lowering<'_, 'a> {
                 })
             });
         }
-        for column in 0..count {
-            for m in 0..extents.rows {
-                let total = self.add_lanes(totals[(column * i64::from(extents.rows)) as usize + m as usize]);
-                let n = e.add(n, e.index(column));
-                let pointer = self.buffer_pointer(sums, &[e.index(i64::from(m)), n]);
-                e.store(e.add(e.load(pointer, sum, 1), total), pointer);
+        // The totals of a row side by side, as they are stored.
+        let by_row: Vec<Ssa<'a>> = (0..extents.rows as usize)
+            .flat_map(|m| totals.iter().copied().skip(m).step_by(extents.rows as usize))
+            .collect();
+        let (count, rows) = (count as usize, self.lanes as usize / count as usize);
+        for (part, group) in by_row.chunks(rows * count).enumerate() {
+            let added = self.add_lanes(group);
+            for row in 0..group.len() / count {
+                let lanes: Vec<i32> = (row * count..(row + 1) * count).map(|lane| lane as i32).collect();
+                let total = if count == 1 { e.extract(added, row as u32) } else { e.shuffle(added, added, &lanes) };
+                let pointer = self.buffer_pointer(sums, &[e.index((part * rows + row) as i64), n]);
+                e.store(e.add(e.load(pointer, sum, count as u32), total), pointer);
             }
         }
-    }
-
-    /// Sum of the lanes of a vector.
-    pub(super) fn add_lanes(&self, vector: Ssa<'a>) -> Ssa<'a> {
-        let e = self.emitter;
-        let mut value = vector;
-        while value.lanes > 2 {
-            let half = (value.lanes / 2) as i32;
-            let low: Vec<i32> = (0..half).collect();
-            let high: Vec<i32> = (half..2 * half).collect();
-            value = e.add(e.shuffle(value, value, &low), e.shuffle(value, value, &high));
-        }
-        e.add(e.extract(value, 0), e.extract(value, 1))
     }
 }
