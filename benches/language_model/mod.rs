@@ -131,14 +131,20 @@ impl Loaded {
         }
         let model = Model::open_in(&folder, subject.precision).expect("the model");
         let compiled = compile(&model.module, &CompileOptions::new(Target::Host)).expect("an artifact");
-        let host: Arc<dyn Device> = Host::shared().expect("a thread pool");
-        let loaded = LoadedModel::load(config, &compiled.artifact, &model.weights, &host).expect("a loaded model");
+        let host = Host::shared().expect("a thread pool");
+        let device: Arc<dyn Device> = host.clone();
+        let loaded = LoadedModel::load(config, &compiled.artifact, &model.weights, &device).expect("a loaded model");
         let pages = BATCH * (subject.contexts[1] + 1).div_ceil(loaded.page_size());
         let engine = loaded.engine(pages).expect("an engine");
         let all: usize = model.weights.iter().map(|(_, weight)| weight.bytes.as_slice().len()).sum();
         let table = |name: &&str| model.weights.get(name).expect("a table").bytes.as_slice().len();
         let weight_bytes = all - subject.tables.iter().map(table).sum::<usize>();
-        Loaded { engine, weight_bytes, _folder: temporary }
+        let mut model = Loaded { engine, weight_bytes, _folder: temporary };
+        let step = model.step(1, 0, 1);
+        while host.is_moving_weights() {
+            model.run(&step, 1);
+        }
+        model
     }
 
     /// `count` tokens from position `from` of each of so many sequences; the logits of the last ones are wanted.

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use tessera_ir::{Dim, Graph, Name, Op, Shape, Type, ValueId, ops};
+use tessera_ir::{Dim, Graph, Name, Op, Shape, Storage, Type, ValueId, ops};
 
 use super::emitter::{Phase, Shaping};
 use super::error::ScheduleError;
@@ -272,8 +272,15 @@ const HOST_FEWEST_ROWS: u64 = 64;
 /// Longest part of an inner dimension that one product takes: practically all of it.
 const HOST_INNER: u64 = 1 << 20;
 
-/// Columns of an expert's matrix that a program multiplies with one row at most: so many that preparing the row takes little of its time.
-const HOST_EXPERT_COLUMNS: u64 = 720;
+/// Up to this many rows the host's products are bound by the memory.
+pub const FEW_ROWS: u32 = 8;
+
+/// Bytes of the right-hand side that a program reads where there are few rows: 10 to 20 microseconds' worth, so that threads that get them one by one
+/// in the end are done together, and starting a program takes little of its time.
+const HOST_STREAMED_BYTES: u64 = 192 << 10;
+
+/// The same of an expert's matrix, whose programs prepare their rows themselves.
+const HOST_EXPERT_BYTES: u64 = 512 << 10;
 
 /// Tiles of the host: see the documentation of [`crate::target::host`] for what its products want.
 fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, threads: u64) -> Vec<Variant> {
@@ -289,14 +296,12 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
             by_rows(&tokens, vec![(tiling(1), 8)], tiling(64))
         }
         Strategy::Matmul | Strategy::Experts if Product::of(graph).is_grouped => {
+            let product = Product::of(graph);
             let tiling =
                 |rows, columns| Tiling { rows, columns, inner: HOST_INNER as u32, ..Tiling::new(Strategy::Experts) };
             let of_a_token = rows.iter().skip(1).filter_map(Dim::as_static).product::<u64>().max(1);
-            let few = columns.map_or(HOST_EXPERT_COLUMNS, |columns| {
-                // Equal tiles.
-                columns.div_ceil(columns.div_ceil(HOST_EXPERT_COLUMNS).max(1)).next_multiple_of(16)
-            });
-            let few = tiling(1, few as u32);
+            let few =
+                tiling(1, columns.map_or(16, |columns| product.streamed_columns(columns, HOST_EXPERT_BYTES)) as u32);
             by_rows(rows, vec![(few, of_a_token)], tiling(64, HOST_WIDEST_PANEL as u32))
         }
         Strategy::Matmul | Strategy::Experts => {
@@ -335,10 +340,13 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
                     let columns = columns.min(widest(product.inner.div_ceil(splits)));
                     Tiling { splits: splits as u32, ..tiling(rows, columns) }
                 }
+                None if product.transposed => {
+                    tiling(rows, narrow.min(product.streamed_columns(columns, HOST_STREAMED_BYTES)))
+                }
                 None => tiling(rows, narrow.min(widest(product.inner))),
             };
             let many = tiling(96, panel.min(widest(product.inner)));
-            by_rows(rows, vec![(few(1), 1), (stored(graph, few(8)), 8)], stored(graph, many))
+            by_rows(rows, vec![(few(1), 1), (stored(graph, few(FEW_ROWS)), FEW_ROWS.into())], stored(graph, many))
         }
     }
 }
@@ -349,6 +357,8 @@ struct Product {
     inner: u64,
     /// Bytes of an element as it is multiplied.
     bytes: u64,
+    /// Bytes of a column as it is stored, without scales.
+    column_bytes: u64,
     /// Whether it lies in memory by columns.
     transposed: bool,
     /// Whether each row has a matrix of its own.
@@ -369,16 +379,40 @@ impl Product {
                 None => return None,
             };
             let lhs = graph.value_type(graph.operands(node)[0]).as_tensor()?;
-            let bytes = if lhs.storage() == tessera_ir::Storage::F32 { 4 } else { 2 };
+            let bytes = if lhs.storage() == Storage::F32 { 4 } else { 2 };
             let rhs = graph.value_type(graph.operands(node)[1]).as_tensor()?;
             let experts = rhs.shape.first().filter(|_| is_grouped).and_then(Dim::as_static).unwrap_or(1);
             let is_streamed = is_grouped && is_packable(lhs.storage(), rhs.storage());
             let inner = lhs.shape.last()?.as_static().unwrap_or(1);
-            Some(Product { inner, bytes, transposed, is_grouped, experts, is_streamed })
+            let column_bytes = stored_as(graph, graph.operands(node)[1])?.bytes(inner);
+            Some(Product { inner, bytes, column_bytes, transposed, is_grouped, experts, is_streamed })
         });
-        let none = Product { inner: 1, bytes: 4, transposed: false, is_grouped: false, experts: 1, is_streamed: false };
-        found.unwrap_or(none)
+        found.unwrap_or(Product {
+            inner: 1,
+            bytes: 4,
+            column_bytes: 4,
+            transposed: false,
+            is_grouped: false,
+            experts: 1,
+            is_streamed: false,
+        })
     }
+
+    /// Columns of a program that streams about so many bytes of a matrix whose columns lie in memory one after the other: equal tiles of them.
+    fn streamed_columns(&self, columns: u64, bytes: u64) -> u64 {
+        let most = (bytes / self.column_bytes.max(1)).max(16);
+        columns.div_ceil(columns.div_ceil(most).max(1)).next_multiple_of(16)
+    }
+}
+
+/// What a tensor is stored as that is converted before it is used.
+fn stored_as(graph: &Graph, mut value: ValueId) -> Option<Storage> {
+    while let Some(operation) = graph.defining(value)
+        && [ops::CAST, ops::DEQUANTIZE].contains(&operation.op())
+    {
+        value = *graph.operands(value.node).first()?;
+    }
+    Some(graph.value_type(value).as_tensor()?.storage())
 }
 
 /// Elements of a tile that four warps hold in registers beside others.
@@ -394,9 +428,10 @@ fn cuda(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>) -> V
     let width = |most: u64| columns.map_or(most, |columns| columns.next_power_of_two().clamp(1, most)) as u32;
     let is_f32 = graph.operations().any(|(node, operation)| {
         (operation.is(ops::MATMUL) || operation.is(ops::GROUPED_MATMUL))
-            && graph.operands(node).iter().any(|operand| {
-                matches!(graph.value_type(*operand), Type::Tensor(ty) if ty.storage() == tessera_ir::Storage::F32)
-            })
+            && graph
+                .operands(node)
+                .iter()
+                .any(|operand| matches!(graph.value_type(*operand), Type::Tensor(ty) if ty.storage() == Storage::F32))
     });
     match traits.strategy {
         Strategy::Elementwise | Strategy::Rows | Strategy::Flat => {

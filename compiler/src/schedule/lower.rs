@@ -527,6 +527,8 @@ fn partition(program: &Program, tiling: &Tiling) -> Partition {
     let grain = (16_384 / elements.max(1)).max(1);
     match tiling.strategy {
         Strategy::Attention | Strategy::Experts => Partition { grain: 1, balance: Balance::Dynamic },
+        // The speed of few rows is that of the memory.
+        Strategy::Matmul if tiling.rows <= cost::FEW_ROWS => Partition { grain, balance: Balance::Dynamic },
         _ => Partition { grain, balance: Balance::Static },
     }
 }

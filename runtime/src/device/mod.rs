@@ -31,8 +31,7 @@ pub trait Device: Debug + Send + Sync {
     /// Memory of at least `bytes` bytes, all zero, aligned to [`crate::plan::BUFFER_ALIGNMENT`].
     fn allocate(&self, bytes: u64) -> Result<Box<dyn Memory>, DeviceError>;
 
-    /// Makes a weight readable by kernels: in place where the device reads host memory (or from the copy that
-    /// [`WeightBytes::resident`] makes), else by one copy.
+    /// Makes a weight readable by kernels: in place where the device reads host memory, else by one copy.
     fn bind_weight(&self, weight: &WeightBytes) -> Result<Box<dyn Memory>, DeviceError>;
 
     /// Copies `bytes` to the start of `memory`, before any launch that is made later.

@@ -8,8 +8,12 @@ use rustix::fs::MemfdFlags;
 
 use super::HostError;
 
+/// Bytes at the start of a thread's scratch memory that are 0 when it first calls a kernel of a launch, for kernels that note there what
+/// they have left behind it in an earlier call.
+pub const CLEARED_SCRATCH_BYTES: u64 = 2048;
+
 /// A kernel's entry point: arguments and the three grid sizes in 8-byte slots, the first program, the one after the last, and
-/// this thread's scratch memory.
+/// this thread's scratch memory, which is its own from its first call of a launch to the last, and starts with [`CLEARED_SCRATCH_BYTES`] zeros then.
 pub(super) type Entry = unsafe extern "C" fn(*const u64, u64, u64, *mut u8);
 
 /// A loaded shared object.

@@ -16,6 +16,7 @@ use crate::artifact::{Artifact, Code, Target, TargetError};
 use crate::device::{Device, DeviceError, Memory, Module, PreparedLaunch, Recording, check_copy};
 use crate::plan::{Kernel, Plan};
 use crate::weights::WeightBytes;
+pub use library::CLEARED_SCRATCH_BYTES;
 use library::{Entry, Library};
 pub(crate) use memory::HUGE_PAGE;
 use memory::{BoundWeight, HostMemory};
@@ -87,6 +88,12 @@ impl Host {
     /// How many threads run a launch.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Whether runs still spend some of their time on moving weights into huge pages, where they are read fastest. Runs take a little longer until
+    /// that is done, and then as long as ever after.
+    pub fn is_moving_weights(&self) -> bool {
+        self.relocations.are_pending()
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::library::CLEARED_SCRATCH_BYTES;
 use super::signal::{CacheLine, Signal};
 
 /// How long an idle worker stays awake after its last work: longer than a program takes between two steps of generation.
@@ -169,12 +170,14 @@ pub(super) struct Scratch(Vec<Line>);
 struct Line(#[allow(dead_code, reason = "kernels write it through a pointer")] [u8; 64]);
 
 impl Scratch {
-    /// At least `bytes` bytes.
-    pub fn at_least(&mut self, bytes: u64) -> *mut u8 {
+    /// For the calls of a launch: at least `bytes` bytes, of which the first [`CLEARED_SCRATCH_BYTES`] are 0.
+    pub fn for_launch(&mut self, bytes: u64) -> *mut u8 {
         let lines = bytes.div_ceil(64) as usize;
         if self.0.len() < lines {
             self.0.resize(lines, Line([0; 64]));
         }
+        let cleared = lines.min(CLEARED_SCRATCH_BYTES as usize / 64);
+        self.0[..cleared].fill(Line([0; 64]));
         self.0.as_mut_ptr().cast()
     }
 }
@@ -257,7 +260,7 @@ mod tests {
     fn scratch_is_aligned_and_grows() {
         let mut scratch = Scratch::default();
         for bytes in [1, 64, 100_000, 10] {
-            assert_eq!(scratch.at_least(bytes) as usize % 64, 0);
+            assert_eq!(scratch.for_launch(bytes) as usize % 64, 0);
         }
         assert_eq!(scratch.0.len(), 100_000usize.div_ceil(64));
     }

@@ -47,9 +47,13 @@ struct Step {
 enum Share {
     /// An equal part.
     Equal,
-    /// Chunks of this many, from a counter that all threads take from.
-    Chunks { size: u64, next: Box<CacheLine<AtomicU64>> },
+    /// Chunks of at least so many, from a counter that all threads take from: first long ones, which are run without a break, then ever shorter ones, so
+    /// that all threads are done at about the same time (guided self-scheduling, Polychronopoulos and Kuck 1987).
+    Chunks { least: u64, next: Box<CacheLine<AtomicU64>> },
 }
+
+/// A thread takes this part of its share of the programs that are left.
+const PART_OF_SHARE: u64 = 4;
 
 impl HostRecording {
     pub fn new(
@@ -71,7 +75,7 @@ impl HostRecording {
             let programs = launch.grid.iter().fold(1u64, |product, size| product.saturating_mul(u64::from(*size)));
             let threads = programs.div_ceil(grain).min(pool.threads() as u64) as usize;
             let share = match kernel.partition.balance {
-                Balance::Dynamic if threads > 1 => Share::Chunks { size: grain, next: Box::default() },
+                Balance::Dynamic if threads > 1 => Share::Chunks { least: grain, next: Box::default() },
                 _ => Share::Equal,
             };
             // Thread 0 alone needs nobody's leave to go on to another launch of its own.
@@ -100,7 +104,7 @@ impl HostRecording {
         if steps.iter().all(|step| step.threads <= 1) {
             return self.pool.run_alone(|scratch| {
                 for step in steps {
-                    let scratch = scratch.at_least(step.scratch_bytes);
+                    let scratch = scratch.for_launch(step.scratch_bytes);
                     // SAFETY: see `Step::call`; the caller vouches for the addresses.
                     unsafe { step.call(&self.arguments, 0..step.programs, scratch) };
                 }
@@ -110,7 +114,7 @@ impl HostRecording {
         self.pool.run(&|member: Member<'_>| {
             for (index, step) in steps.iter().enumerate() {
                 if member.index < step.threads {
-                    let scratch = member.scratch.at_least(step.scratch_bytes);
+                    let scratch = member.scratch.for_launch(step.scratch_bytes);
                     // SAFETY: see `Step::call`; the caller vouches for the addresses.
                     unsafe { step.call_share(&self.arguments, member.index as u64, scratch) };
                 }
@@ -138,14 +142,17 @@ impl Step {
                 // SAFETY: the caller's.
                 unsafe { self.call(arguments, begin..end, scratch) };
             }
-            Share::Chunks { size, next } => loop {
-                let begin = next.0.fetch_add(*size, Ordering::Relaxed);
-                if begin >= self.programs {
-                    return;
+            Share::Chunks { least, next } => {
+                let end_of = |begin: u64| {
+                    let left = self.programs - begin;
+                    begin + (left / (PART_OF_SHARE * self.threads as u64)).max(*least).min(left)
+                };
+                let take = |begin: u64| (begin < self.programs).then(|| end_of(begin));
+                while let Ok(begin) = next.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                    // SAFETY: the caller's.
+                    unsafe { self.call(arguments, begin..end_of(begin), scratch) };
                 }
-                // SAFETY: the caller's.
-                unsafe { self.call(arguments, begin..self.programs.min(begin.saturating_add(*size)), scratch) };
-            },
+            }
         }
     }
 

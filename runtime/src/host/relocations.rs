@@ -27,6 +27,11 @@ impl Relocations {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there are files to be moved.
+    pub fn are_pending(&self) -> bool {
+        self.are_pending.load(Ordering::Relaxed)
+    }
+
     /// Adds a file, if it is to be moved and is not there yet.
     pub fn add(&self, file: &Arc<WeightFile>) {
         if !file.is_relocating() {
@@ -42,7 +47,7 @@ impl Relocations {
     /// Moves some of the files, before a run of which the previous one took this long: for at most half of that time, but at least a piece by each
     /// thread.
     pub fn advance(&self, pool: &Pool, previous_run: Duration) {
-        if !self.are_pending.load(Ordering::Relaxed) {
+        if !self.are_pending() {
             return;
         }
         // These keep the files while parts are put in their place.
@@ -76,7 +81,7 @@ mod tests {
         relocations.add(&file);
         assert_eq!(relocations.files().len(), 1);
         let mut slices = 0;
-        while relocations.are_pending.load(Ordering::Relaxed) {
+        while relocations.are_pending() {
             // Even before runs that take no time.
             relocations.advance(&pool, Duration::ZERO);
             slices += 1;
@@ -100,6 +105,6 @@ mod tests {
         drop(file);
         assert!(is_half_moved && weak.strong_count() == 0);
         relocations.advance(&pool, Duration::from_secs(60));
-        assert!(relocations.files().is_empty() && !relocations.are_pending.load(Ordering::Relaxed));
+        assert!(relocations.files().is_empty() && !relocations.are_pending());
     }
 }

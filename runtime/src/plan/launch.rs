@@ -61,8 +61,8 @@ impl Default for Partition {
 pub enum Balance {
     /// One contiguous share for each thread: for programs of equal cost.
     Static,
-    /// Chunks of [`Partition::grain`] programs, taken in order by whichever thread is free: for programs of unequal cost, such
-    /// as attention over sequences of many lengths.
+    /// Chunks of at least [`Partition::grain`] programs, the first ones long and the last ones short, taken in order by whichever thread is free: for programs of
+    /// unequal cost, such as attention over sequences of many lengths, and for those that wait for memory, which threads get unequally.
     Dynamic,
 }
 

@@ -8,8 +8,8 @@ use sysinfo::System;
 pub(super) fn available() -> u64 {
     let mut system = System::new();
     system.refresh_memory();
-    // In a container the limit of its group is what counts.
-    let free = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    // In a container the limit of its group is what counts. Cached files count as used there, such as the weights themselves, but give way.
+    let free = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
     system.available_memory().min(free)
 }
 

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::dot::STREAMED_ROWS;
 use crate::tile::{
     Access, Argument, ArgumentIndex, BinaryOperation, Block, Coordinate, Dimension, Element, GridExtent, Instruction,
     Literal, Operation, Program, TensorArgument, UnaryOperation, Value,
@@ -33,6 +34,9 @@ impl Demand {
     }
 }
 
+/// Values that are no function of others: coordinates of the grid and counters of loops.
+type Origins = SmallVec<[Value; 4]>;
+
 /// Facts about every value of a program.
 pub(super) struct Analysis<'p> {
     program: &'p Program,
@@ -41,10 +45,23 @@ pub(super) struct Analysis<'p> {
     materialized: Vec<bool>,
     /// Whether the value may differ between programs that differ in their first grid coordinate alone.
     varies_along_x: Vec<bool>,
+    /// The coordinates of the grid and the counters of loops that the value is made of; `None` if of something else that changes too.
+    origins: Vec<Option<Origins>>,
+    /// Whether the tile is computed into memory once for all programs that it is the same for.
+    kept: Vec<bool>,
     demands: Vec<SmallVec<[Demand; 3]>>,
     /// Bounds of integer scalars, where known.
     ranges: Vec<Option<(i64, i64)>>,
     uses: Vec<u32>,
+}
+
+/// Adds the values that are missing.
+fn join(values: &mut Origins, more: &[Value]) {
+    for &value in more {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
 }
 
 /// Work per element of recomputing an operation, in simple operations.
@@ -85,6 +102,8 @@ impl<'p> Analysis<'p> {
             definitions: vec![None; count],
             materialized: vec![false; count],
             varies_along_x: vec![false; count],
+            origins: vec![None; count],
+            kept: vec![false; count],
             demands: program.types.iter().map(|tile| SmallVec::from_elem(Demand::None, tile.shape.len())).collect(),
             ranges: vec![None; count],
             uses: vec![0; count],
@@ -92,6 +111,7 @@ impl<'p> Analysis<'p> {
         analysis.forward(&program.body);
         analysis.choose_materialized();
         analysis.spread_demand(&program.body);
+        analysis.choose_kept(&program.body);
         analysis
     }
 
@@ -105,6 +125,27 @@ impl<'p> Analysis<'p> {
 
     pub(super) fn varies_along_x(&self, value: Value) -> bool {
         self.varies_along_x[value.0 as usize]
+    }
+
+    /// Whether a tile is computed into memory once for all programs that it is the same for.
+    pub(super) fn is_kept(&self, value: Value) -> bool {
+        self.kept[value.0 as usize]
+    }
+
+    /// How many tiles are.
+    pub(super) fn kept_values(&self) -> u64 {
+        self.kept.iter().map(|&kept| u64::from(kept)).sum()
+    }
+
+    /// The coordinates of the grid and the counters of loops that a value, and how much of it is computed, depends on. `None` if there is something else.
+    pub(super) fn origins(&self, value: Value) -> Option<Origins> {
+        let mut origins = self.origins[value.0 as usize].clone()?;
+        for demand in &self.demands[value.0 as usize] {
+            if let Demand::Inside { start, .. } = demand {
+                join(&mut origins, self.origins[start.0 as usize].as_deref()?);
+            }
+        }
+        Some(origins)
     }
 
     pub(super) fn is_used(&self, value: Value) -> bool {
@@ -176,6 +217,7 @@ impl<'p> Analysis<'p> {
                     self.varies_along_x[parameter.0 as usize] = varies;
                 }
                 if let Some(&induction) = body.parameters.first() {
+                    self.origins[induction.0 as usize] = Some(SmallVec::from_elem(induction, 1));
                     self.varies_along_x[induction.0 as usize] = bounds_vary;
                     if let (Some((low, _)), Some((_, high))) =
                         (self.ranges[lower.0 as usize], self.ranges[upper.0 as usize])
@@ -192,9 +234,24 @@ impl<'p> Analysis<'p> {
             }
             for &result in &instruction.results {
                 self.varies_along_x[result.0 as usize] = varies;
+                self.origins[result.0 as usize] = self.origins_of(operation, result);
                 self.ranges[result.0 as usize] = self.range(operation);
             }
         }
+    }
+
+    fn origins_of(&self, operation: &Operation, result: Value) -> Option<Origins> {
+        match operation {
+            Operation::ProgramId(_) => return Some(SmallVec::from_elem(result, 1)),
+            Operation::For { .. } => return None,
+            Operation::Load { tensor, .. } if self.tensor(*tensor).access != Access::Read => return None,
+            _ => {}
+        }
+        let mut origins = Origins::new();
+        for operand in operation.operands() {
+            join(&mut origins, self.origins[operand.0 as usize].as_deref()?);
+        }
+        Some(origins)
     }
 
     /// Whether anything inside a loop differs along x, given whether its operands do.
@@ -334,6 +391,31 @@ impl<'p> Analysis<'p> {
                 let count = &mut evaluations[operand.0 as usize];
                 *count = count.saturating_add(times.saturating_mul(repetition));
             }
+        }
+    }
+
+    /// Keeps what the left-hand sides of products with few rows are made of.
+    fn choose_kept(&mut self, block: &'p Block) {
+        for instruction in &block.instructions {
+            match &instruction.operation {
+                Operation::For { body, .. } => self.choose_kept(body),
+                Operation::Dot { lhs, .. } if self.program.type_of(*lhs).shape[0] <= STREAMED_ROWS => self.keep(*lhs),
+                _ => {}
+            }
+        }
+    }
+
+    fn keep(&mut self, value: Value) {
+        if self.program.type_of(value).is_scalar() || self.kept[value.0 as usize] {
+            return;
+        }
+        let Some(operation) = self.definition(value) else { return };
+        if matches!(operation, Operation::For { .. } | Operation::Dot { .. }) {
+            return;
+        }
+        self.kept[value.0 as usize] = self.is_materialized(value) && self.origins(value).is_some();
+        for operand in operation.operands() {
+            self.keep(operand);
         }
     }
 

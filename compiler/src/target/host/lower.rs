@@ -14,6 +14,7 @@ use super::{
     emitter::{Comparison, Emitter, Machine, Ssa},
     evaluate::{Guard, Index, Memo},
     features::{CpuFeatures, Extension, Level},
+    kept::Kept,
     math::Math,
 };
 use crate::tile::{Argument, Block, Dimension, Element, Instruction, Operation, Program, Value};
@@ -55,6 +56,7 @@ pub(super) struct Lowering<'p, 'a> {
     /// What the next round of the loop that is being lowered gathers.
     pub(super) ahead: RefCell<Option<super::dot::Ahead<'a>>>,
     pub(super) memo: Memo<'a>,
+    pub(super) kept: Kept,
 }
 
 /// Machine types of the parameters of a kernel's inner function: its arguments, the grid, the range of programs, the scratch.
@@ -100,6 +102,7 @@ pub(super) fn lower<'a>(
         packed: RefCell::default(),
         ahead: RefCell::default(),
         memo: Memo::default(),
+        kept: Kept::default(),
     };
     lowering.programs(begin, end);
     emitter.finish();
@@ -125,11 +128,15 @@ impl<'p, 'a> Lowering<'p, 'a> {
 
     // Scratch memory.
 
-    /// Reserves scratch bytes, 64-byte aligned, until the enclosing block ends.
+    /// Reserves scratch bytes, 64-byte aligned, until the enclosing block ends, or for good where something is kept.
     pub(super) fn reserve(&self, bytes: u64) -> Ssa<'a> {
-        let offset = self.scratch_bytes.get();
+        // What stays lies where nothing has been before: the next program writes that again.
+        let offset = if self.kept.is_reserving() { self.scratch_peak.get() } else { self.scratch_bytes.get() };
         let end = offset + bytes.next_multiple_of(64);
         self.scratch_bytes.set(end);
+        if self.kept.is_reserving() {
+            self.kept.raise_floor(end);
+        }
         self.scratch_peak.set(self.scratch_peak.get().max(end));
         self.emitter.offset(self.scratch, self.emitter.index(offset as i64))
     }
@@ -138,7 +145,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
     pub(super) fn with_scratch<T>(&self, body: impl FnOnce() -> T) -> T {
         let before = self.scratch_bytes.get();
         let result = body();
-        self.scratch_bytes.set(before);
+        self.scratch_bytes.set(before.max(self.kept.floor()));
         result
     }
 
@@ -232,6 +239,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let one = e.index(1);
         let grid_x = self.grid[0];
         let (steady, varying) = self.split_steady(&self.program.body);
+        self.prepare_cells();
         self.prepare_machine();
         // Rows of programs along x: what does not vary along x is computed once for each row.
         let first_row = e.unsigned_divide(begin, grid_x);
@@ -392,6 +400,26 @@ impl<'p, 'a> Lowering<'p, 'a> {
             self.scalars.borrow_mut().insert(result, scalar);
             return;
         }
+        if self.analysis.is_kept(result)
+            && let Some(keys) = self.keys(&[result])
+            && !self.destinations.borrow().contains_key(&result)
+        {
+            let bytes = self.buffer_layout(&tile.shape, tile.element).1 * tile.element.bytes() as u64;
+            self.keep(
+                Some(&keys),
+                || {
+                    let place = self.reserve(bytes);
+                    self.destinations.borrow_mut().insert(result, place);
+                },
+                |()| self.define_tile(result, operation),
+            );
+            self.destinations.borrow_mut().remove(&result);
+            return;
+        }
+        self.define_tile(result, operation);
+    }
+
+    fn define_tile(&self, result: Value, operation: &'p Operation) {
         match operation {
             Operation::Reduce { reduction, value, axis } => self.reduce(result, *reduction, *value, usize::from(*axis)),
             Operation::Dot { lhs, rhs, accumulator } => self.dot(result, *lhs, *rhs, *accumulator),

@@ -8,7 +8,8 @@
 //!
 //! `extern "C" fn NAME(arguments: *const u64, program_begin: u64, program_end: u64, scratch: *mut u8)`. Every argument fills one slot (a pointer; an integer as
 //! i64; f32 bits in the low half); three slots follow with the grid's extents. The kernel runs programs `program_begin..program_end` of the grid
-//! in linear order, x fastest. `scratch` is the thread's own, 64-byte aligned, of at least [`Kernel::scratch_bytes`] bytes.
+//! in linear order, x fastest. `scratch` is the thread's own during a launch, 64-byte aligned, of at least [`Kernel::scratch_bytes`] bytes; the first [`CLEARED_SCRATCH_BYTES`](tessera_runtime::host::CLEARED_SCRATCH_BYTES) are 0 at the
+//! thread's first call of a launch, and what a call leaves in it the next one finds.
 //!
 //! # What a schedule should know
 //!
@@ -17,7 +18,7 @@
 //! - **Up to eight rows** (decode): the right-hand side is read once, in memory order, converted in registers.
 //!   For `rhs` stored `[K, N]`, wide tiles: `BN` = ⌈N / (threads · small number)⌉, at least 512 columns where N allows: eight rows of
 //!   `BN` columns are read side by side, and short pieces of rows waste the prefetchers. For `rhs` stored `[N, K]` (a `Transpose` of a load) any `BN` from 16
-//!   on: four columns of K elements are read at a time. `BM` should be the number of rows that there are (1, 2, 4, 8): rows outside of
+//!   on: one column after the other is read. `BM` should be the number of rows that there are (1, 2, 4, 8): rows outside of
 //!   the tensor are computed.
 //! - **More rows** (prefill): `rhs` is packed into panels, then multiplied by a register-blocked kernel (f32: 6 × 64; bf16: AMX tiles or
 //!   `vdpbf16ps`). Let x run over the rows and y over the columns: the packed panel is kept for all programs along x, also in loops that carry
@@ -26,7 +27,7 @@
 //!   arithmetic's element is computed anew, so that narrow tiles repeat prologues (a fused norm). The packed panel, K · `BN` elements, only has
 //!   to stay in the last-level cache. Rows that lie outside of the tensor that is stored to are not computed.
 //! - **What does not depend on the x coordinate** is computed once for a row of the grid: put shared prologues so that they depend on y and z
-//!   alone.
+//!   alone. The rows of a product with few of them are kept from program to program, whatever coordinates they do not depend on.
 //! - Any extent is good for tiles; powers of two are no better than others. Elementwise and row-wise kernels: whole rows
 //!   (`[1, N]` or `[BM, N]`), several thousand elements in a program.
 
@@ -37,6 +38,7 @@ mod dot;
 mod emitter;
 mod evaluate;
 mod features;
+mod kept;
 mod kernel;
 mod link;
 mod lower;

@@ -16,7 +16,7 @@ use super::{
 use crate::tile::{ArgumentIndex, Block, Coordinate, Dimension, Operation, Value};
 
 /// Bytes that come from memory at a time.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// What the next round of a loop gathers.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use super::{
         features::Level,
         lower::{Buffer, Lowering},
     },
-    Arithmetic, Extents, Staged,
+    Arithmetic, Extents, Staged, Streamed,
     columns::columns_ahead,
     digits::{Digits, Packing},
 };
@@ -35,28 +35,20 @@ impl<'a> Lowering<'_, 'a> {
         matches!(element, Element::Fp8E4M3 | Element::Fp8E5M2) && self.features.level() >= Level::V4
     }
 
-    /// sums += staged · rhs, whose columns are signed bytes.
-    #[expect(clippy::too_many_arguments, reason = "one caller, which has them all")]
-    pub(super) fn stream_integers(
-        &self,
-        rhs: Value,
-        stored: Value,
-        left: &Staged<'a>,
-        sums: &Buffer<'a>,
-        columns: Option<Ssa<'a>>,
-        extents: Extents,
-        arithmetic: Arithmetic,
-    ) {
-        let columns = self.columns_inside(rhs, columns, extents);
+    /// sums += lhs · rhs, whose columns are signed bytes.
+    pub(super) fn stream_integers(&self, product: &Streamed<'_, 'a>, stored: Value, arithmetic: Arithmetic) {
         let e = self.emitter;
+        let columns = self.columns_inside(product);
         let one_by_one = |first: Ssa<'a>| {
-            let digits = self.digits_of(left, arithmetic, Packing::Single, extents);
-            self.each_column(first, columns, |column| self.integer_column(stored, &digits, sums, column, extents));
+            let digits = self.digits_of(product, product.keys.as_ref(), arithmetic, Packing::Single);
+            self.each_column(first, columns, |column| {
+                self.integer_column(stored, &digits, product.sums, column, product.extents)
+            });
         };
-        if !self.multiplies_integer_tiles(rhs, extents) {
+        if !self.multiplies_integer_tiles(product.rhs, product.extents) {
             return one_by_one(e.index(0));
         }
-        let done = self.multiply_integer_tiles(stored, left, sums, columns, extents, arithmetic);
+        let done = self.multiply_integer_tiles(product, stored, columns, arithmetic);
         let is_left = e.compare(Comparison::Less, done, columns);
         e.when(is_left, || self.memo.scope(|| one_by_one(done)));
     }
@@ -77,38 +69,39 @@ impl<'a> Lowering<'_, 'a> {
         self.add_totals(&totals, sums, column);
     }
 
-    /// sums += staged · rhs, whose columns are floats of eight bits; the left-hand side is f32.
-    pub(super) fn stream_floats(
-        &self,
-        rhs: Value,
-        stored: Value,
-        left: &Staged<'a>,
-        sums: &Buffer<'a>,
-        columns: Option<Ssa<'a>>,
-        extents: Extents,
-    ) {
-        let left = self.parted(left, extents);
-        let columns = self.columns_inside(rhs, columns, extents);
+    /// sums += lhs · rhs, whose columns are floats of eight bits.
+    pub(super) fn stream_floats(&self, product: &Streamed<'_, 'a>, stored: Value) {
+        let extents = product.extents;
+        let left = self.keep(
+            product.keys.as_ref(),
+            || self.room_for_parts(extents),
+            |parts| self.with_scratch(|| self.part(&self.left(product, Arithmetic::F32), parts, extents)),
+        );
+        let columns = self.columns_inside(product);
         self.each_column(self.emitter.index(0), columns, |column| {
-            self.float_column(stored, &left, sums, column, extents)
+            self.float_column(stored, &left, product.sums, column, extents)
         });
     }
 
-    /// Rows of f32 with the elements of each step in another order: those of even place before the others.
-    fn parted(&self, left: &Staged<'a>, extents: Extents) -> Staged<'a> {
+    fn room_for_parts(&self, extents: Extents) -> Staged<'a> {
+        let elements = self.step_bytes();
+        let row_bytes = i64::from(extents.inner).unsigned_abs().next_multiple_of(elements as u64) as i64 * 4;
+        Staged { pointer: self.reserve((row_bytes * i64::from(extents.rows)) as u64), row_bytes }
+    }
+
+    /// Copies rows of f32 with the elements of each step in another order: those of even place before the others.
+    fn part(&self, left: &Staged<'a>, parts: &Staged<'a>, extents: Extents) {
         let e = self.emitter;
         let lanes = i64::from(self.lanes);
         let elements = self.step_bytes();
         let inner = i64::from(extents.inner);
-        let (whole, steps) = (inner / elements, inner / elements + i64::from(inner % elements > 0));
-        let row_bytes = steps * elements * 4;
-        let pointer = self.reserve((row_bytes * i64::from(extents.rows)) as u64);
+        let whole = inner / elements;
         let step = |row: Ssa<'a>, step: Ssa<'a>, valid: i64| {
-            let place = |pointer: Ssa<'a>, row_bytes: i64| {
-                let row = e.offset(pointer, e.multiply(row, e.index(row_bytes)));
+            let place = |rows: &Staged<'a>| {
+                let row = e.offset(rows.pointer, e.multiply(row, e.index(rows.row_bytes)));
                 e.offset(row, e.multiply(step, e.index(elements * 4)))
             };
-            let (source, target) = (place(left.pointer, left.row_bytes), place(pointer, row_bytes));
+            let (source, target) = (place(left), place(parts));
             for part in 0..elements / (2 * lanes) {
                 let pairs = match part * 2 * lanes {
                     first if first >= valid => e.integer(Machine::I64, self.lanes, 0),
@@ -127,12 +120,11 @@ impl<'a> Lowering<'_, 'a> {
                 step(row, index, elements);
                 vec![]
             });
-            if whole < steps {
+            if inner % elements > 0 {
                 self.memo.scope(|| step(row, e.index(whole), inner % elements));
             }
             vec![]
         });
-        Staged { pointer, row_bytes }
     }
 
     fn float_column(&self, stored: Value, left: &Staged<'a>, sums: &Buffer<'a>, column: Ssa<'a>, extents: Extents) {

@@ -7,7 +7,7 @@ use super::{
         lower::{Buffer, Lowering},
         memory::Address,
     },
-    Extents,
+    Streamed,
 };
 use crate::tile::{Coordinate, Dimension, Operation, Value};
 
@@ -56,10 +56,10 @@ impl<'a> Lowering<'_, 'a> {
     }
 
     /// How many columns are wanted and lie inside of the tensor. The others are zeros, and add nothing.
-    pub(super) fn columns_inside(&self, rhs: Value, wanted: Option<Ssa<'a>>, extents: Extents) -> Ssa<'a> {
+    pub(super) fn columns_inside(&self, product: &Streamed<'_, 'a>) -> Ssa<'a> {
         let e = self.emitter;
-        let wanted = wanted.unwrap_or_else(|| e.index(i64::from(extents.columns)));
-        self.bounds_of(rhs)[1].map_or(wanted, |count| e.integer_minimum(wanted, count))
+        let wanted = product.columns.unwrap_or_else(|| e.index(i64::from(product.extents.columns)));
+        self.bounds_of(product.rhs)[1].map_or(wanted, |count| e.integer_minimum(wanted, count))
     }
 
     /// Visits the columns from `first` on, in the order in which they lie in memory: one stream that is fetched far ahead is read faster than several side by side.

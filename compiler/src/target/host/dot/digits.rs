@@ -14,9 +14,10 @@ use super::{
     super::{
         emitter::{Comparison, Machine, Ssa},
         features::{Extension, Level},
+        kept::Keys,
         lower::Lowering,
     },
-    Arithmetic, Extents, Staged,
+    Arithmetic, Extents, Staged, Streamed,
 };
 
 /// Elements that share a unit.
@@ -97,38 +98,72 @@ impl<'a> Lowering<'_, 'a> {
         e.add(sums, e.intrinsic(quads, &[pairs, ones], (Machine::I32, lanes)))
     }
 
-    /// The rows of a left-hand side of f32 or bf16 in digits.
+    /// The rows of a product in digits, from f32 or bf16, kept where there are keys.
     pub(super) fn digits_of(
         &self,
-        left: &Staged<'a>,
+        product: &Streamed<'_, 'a>,
+        keys: Option<&Keys<'a>>,
         arithmetic: Arithmetic,
         packing: Packing,
-        extents: Extents,
     ) -> Digits<'a> {
-        let e = self.emitter;
+        self.keep(
+            keys,
+            || self.room_for_digits(arithmetic, packing, product.extents),
+            |digits| {
+                self.with_scratch(|| {
+                    self.fill_digits(digits, &self.left(product, arithmetic), arithmetic, packing, product.extents);
+                });
+            },
+        )
+    }
+
+    fn room_for_digits(&self, arithmetic: Arithmetic, packing: Packing, extents: Extents) -> Digits<'a> {
         let lanes = i64::from(self.lanes);
-        let (count, precision) = if arithmetic == Arithmetic::F32 { (3, 20) } else { (2, 13) };
-        let width = arithmetic.element().bytes() as i64;
-        let (inner, rows) = (i64::from(extents.inner), i64::from(extents.rows));
-        let step_bytes = self.step_bytes();
-        let elements = step_bytes * packing.elements();
-        let whole = inner / elements;
-        let steps = whole + i64::from(inner % elements > 0);
-        let step_units = if packing == Packing::Pairs { elements / BLOCK } else { lanes };
+        let elements = self.step_bytes() * packing.elements();
+        let steps = i64::from(extents.inner).unsigned_abs().div_ceil(elements as u64) as i64;
+        let count = if arithmetic == Arithmetic::F32 { 3 } else { 2 };
         let row_bytes = steps * count * elements;
         let correction_row_bytes = steps * lanes * 4;
         // Units of pairs are read for as many blocks as there are lanes.
-        let unit_row_bytes = ((steps * step_units * 4) as u64).next_multiple_of(lanes as u64 * 4) as i64;
-        let room = |row_bytes: i64| self.reserve((row_bytes * rows) as u64);
-        let digits = Digits {
+        let unit_row_bytes = (steps * self.step_units(packing) * 4).unsigned_abs().next_multiple_of(lanes as u64 * 4);
+        let room = |row_bytes: i64| self.reserve((row_bytes * i64::from(extents.rows)) as u64);
+        Digits {
             count,
             pointer: room(row_bytes),
             row_bytes,
             corrections: room(correction_row_bytes),
             correction_row_bytes,
-            units: room(unit_row_bytes),
-            unit_row_bytes,
-        };
+            units: room(unit_row_bytes as i64),
+            unit_row_bytes: unit_row_bytes as i64,
+        }
+    }
+
+    /// Units of a step.
+    fn step_units(&self, packing: Packing) -> i64 {
+        match packing {
+            Packing::Pairs => self.step_bytes() * packing.elements() / BLOCK,
+            Packing::Single => i64::from(self.lanes),
+        }
+    }
+
+    fn fill_digits(
+        &self,
+        digits: &Digits<'a>,
+        left: &Staged<'a>,
+        arithmetic: Arithmetic,
+        packing: Packing,
+        extents: Extents,
+    ) {
+        let e = self.emitter;
+        let lanes = i64::from(self.lanes);
+        let &Digits { count, row_bytes, correction_row_bytes, unit_row_bytes, .. } = digits;
+        let precision = if arithmetic == Arithmetic::F32 { 20 } else { 13 };
+        let width = arithmetic.element().bytes() as i64;
+        let (inner, rows) = (i64::from(extents.inner), i64::from(extents.rows));
+        let step_bytes = self.step_bytes();
+        let elements = step_bytes * packing.elements();
+        let step_units = self.step_units(packing);
+        let whole = inner / elements;
         let line = self.reserve((count * elements) as u64);
         let place = |pointer: Ssa<'a>, row: Ssa<'a>, row_bytes: i64, step: Ssa<'a>, bytes: i64| {
             e.offset(e.offset(pointer, e.multiply(row, e.index(row_bytes))), e.multiply(step, e.index(bytes)))
@@ -200,12 +235,11 @@ impl<'a> Lowering<'_, 'a> {
                 step(row, index, elements);
                 vec![]
             });
-            if whole < steps {
+            if inner % elements > 0 {
                 self.memo.scope(|| step(row, e.index(whole), inner % elements));
             }
             vec![]
         });
-        digits
     }
 
     /// In each lane the larger of a magnitude, as bits, and that of a number.

@@ -10,7 +10,7 @@ use super::{
         features::Extension,
         lower::{Buffer, Lowering},
     },
-    Arithmetic, Extents, STREAMED_ROWS, Staged,
+    Arithmetic, Extents, STREAMED_ROWS, Staged, Streamed,
     columns::columns_ahead,
 };
 use crate::tile::{Element, Value};
@@ -45,18 +45,23 @@ impl<'a> Lowering<'_, 'a> {
             && matches!(self.bytes_of(rhs), Some((_, Element::I8)))
     }
 
-    /// sums += staged · rhs, for whole tiles of columns. How many columns these are.
+    /// sums += lhs · rhs, for whole tiles of columns. How many columns these are.
     pub(super) fn multiply_integer_tiles(
         &self,
+        product: &Streamed<'_, 'a>,
         stored: Value,
-        left: &Staged<'a>,
-        sums: &Buffer<'a>,
         columns: Ssa<'a>,
-        extents: Extents,
         arithmetic: Arithmetic,
     ) -> Ssa<'a> {
         let e = self.emitter;
-        let digits = self.digit_tiles(left, arithmetic, extents);
+        let &Streamed { extents, sums, ref keys, .. } = product;
+        let digits = self.keep(
+            keys.as_ref(),
+            || self.room_for_tiles(extents),
+            |digits| {
+                self.with_scratch(|| self.fill_tiles(digits, &self.left(product, arithmetic), arithmetic, extents))
+            },
+        );
         let inner = i64::from(extents.inner);
         let (whole, rest) = (inner / STEP, inner % STEP);
         let [products, last] = [2 * TILE_BYTES, TILE_BYTES].map(|bytes| self.reserve(bytes as u64));
@@ -151,15 +156,18 @@ impl<'a> Lowering<'_, 'a> {
         });
     }
 
-    /// The rows of a left-hand side of f32 or bf16 in digits.
-    fn digit_tiles(&self, left: &Staged<'a>, arithmetic: Arithmetic, extents: Extents) -> DigitTiles<'a> {
+    fn room_for_tiles(&self, extents: Extents) -> DigitTiles<'a> {
+        let bytes = tile_bytes(extents);
+        DigitTiles { pointer: self.reserve(bytes as u64), units: self.reserve(ROWS as u64 * 4) }
+    }
+
+    /// Writes the rows of a left-hand side of f32 or bf16 in digits.
+    fn fill_tiles(&self, digits: &DigitTiles<'a>, left: &Staged<'a>, arithmetic: Arithmetic, extents: Extents) {
         let e = self.emitter;
         let lanes = i64::from(self.lanes);
         let width = arithmetic.element().bytes() as i64;
         let inner = i64::from(extents.inner);
-        let steps = (inner + STEP - 1) / STEP;
-        let bytes = steps * 2 * TILE_BYTES;
-        let digits = DigitTiles { pointer: self.reserve(bytes as u64), units: self.reserve(ROWS as u64 * 4) };
+        let bytes = tile_bytes(extents);
         let zero = e.integer(Machine::I8, STEP as u32, 0);
         self.each(e.index(0), e.index(bytes), e.index(STEP), &[], |place, _| {
             e.store(zero, e.offset(digits.pointer, place));
@@ -210,6 +218,10 @@ impl<'a> Lowering<'_, 'a> {
             });
             vec![]
         });
-        digits
     }
+}
+
+/// Bytes of the tiles of digits of all steps.
+const fn tile_bytes(extents: Extents) -> i64 {
+    (extents.inner as i64 + STEP - 1) / STEP * 2 * TILE_BYTES
 }

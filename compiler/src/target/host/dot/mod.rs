@@ -1,6 +1,6 @@
 //! Matrix products.
 //!
-//! With few rows the right-hand side is read once, straight from memory ([`stream`], narrow ones by [`nibbles`], [`bytes`] and [`integer_tiles`]): the speed is that of the memory. With many rows it is packed into
+//! With few rows the right-hand side is read once, straight from memory ([`wide`], [`nibbles`], [`bytes`] and [`integer_tiles`]; computed ones by [`stream`]): the speed is that of the memory. With many rows it is packed into
 //! panels first and multiplied by a register-blocked kernel ([`blocked`], [`amx`]): the speed is that of the multipliers.
 
 mod ahead;
@@ -16,6 +16,7 @@ mod runs;
 mod short_tiles;
 mod stream;
 mod totals;
+mod wide;
 
 pub(super) use ahead::Ahead;
 pub(super) use pack::Packed;
@@ -29,13 +30,14 @@ use super::{
     emitter::{Comparison, Machine, Ssa},
     evaluate::{Guard, Index},
     features::Extension,
+    kept::Keys,
     lower::{Buffer, Lowering},
     memory::Address,
 };
 use crate::tile::{Coordinate, Dimension, Element, Instruction, Literal, Operation, Value};
 
 /// Up to this many rows the right-hand side is streamed.
-const STREAMED_ROWS: u32 = 8;
+pub(super) const STREAMED_ROWS: u32 = 8;
 
 /// In what numbers a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,28 @@ pub(super) struct Extents {
     pub(super) columns: u32,
 }
 
+impl Extents {
+    /// Whether the right-hand side is streamed.
+    pub(super) const fn is_streamed(self) -> bool {
+        self.rows <= STREAMED_ROWS
+    }
+}
+
+/// A product with few rows.
+struct Streamed<'s, 'a> {
+    lhs: Value,
+    rhs: Value,
+    /// How many rows are wanted.
+    rows: Ssa<'a>,
+    /// How many columns are wanted, if that may be fewer than there are.
+    columns: Option<Ssa<'a>>,
+    extents: Extents,
+    /// Where the products are added to.
+    sums: &'s Buffer<'a>,
+    /// What its rows depend on, if several programs have the same.
+    keys: Option<Keys<'a>>,
+}
+
 /// A left-hand side in memory, its rows padded with zeros.
 pub(super) struct Staged<'a> {
     pub(super) pointer: Ssa<'a>,
@@ -84,8 +108,15 @@ pub(super) struct Staged<'a> {
     pub(super) row_bytes: i64,
 }
 
+impl<'a> Staged<'a> {
+    fn of(buffer: &Buffer<'a>) -> Self {
+        let row_bytes = i64::from(buffer.strides[0]) * buffer.element.bytes() as i64;
+        Self { pointer: buffer.pointer, row_bytes }
+    }
+}
+
 impl<'p, 'a> Lowering<'p, 'a> {
-    fn extents(&self, lhs: Value, rhs: Value) -> Extents {
+    pub(super) fn extents(&self, lhs: Value, rhs: Value) -> Extents {
         let (a, b) = (&self.program.type_of(lhs).shape, &self.program.type_of(rhs).shape);
         Extents { rows: a[0], inner: a[1], columns: b[1] }
     }
@@ -144,7 +175,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         for instruction in instructions {
             let Operation::Dot { lhs, rhs, .. } = &instruction.operation else { continue };
             let steady = is_steady(*rhs) && self.is_pure_expression(*rhs);
-            if steady && self.extents(*lhs, *rhs).rows > STREAMED_ROWS && !self.packed.borrow().contains_key(rhs) {
+            if steady && !self.extents(*lhs, *rhs).is_streamed() && !self.packed.borrow().contains_key(rhs) {
                 let packed = self.pack(*rhs, self.arithmetic(*lhs, *rhs));
                 self.packed.borrow_mut().insert(*rhs, packed);
             }
@@ -170,35 +201,17 @@ impl<'p, 'a> Lowering<'p, 'a> {
     pub(super) fn dot(&self, result: Value, lhs: Value, rhs: Value, accumulator: Value) {
         let e = self.emitter;
         let extents = self.extents(lhs, rhs);
-        let mut arithmetic = self.arithmetic(lhs, rhs);
+        let arithmetic = self.arithmetic(lhs, rhs);
         let sums = self.allocate(result);
         self.with_scratch(|| {
             self.copy_tile(accumulator, &sums);
             let rows = self.wanted(result, 0).or_else(|| self.rows_inside(lhs));
             let rows = rows.unwrap_or_else(|| e.index(i64::from(extents.rows)));
             let columns = self.wanted(result, 1);
-            if extents.rows <= STREAMED_ROWS {
+            if extents.is_streamed() {
                 self.prefetch_gathered(rhs);
-            }
-            if extents.rows <= STREAMED_ROWS && self.stream_narrow(lhs, rhs, &sums, rows, columns, extents) {
-                return;
-            }
-            if self.multiplies_short_tiles(lhs, rhs) {
-                return self.multiply_short_tiles(lhs, rhs, &sums, columns, extents);
-            }
-            if extents.rows <= STREAMED_ROWS {
-                let along_inner = self.runs_along_inner(rhs);
-                let is_bf16 = self.program.type_of(rhs).element == Element::BF16;
-                if along_inner && is_bf16 && self.has(Extension::Bf16) {
-                    arithmetic = Arithmetic::Bf16Pairs;
-                }
-                let left = self.left_in_buffer(lhs, arithmetic);
-                let left = left.unwrap_or_else(|| self.stage(lhs, arithmetic, rows, extents));
-                if along_inner {
-                    self.stream_rows(rhs, &left, &sums, columns, extents, arithmetic);
-                } else {
-                    self.stream_columns(rhs, &left, &sums, columns, extents, arithmetic);
-                }
+                let keys = self.keys_of_rows(result, lhs);
+                self.stream(&Streamed { lhs, rhs, rows, columns, extents, sums: &sums, keys });
                 return;
             }
             let known = self.packed.borrow().get(&rhs).cloned();
@@ -235,43 +248,81 @@ impl<'p, 'a> Lowering<'p, 'a> {
         self.buffers.borrow_mut().insert(result, sums);
     }
 
+    /// What the rows of a left-hand side, as many as are wanted for a result, depend on.
+    fn keys_of_rows(&self, result: Value, lhs: Value) -> Option<Keys<'a>> {
+        match self.analysis.demand(result, 0) {
+            Demand::Inside { start, .. } => self.keys(&[lhs, start]),
+            _ => self.keys(&[lhs]),
+        }
+    }
+
+    fn stream(&self, product: &Streamed<'_, 'a>) {
+        if self.stream_narrow(product) {
+            return;
+        }
+        let &Streamed { lhs, rhs, columns, extents, sums, .. } = product;
+        if self.multiplies_short_tiles(lhs, rhs) {
+            return self.multiply_short_tiles(lhs, rhs, sums, columns, extents);
+        }
+        let along_inner = self.runs_along_inner(rhs);
+        let is_bf16 = self.program.type_of(rhs).element == Element::BF16;
+        let arithmetic = match self.arithmetic(lhs, rhs) {
+            Arithmetic::F32 if along_inner && is_bf16 && self.has(Extension::Bf16) => Arithmetic::Bf16Pairs,
+            arithmetic => arithmetic,
+        };
+        let left = self.kept_left(product, arithmetic);
+        if let Some(stored) = self.wide_of(rhs, extents)
+            && arithmetic != Arithmetic::F64
+        {
+            self.stream_wide(product, stored, &left, arithmetic);
+        } else if along_inner {
+            self.stream_rows(rhs, &left, sums, columns, extents, arithmetic);
+        } else {
+            self.stream_columns(rhs, &left, sums, columns, extents, arithmetic);
+        }
+    }
+
     /// sums += lhs · rhs for columns of four or eight bits that are read as they lie in memory. Whether they are such.
-    fn stream_narrow(
-        &self,
-        lhs: Value,
-        rhs: Value,
-        sums: &Buffer<'a>,
-        rows: Ssa<'a>,
-        columns: Option<Ssa<'a>>,
-        extents: Extents,
-    ) -> bool {
+    fn stream_narrow(&self, product: &Streamed<'_, 'a>) -> bool {
         // Numbers of bf16 are staged as what they are, others as f32.
-        let narrow = match self.program.type_of(lhs).element {
+        let narrow = match self.program.type_of(product.lhs).element {
             Element::F64 => return false,
             Element::BF16 => Arithmetic::Bf16Pairs,
             _ => Arithmetic::F32,
         };
-        let staged = |arithmetic: Arithmetic| {
-            let left = self.left_in_buffer(lhs, arithmetic);
-            left.unwrap_or_else(|| self.stage(lhs, arithmetic, rows, extents))
-        };
         if self.multiplies_bytes(Packing::Pairs)
-            && let Some(blocks) = self.nibbles_of(rhs)
+            && let Some(blocks) = self.nibbles_of(product.rhs)
         {
-            self.stream_nibbles(rhs, &blocks, &staged(narrow), sums, columns, extents, narrow);
+            self.stream_nibbles(product, &blocks, narrow);
             return true;
         }
-        match self.bytes_of(rhs) {
+        match self.bytes_of(product.rhs) {
             Some((stored, Element::I8)) if self.multiplies_bytes(Packing::Single) => {
-                self.stream_integers(rhs, stored, &staged(narrow), sums, columns, extents, narrow);
+                self.stream_integers(product, stored, narrow);
                 true
             }
             Some((stored, element)) if self.streams_floats(element) => {
-                self.stream_floats(rhs, stored, &staged(Arithmetic::F32), sums, columns, extents);
+                self.stream_floats(product, stored);
                 true
             }
             _ => false,
         }
+    }
+
+    /// The rows of a product with few of them, for the use of this program.
+    fn left(&self, product: &Streamed<'_, 'a>, arithmetic: Arithmetic) -> Staged<'a> {
+        let left = self.left_in_buffer(product.lhs, arithmetic);
+        left.unwrap_or_else(|| self.stage(product.lhs, arithmetic, product.rows, product.extents))
+    }
+
+    /// The rows of a product with few of them, kept for the programs that have the same.
+    fn kept_left(&self, product: &Streamed<'_, 'a>, arithmetic: Arithmetic) -> Staged<'a> {
+        let &Streamed { lhs, rows, extents, ref keys, .. } = product;
+        let left = self.left_in_buffer(lhs, arithmetic);
+        left.unwrap_or_else(|| {
+            let room = || self.room_for_rows(arithmetic, extents);
+            Staged::of(&self.keep(keys.as_ref(), room, |buffer| self.fill_rows(lhs, buffer, rows, extents)))
+        })
     }
 
     /// Of a left-hand side of gathered rows, how many there are up to the last that lies inside of its tensor: those after it are zeros, and
@@ -306,8 +357,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let buffer = self.buffers.borrow().get(&lhs).cloned()?;
         let whole = buffer.shape[1].is_multiple_of(32);
         let fits = buffer.element == arithmetic.element() && buffer.strides[1] == 1 && whole;
-        let row_bytes = i64::from(buffer.strides[0]) * buffer.element.bytes() as i64;
-        fits.then_some(Staged { pointer: buffer.pointer, row_bytes })
+        fits.then(|| Staged::of(&buffer))
     }
 
     /// A left-hand side that can be read where it lies in its tensor, and under which condition: where every row that is wanted exists, and
@@ -390,29 +440,34 @@ impl<'p, 'a> Lowering<'p, 'a> {
 
     /// The left-hand side as rows of `arithmetic`'s element with zeros up to a multiple of 32 elements.
     fn stage(&self, lhs: Value, arithmetic: Arithmetic, rows: Ssa<'a>, extents: Extents) -> Staged<'a> {
-        let e = self.emitter;
+        let buffer = self.room_for_rows(arithmetic, extents);
+        self.fill_rows(lhs, &buffer, rows, extents);
+        Staged::of(&buffer)
+    }
+
+    fn room_for_rows(&self, arithmetic: Arithmetic, extents: Extents) -> Buffer<'a> {
         let element = arithmetic.element();
-        let width = element.bytes() as i64;
+        let width = element.bytes() as u32;
         let mut row = extents.inner.next_multiple_of(32);
-        if (i64::from(row) * width) % 2048 == 0 {
-            row += 64 / width as u32;
+        if (row * width).is_multiple_of(2048) {
+            row += 64 / width;
         }
         // Room for kernels that always take whole blocks of rows.
         let capacity = extents.rows.next_multiple_of(16);
-        let pointer = self.reserve(u64::from(row) * u64::from(capacity) * width as u64);
-        let buffer = Buffer {
-            pointer,
-            element,
-            shape: SmallVec::from_slice(&[capacity, row]),
-            strides: SmallVec::from_slice(&[row, 1]),
-        };
-        let lanes = self.lanes;
+        let pointer = self.reserve(u64::from(row) * u64::from(capacity) * u64::from(width));
+        let (shape, strides) = (SmallVec::from_slice(&[capacity, row]), SmallVec::from_slice(&[row, 1]));
+        Buffer { pointer, element, shape, strides }
+    }
+
+    fn fill_rows(&self, lhs: Value, buffer: &Buffer<'a>, rows: Ssa<'a>, extents: Extents) {
+        let e = self.emitter;
+        let (element, row, lanes) = (buffer.element, buffer.strides[0], self.lanes);
         let padding_from = extents.inner / lanes * lanes;
         if padding_from < row {
             let zero = e.number(memory_machine_of(element), lanes, 0.0);
             self.each(e.index(0), rows, e.index(1), &[], |m, _| {
                 for start in (padding_from..row.min(extents.inner.next_multiple_of(32))).step_by(lanes as usize) {
-                    let pointer = self.buffer_pointer(&buffer, &[m, e.index(i64::from(start))]);
+                    let pointer = self.buffer_pointer(buffer, &[m, e.index(i64::from(start))]);
                     e.store(zero, pointer);
                 }
                 vec![]
@@ -427,8 +482,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 let active = e.compare(Comparison::Less, e.iota(Machine::I32, lanes), rest);
                 value = e.select(active, e.splat(value, lanes), e.number(value.machine, lanes, 0.0));
             }
-            self.write_buffer(&buffer, visit.indices, value);
+            self.write_buffer(buffer, visit.indices, value);
         });
-        Staged { pointer, row_bytes: i64::from(row) * width }
     }
 }

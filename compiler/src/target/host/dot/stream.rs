@@ -50,7 +50,7 @@ impl<'a> Lowering<'_, 'a> {
     }
 
     /// An element of the staged left-hand side.
-    fn staged_pointer(&self, staged: &Staged<'a>, row: u32, k: Ssa<'a>, arithmetic: Arithmetic) -> Ssa<'a> {
+    pub(super) fn staged_pointer(&self, staged: &Staged<'a>, row: u32, k: Ssa<'a>, arithmetic: Arithmetic) -> Ssa<'a> {
         let e = self.emitter;
         let width = arithmetic.element().bytes() as i64;
         let column = e.offset(staged.pointer, e.multiply(k, e.index(width)));

@@ -5,6 +5,7 @@ mod blocks;
 mod bytes;
 mod elementwise;
 mod guarded;
+mod kept;
 mod library;
 mod parts;
 mod products;
@@ -13,6 +14,8 @@ mod reductions;
 mod structure;
 
 use guarded::Guarded;
+
+use tessera_runtime::host::CLEARED_SCRATCH_BYTES;
 
 use super::{CpuFeatures, HostLibrary, HostOptions, compile};
 use crate::tile::{
@@ -147,6 +150,7 @@ impl Compiled {
         // Filled with NaN, so that what is read before it is written shows.
         let mut scratch = vec![0xffu8; scratch_bytes + 64 + MARGIN];
         let start = scratch.as_ptr().align_offset(64);
+        scratch[start..][..scratch_bytes.min(CLEARED_SCRATCH_BYTES as usize)].fill(0);
         let count: u64 = grid.iter().product();
         let third = count / 3;
         // A grid of no programs is not launched.
