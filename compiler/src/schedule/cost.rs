@@ -19,6 +19,7 @@ use super::error::ScheduleError;
 use super::packing::is_packable;
 use super::strategy::{KNOBS, Strategy, Tiling};
 use crate::target::Target;
+use crate::target::host::STREAMED_ROWS;
 use crate::tile::LARGEST_TILE;
 
 /// What the cost model knows of the machine.
@@ -272,9 +273,6 @@ const HOST_FEWEST_ROWS: u64 = 64;
 /// Longest part of an inner dimension that one product takes: practically all of it.
 const HOST_INNER: u64 = 1 << 20;
 
-/// Up to this many rows the host's products are bound by the memory.
-pub const FEW_ROWS: u32 = 8;
-
 /// Bytes of the right-hand side that a program reads where there are few rows: 10 to 20 microseconds' worth, so that threads that get them one by one
 /// in the end are done together, and starting a program takes little of its time.
 const HOST_STREAMED_BYTES: u64 = 192 << 10;
@@ -346,7 +344,11 @@ fn host(traits: &Traits, graph: &Graph, rows: &Shape, columns: Option<u64>, thre
                 None => tiling(rows, narrow.min(widest(product.inner))),
             };
             let many = tiling(96, panel.min(widest(product.inner)));
-            by_rows(rows, vec![(few(1), 1), (stored(graph, few(FEW_ROWS)), FEW_ROWS.into())], stored(graph, many))
+            by_rows(
+                rows,
+                vec![(few(1), 1), (stored(graph, few(STREAMED_ROWS)), STREAMED_ROWS.into())],
+                stored(graph, many),
+            )
         }
     }
 }

@@ -20,6 +20,7 @@ use super::steps::Step;
 use super::strategy::{Strategy, Tiling};
 use super::symbols::Symbols;
 use crate::target::Target;
+use crate::target::host::STREAMED_ROWS;
 use crate::tile::{self, Program};
 
 /// Tile programs and the plans that launch them. Kernels of the plans and programs go by the same names.
@@ -528,7 +529,7 @@ fn partition(program: &Program, tiling: &Tiling) -> Partition {
     match tiling.strategy {
         Strategy::Attention | Strategy::Experts => Partition { grain: 1, balance: Balance::Dynamic },
         // The speed of few rows is that of the memory.
-        Strategy::Matmul if tiling.rows <= cost::FEW_ROWS => Partition { grain, balance: Balance::Dynamic },
+        Strategy::Matmul if tiling.rows <= STREAMED_ROWS => Partition { grain, balance: Balance::Dynamic },
         _ => Partition { grain, balance: Balance::Static },
     }
 }

@@ -35,7 +35,7 @@ impl Demand {
 }
 
 /// Values that are no function of others: coordinates of the grid and counters of loops.
-type Origins = SmallVec<[Value; 4]>;
+pub(super) type Origins = SmallVec<[Value; 4]>;
 
 /// Facts about every value of a program.
 pub(super) struct Analysis<'p> {
@@ -56,7 +56,7 @@ pub(super) struct Analysis<'p> {
 }
 
 /// Adds the values that are missing.
-fn join(values: &mut Origins, more: &[Value]) {
+pub(super) fn join(values: &mut Origins, more: &[Value]) {
     for &value in more {
         if !values.contains(&value) {
             values.push(value);

@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 use tessera_runtime::host::CLEARED_SCRATCH_BYTES;
 
 use super::{
+    analysis::{Origins, join},
     emitter::{Comparison, Machine, Ssa},
     lower::{Lowering, SAFE_BYTES},
 };
-use crate::tile::{Block, GridExtent, Operation, Value};
+use crate::tile::{Block, Dimension, GridExtent, Operation, Value};
 
 /// Bytes of a cell: whether there is something, and what it was computed from.
 const CELL_BYTES: u64 = 64;
@@ -72,13 +73,9 @@ impl<'a> Lowering<'_, 'a> {
 
     /// What all of the values depend on, if that is known, and programs differ in something else.
     pub(super) fn keys(&self, values: &[Value]) -> Option<Keys<'a>> {
-        let mut origins: SmallVec<[Value; 4]> = SmallVec::new();
+        let mut origins = Origins::new();
         for &value in values {
-            for origin in self.analysis.origins(value)? {
-                if !origins.contains(&origin) {
-                    origins.push(origin);
-                }
-            }
+            join(&mut origins, &self.analysis.origins(value)?);
         }
         let axis = |origin: &Value| match self.analysis.definition(*origin) {
             Some(Operation::ProgramId(axis)) => Some(usize::from(*axis)),
@@ -87,7 +84,7 @@ impl<'a> Lowering<'_, 'a> {
         let axes: SmallVec<[usize; 3]> = origins.iter().filter_map(axis).collect();
         let is_shared = (0..self.program.grid.len()).any(|axis| {
             let GridExtent::Tiles { dimension, block } = self.program.grid[axis];
-            let is_one = matches!(dimension, crate::tile::Dimension::Constant(extent) if extent <= u64::from(block));
+            let is_one = matches!(dimension, Dimension::Constant(extent) if extent <= u64::from(block));
             !is_one && !axes.contains(&axis)
         });
         let known = origins.len() <= MOST_KEYS && origins.iter().all(|origin| self.is_defined(*origin));

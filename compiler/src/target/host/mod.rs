@@ -53,6 +53,7 @@ use inkwell::context::Context as LlvmContext;
 use rayon::prelude::*;
 use thiserror::Error;
 
+pub(crate) use dot::STREAMED_ROWS;
 pub use features::CpuFeatures;
 
 use super::llvm::{self, Output, Processor};

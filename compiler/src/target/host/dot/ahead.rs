@@ -3,15 +3,12 @@
 //! In a loop they are fetched one round ahead, a few lines at a time between all else that a round does: a core waits for few lines at once,
 //! and does nothing more while it asks for many.
 
-use super::{
-    super::{
-        emitter::{Comparison, Machine, Ssa},
-        evaluate::{Guard, Index},
-        lower::{Buffer, Lowering},
-        memory::Address,
-        nest::Inside,
-    },
-    STREAMED_ROWS,
+use super::super::{
+    emitter::{Comparison, Machine, Ssa},
+    evaluate::{Guard, Index},
+    lower::{Buffer, Lowering},
+    memory::Address,
+    nest::Inside,
 };
 use crate::tile::{ArgumentIndex, Block, Coordinate, Dimension, Operation, Value};
 
@@ -52,7 +49,7 @@ impl<'a> Lowering<'_, 'a> {
     fn find_ahead(&self, body: &Block, index: Ssa<'a>, lower: Value, step: u32) -> Option<Ahead<'a>> {
         let e = self.emitter;
         let mut gathers = body.instructions.iter().filter_map(|instruction| match instruction.operation {
-            Operation::Dot { lhs, rhs, .. } if self.extents(lhs, rhs).rows <= STREAMED_ROWS => {
+            Operation::Dot { lhs, rhs, .. } if self.extents(lhs, rhs).is_streamed() => {
                 self.gathered(rhs).map(|(_, _, rows)| (rhs, rows))
             }
             _ => None,

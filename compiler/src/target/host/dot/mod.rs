@@ -37,7 +37,7 @@ use super::{
 use crate::tile::{Coordinate, Dimension, Element, Instruction, Literal, Operation, Value};
 
 /// Up to this many rows the right-hand side is streamed.
-pub(super) const STREAMED_ROWS: u32 = 8;
+pub(crate) const STREAMED_ROWS: u32 = 8;
 
 /// In what numbers a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
